@@ -1,0 +1,52 @@
+# What the README's commands do. Everything is set up in .venv, nothing outside this folder is touched.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet
+PIP := $(BIN)/pip --disable-pip-version-check --quiet
+
+.PHONY: demo test test-fast check format lint types bench lock clean
+
+demo: $(VENV)/.run  ## watch the main job on the embedded simulator
+	@$(BIN)/rc-push demo $(DEMO)
+
+test: $(VENV)/.dev  ## all tests
+	@$(BIN)/python -m pytest $(TESTS)
+
+test-fast: $(VENV)/.dev  ## the tests that start no processes
+	@$(BIN)/python -m pytest -m "not e2e" $(TESTS)
+
+check: format lint types test  ## what CI runs
+
+format: $(VENV)/.dev
+	@$(BIN)/ruff format --check .
+
+lint: $(VENV)/.dev
+	@$(BIN)/ruff check .
+
+types: $(VENV)/.dev
+	@$(BIN)/mypy
+
+lock: ## renew requirements/*.txt (needs uv)
+	$(COMPILE) --group build -o requirements/build.txt
+	$(COMPILE) pyproject.toml -o requirements/run.txt
+	$(COMPILE) pyproject.toml --group dev -o requirements/dev.txt
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit("rc-push needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3.11") if sys.version_info < (3, 11) else None'
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "Python's venv module is incomplete; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@echo "setting up $(VENV) …" >&2
+	@$(PYTHON) -m venv $(VENV)
+
+# hatchling comes from the lock file, so that the project itself is built without a download
+$(VENV)/.run: requirements/run.txt pyproject.toml | $(BIN)/pip
+	@$(PIP) install --require-hashes -r requirements/run.txt -r requirements/build.txt
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.run
+	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@

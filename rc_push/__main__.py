@@ -1,0 +1,86 @@
+"""What does the process return? The one place where exceptions become messages and exit codes.
+
+Knows the error tree; knows nothing of what commands do.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+
+import click
+
+from rc_push.cli import cli
+from rc_push.errors import EXIT_FAILED, EXIT_INTERNAL, EXIT_OK, ConfigError, RcPushError
+
+EXIT_INTERRUPTED = 130  # what shells return for SIGINT
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command in *arguments* (those of the process); return its exit code. Raises nothing."""
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads has seen enough (`rc-push events | head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush when the interpreter ends
+        return EXIT_FAILED
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        code = cli.main(arguments, prog_name="rc-push", standalone_mode=False)
+    except SystemExit as exc:  # click's own, after a broken pipe
+        code = EXIT_OK if exc.code is None else exc.code
+    except click.ClickException as exc:
+        exc.show()
+        code = exc.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        code = EXIT_INTERRUPTED
+    except Exception as exc:  # noqa: BLE001 - the outermost boundary: a bare traceback could show secrets
+        code = _report(list(_leaves(exc)))
+    return code if isinstance(code, int) else EXIT_OK
+
+
+def _report(errors: list[BaseException]) -> int:
+    """Tell what went wrong; return the exit code of the first."""
+    if all(isinstance(exc, BrokenPipeError) for exc in errors):
+        raise BrokenPipeError
+    for exc in errors:
+        if isinstance(exc, RcPushError):
+            _tell(_message(exc))
+        else:
+            _tell("internal error; please report it with what follows\n" + "".join(traceback.format_exception(exc)))
+    codes = [exc.exit_code if isinstance(exc, RcPushError) else EXIT_INTERNAL for exc in errors]
+    return EXIT_INTERNAL if EXIT_INTERNAL in codes else codes[0]
+
+
+def _leaves(exc: BaseException) -> Iterator[BaseException]:
+    """Yield what a task group has gathered, one by one."""
+    if isinstance(exc, BaseExceptionGroup):
+        for inner in exc.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield exc
+
+
+def _message(exc: RcPushError) -> str:
+    if not isinstance(exc, ConfigError):
+        return str(exc) or type(exc).__name__
+    mistakes = [str(problem) for problem in exc.problems if not problem.warning]
+    if len(mistakes) == 1:
+        return mistakes[0] if exc.path is None or exc.path in mistakes[0] else f"{exc.path}: {mistakes[0]}"
+    return "\n  ".join([f"{exc.path or 'the configuration'}: {len(mistakes)} mistakes", *mistakes])
+
+
+def _tell(text: str) -> None:
+    from rc_push.log import printable, redact  # noqa: PLC0415 - most commands end well and need no log
+
+    lines = redact(text).rstrip("\n").split("\n")
+    click.echo("\n".join(printable(line) for line in ["rc-push: " + lines[0], *lines[1:]]), err=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

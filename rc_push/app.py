@@ -1,0 +1,154 @@
+"""What runs together? The daemon, built from its configuration.
+
+One way to stop: cancellation. Loops end where they stand, and read from the journal at the next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+
+from rc_push import __version__, handlers
+from rc_push.config import Config
+from rc_push.dispatch import Dispatcher, DispatcherStatistics
+from rc_push.errors import JournalError, RefusedError
+from rc_push.handlers import LoadedHandler
+from rc_push.journal import Journal
+from rc_push.receive import Receiver, ReceiverStatistics
+from rc_push.rest import Account
+from rc_push.transports.websocket import WebSocketTransport
+
+log = structlog.get_logger()
+
+# Retention removes small slices with pauses, so that it never stalls the writer.
+PRUNE_EVERY_S = 60.0
+PRUNE_PAUSE_S = 0.05
+PRUNE_ROWS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class AppStatistics:
+    """What is known of everything that runs."""
+
+    head: int
+    receivers: tuple[ReceiverStatistics, ...]
+    dispatchers: tuple[DispatcherStatistics, ...]
+
+
+class App:
+    """The daemon. `async with App.open(config) as app: await app.run()`."""
+
+    def __init__(
+        self, config: Config, journal: Journal, receivers: list[Receiver], dispatchers: list[Dispatcher]
+    ) -> None:
+        self.config = config
+        self.journal = journal
+        self._receivers = receivers
+        self._dispatchers = dispatchers
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, config: Config, *, on_change: Callable[[ReceiverStatistics], None] = lambda _: None
+    ) -> AsyncIterator[App]:
+        """Open journal, accounts and handlers; close them in the opposite order.
+
+        Raises JournalError, ConfigError or HandlerError, each naming its remedy.
+        """
+        async with AsyncExitStack() as stack:
+            loaded = [(c, handlers.load(c)) for c in config.handlers.values() if c.enabled]
+            journal = await stack.enter_async_context(Journal(config.journal.path))
+            accounts = {
+                name: await stack.enter_async_context(Account(account, config.network, journal))
+                for name, account in config.accounts.items()
+            }
+            for _, handler in loaded:
+                await handler.open()
+                stack.push_async_callback(handler.close)
+            receivers = []
+            for subscription in config.subscriptions.values():
+                transport = WebSocketTransport(subscription, accounts[subscription.account], config.network)
+                receivers.append(Receiver(subscription.name, transport, journal, on_change=on_change))
+            grace_s = config.service.shutdown_grace_s
+            dispatchers = [Dispatcher(c, handler, journal, grace_s=grace_s) for c, handler in loaded]
+            stack.enter_context(_reopen_on_hangup([handler for _, handler in loaded]))
+            yield cls(config, journal, receivers, dispatchers)
+
+    def statistics(self) -> AppStatistics:
+        """Return what is known now."""
+        return AppStatistics(
+            head=self.journal.head,
+            receivers=tuple(receiver.statistics() for receiver in self._receivers),
+            dispatchers=tuple(dispatcher.statistics() for dispatcher in self._dispatchers),
+        )
+
+    async def run(self) -> None:
+        """Run until cancelled. Raises RefusedError once RingCentral has refused every subscription for good."""
+        log.info("start", version=__version__, subscriptions=len(self._receivers), handlers=len(self._dispatchers))
+        for dispatcher in self._dispatchers:
+            await dispatcher.register()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for dispatcher in self._dispatchers:
+                    group.create_task(dispatcher.run())
+                group.create_task(self._prune())
+                group.create_task(self._receive())
+        except* RefusedError as refusals:
+            raise refusals.exceptions[0] from None
+        finally:
+            log.info("stop")
+
+    async def _receive(self) -> None:
+        ended = await asyncio.gather(*(receiver.run() for receiver in self._receivers), return_exceptions=True)
+        for exc in ended:
+            if isinstance(exc, BaseException):
+                raise exc
+
+    async def _prune(self) -> None:
+        """Remove what is older than the retention, as long as the daemon runs."""
+        while True:
+            before_ms = round((time.time() - self.config.journal.retention_days * 86400) * 1000)
+            try:
+                pruned = await self.journal.prune(before_ms, PRUNE_ROWS)
+            except JournalError as exc:
+                log.error("journal_cannot_prune", error=str(exc))
+                pruned = 0
+            await asyncio.sleep(PRUNE_PAUSE_S if pruned == PRUNE_ROWS else PRUNE_EVERY_S)
+
+
+async def serve(config: Config) -> None:
+    """Run the daemon until SIGTERM or SIGINT. Raises what `App.open` and `App.run` raise."""
+    async with App.open(config) as app:
+        running = asyncio.ensure_future(app.run())
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, running.cancel)
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+
+
+@contextlib.contextmanager
+def _reopen_on_hangup(loaded: list[LoadedHandler]) -> Iterator[None]:
+    """Let SIGHUP reopen the handlers' files (logrotate)."""
+    loop = asyncio.get_running_loop()
+    tasks: set[asyncio.Task[None]] = set()
+
+    def reopen() -> None:
+        log.info("reopen", handlers=len(loaded))
+        for handler in loaded:
+            task = loop.create_task(handler.reopen())
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, reopen)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)

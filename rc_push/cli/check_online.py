@@ -1,0 +1,105 @@
+"""What does RingCentral say to our accounts and subscriptions? The part of `check` that asks.
+
+Leaves nothing behind: a session that it opened is revoked, one that the daemon left in the journal is only used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from rc_push.cli.check import Finding
+from rc_push.errors import EXIT_FAILED, EXIT_UNREACHABLE, JournalError, RcPushError, RefusedError
+from rc_push.journal.reader import Reader
+from rc_push.rest import Account, OAuthSession
+from rc_push.transports.websocket import WebSocketTransport
+
+if TYPE_CHECKING:
+    from rc_push.config import Config, SubscriptionConfig
+
+# Until RingCentral has confirmed one subscription.
+CONFIRMED_WITHIN_S = 60.0
+
+
+class _Glance:
+    """Lets an account use a live access token of the daemon, and keeps what a login gives to itself."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self.has_logged_in = False
+
+    async def load_session(self, account: str) -> bytes | None:
+        """Return the daemon's session while its access token lives: refreshing it would take it from the daemon."""
+        try:
+            reader = Reader(self._config.journal.path)
+        except JournalError:  # no journal yet: nothing to use
+            return None
+        try:
+            stored = reader.oauth_session(account)
+        finally:
+            reader.close()
+        if not stored or msgspec.json.decode(stored, type=OAuthSession).is_due(datetime.now(UTC)):
+            return None
+        return stored
+
+    async def save_session(self, account: str, session: bytes) -> None:  # noqa: ARG002 - the interface's
+        """Note that there is a session to revoke."""
+        self.has_logged_in = bool(session)
+
+
+def check_online(config: Config) -> list[Finding]:
+    """Log in with every account, and subscribe once as the daemon would; return what was found."""
+    return asyncio.run(_collect(config))
+
+
+async def _collect(config: Config) -> list[Finding]:
+    findings = []
+    for name in config.accounts:
+        findings += [finding async for finding in _check_account(config, name)]
+    return findings
+
+
+async def _check_account(config: Config, name: str) -> AsyncIterator[Finding]:
+    key = f"accounts.{name}"
+    glance = _Glance(config)
+    async with Account(config.accounts[name], config.network, glance) as account:
+        try:
+            await account.access_token()
+        except RcPushError as exc:
+            yield _problem(key, exc)
+            return
+        yield Finding("ok", key, "RingCentral accepts the credentials")
+        for subscription in config.subscriptions.values():
+            if subscription.account == name:
+                yield await _check_subscription(config, subscription, account)
+        if glance.has_logged_in:
+            await account.revoke()
+
+
+async def _check_subscription(config: Config, subscription: SubscriptionConfig, account: Account) -> Finding:
+    """Subscribe in a gateway session of our own, which the daemon's does not notice."""
+    key = f"subscriptions.{subscription.name}"
+    transport = WebSocketTransport(subscription, account, config.network)
+    try:
+        async with asyncio.timeout(CONFIRMED_WITHIN_S), transport.connect(None) as link:
+            while link.evidence.state not in ("live", "degraded"):
+                await link.read()
+    except TimeoutError:
+        remedy = "try again; a firewall may hold the connection back"
+        return Finding("problem", key, "no answer", remedy, exit_code=EXIT_UNREACHABLE)
+    except RcPushError as exc:
+        return _problem(key, exc)
+    if link.evidence.state == "degraded":
+        return Finding("warning", key, link.evidence.why, "give the app or the user the missing permission")
+    return Finding("ok", key, "RingCentral confirms the subscription")
+
+
+def _problem(key: str, exc: RcPushError) -> Finding:
+    remedy = exc.remedy if isinstance(exc, RefusedError) else ""
+    found = str(exc).removesuffix(f": {remedy}") if remedy else str(exc)
+    code = exc.exit_code if exc.exit_code != EXIT_FAILED else EXIT_UNREACHABLE
+    return Finding("problem", key, found, remedy, exit_code=code)

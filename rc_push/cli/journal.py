@@ -1,0 +1,111 @@
+"""The commands that read the journal: events, gaps, unreadable. Read-only, with or without a running daemon."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rc_push.cli import Settings
+from rc_push.cli.show import Since, event_line, printable, time_of_day
+from rc_push.envelope import Envelope
+from rc_push.errors import EXIT_FAILED
+from rc_push.journal.reader import Reader
+
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+
+
+@contextlib.contextmanager
+def reader(settings: Settings) -> Iterator[Reader]:
+    """Open the journal that the configuration names."""
+    opened = Reader(Path(settings.journal_path()))
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+@click.command()
+@click.argument("id_", metavar="[ID]", required=False)
+@click.option("--since", type=Since(), default=0, help="Only events received since: 10m, 2h, 3d, or an ISO time.")
+@click.option("--type", "type_glob", default="*", help="Only events of this type; a glob such as 'post.*'.")
+@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="At most so many, the newest.")
+@json_option
+@click.pass_obj
+def events(settings: Settings, id_: str | None, since: int, type_glob: str, limit: int, *, as_json: bool) -> None:
+    """List the newest events, or show the one with this position or uuid."""
+    with reader(settings) as journal:
+        if id_ is None:
+            for envelope in journal.newest(limit, since_ms=since, type_glob=type_glob):
+                click.echo(envelope.to_json() if as_json else event_line(envelope, with_date=True))
+            return
+        found = journal.find(id_)
+        for envelope in found:
+            click.echo(envelope.to_json() if as_json else _story(envelope, journal))
+    if not found:
+        click.echo(f"no event {printable(id_)} in the journal", err=True)
+        raise SystemExit(EXIT_FAILED)
+
+
+@click.command()
+@click.option("--since", type=Since(), default=0, help="Only gaps that reach behind: 10m, 2h, 3d, or an ISO time.")
+@json_option
+@click.pass_obj
+def gaps(settings: Settings, since: int, *, as_json: bool) -> None:
+    """List the times of which events are, or may be, missing."""
+    with reader(settings) as journal:
+        found = list(journal.gaps(since_ms=since))
+    for gap in found:
+        fields = gap.to_dict()
+        if as_json:
+            click.echo(json.dumps(fields))
+            continue
+        until = fields["until"] or "still open"
+        colour = "red" if gap.certainty == "certain" else "yellow"
+        span = f"{fields['since']} → {until}"
+        click.echo(f"{span:<53} {click.style(f'{gap.certainty:<8}', fg=colour)} {gap.subscription}  {gap.reason}")
+    if not found and not as_json:
+        click.echo("no gaps are known", err=True)
+
+
+@click.command()
+@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="At most so many, the newest.")
+@json_option
+@click.pass_obj
+def unreadable(settings: Settings, limit: int, *, as_json: bool) -> None:
+    """List the messages that could not be read, with the reason and their raw text."""
+    with reader(settings) as journal:
+        found = journal.unreadables(limit)
+    for row in found:
+        if as_json:
+            click.echo(json.dumps(row.to_dict()))
+            continue
+        beginning = printable(row.raw[:60].decode("utf-8", "replace"))
+        when = time_of_day(row.received_at_ms)
+        click.echo(f"{row.id:>5}  {when}  {row.subscription}  {row.reason}  ({len(row.raw)} bytes: {beginning})")
+    if not found and not as_json:
+        click.echo("nothing unreadable was received", err=True)
+
+
+def _story(envelope: Envelope, journal: Reader) -> str:
+    """Return all that is known of one event."""
+    body: Any = json.dumps(envelope.body, indent=2, ensure_ascii=False)
+    lines = [
+        event_line(envelope, with_date=True),
+        f"  uuid           {printable(envelope.uuid)}",
+        f"  event          {printable(envelope.event)}",
+        f"  sent           {printable(envelope.timestamp)}",
+        f"  received       {envelope.received_at.isoformat(timespec='milliseconds')} ({envelope.origin})",
+        f"  account        {envelope.account}, owner {printable(envelope.owner_id or '-')}",
+        f"  subscription   {envelope.subscription} over {envelope.transport}",
+        f"  their id of it {printable(envelope.subscription_id or '-')}",
+    ]
+    for progress in journal.progress():
+        state = "finished or filtered" if progress.position >= envelope.position else "waiting"
+        lines.append(f"  handler        {progress.handler}: {state}")
+    lines += [f"  {printable(line)}" for line in f"body {body}".splitlines()]
+    return "\n".join(lines)

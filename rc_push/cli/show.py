@@ -1,0 +1,88 @@
+"""How does an event look on a terminal? Text for people, safe whatever RingCentral's users wrote.
+
+Knows envelopes; knows nothing of where they come from.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import unicodedata
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import click
+
+from rc_push.envelope import Envelope, ms_from_iso
+
+SUMMARY_MAX_LENGTH = 60
+# The family's first word → colour.
+COLOURS = {"post": "green", "group": "cyan", "sms": "magenta", "voicemail": "yellow", "telephony": "blue"}
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def printable(text: str) -> str:
+    """Return *text* with nothing in it that a terminal would obey: such characters show as codes."""
+    return "".join(f"\\u{ord(c):04x}" if unicodedata.category(c)[0] in "CZ" and c != " " else c for c in text)
+
+
+def time_of_day(ms: int) -> str:
+    """Return *ms* since 1970 as local time with milliseconds."""
+    return datetime.fromtimestamp(ms / 1000, UTC).astimezone().strftime("%H:%M:%S.%f")[:12]
+
+
+def event_line(envelope: Envelope, *, with_date: bool = False) -> str:
+    """Return one coloured line: position, time, type, subscription, what it is about."""
+    moment = datetime.fromtimestamp(envelope.received_at_ms / 1000, UTC).astimezone()
+    when = moment.strftime("%Y-%m-%d ") if with_date else ""
+    colour = COLOURS.get(envelope.type.partition(".")[0], "white")
+    recovered = click.style(f" {envelope.origin}", fg="yellow") if envelope.origin != "live" else ""
+    return (
+        f"{envelope.position:>7}  {when}{time_of_day(envelope.received_at_ms)}  "
+        f"{click.style(f'{envelope.type:<22}', fg=colour)} {envelope.subscription}{recovered}  {summary(envelope)}"
+    )
+
+
+def summary(envelope: Envelope) -> str:
+    """Return what the event is about in a few words; empty where its family is not known."""
+    body = envelope.body
+    text = _about(body) if isinstance(body, dict) else ""
+    text = printable(text)
+    return text if len(text) <= SUMMARY_MAX_LENGTH else text[: SUMMARY_MAX_LENGTH - 1] + "…"
+
+
+def _about(body: dict[str, Any]) -> str:
+    for key in ("text", "subject", "name", "title", "presenceStatus", "telephonyStatus", "dndStatus"):
+        if isinstance(body.get(key), str) and body[key]:
+            return str(body[key])
+    if isinstance(body.get("parties"), list) and body["parties"] and isinstance(body["parties"][0], dict):
+        status = body["parties"][0].get("status")
+        return str(status.get("code", "")) if isinstance(status, dict) else ""
+    if isinstance(body.get("changes"), list):
+        return ", ".join(str(c.get("type", "")) for c in body["changes"] if isinstance(c, dict))
+    return ""
+
+
+class Since(click.ParamType):  # type: ignore[type-arg,unused-ignore] # generic since click 8.5
+    """A time: `10m`, `2h`, `3d` ago, or an ISO date and time. Gives ms since 1970 UTC."""
+
+    name = "TIME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the instant; a usage error where it is none."""
+        if isinstance(value, int):
+            return value
+        ago = re.fullmatch(r"(\d+)([smhd])", value)
+        if ago:
+            delta = timedelta(seconds=int(ago[1]) * _UNITS[ago[2]])
+            return round((datetime.now(UTC) - delta).timestamp() * 1000)
+        instant = ms_from_iso(value)
+        if instant is None:
+            self.fail(f"{value!r} is no time; write 10m, 2h, 3d or 2026-11-23T10:00:00Z", param, ctx)
+        return instant
+
+
+def is_terminal() -> bool:
+    """Say whether a person reads stdout."""
+    return sys.stdout.isatty()

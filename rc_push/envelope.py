@@ -1,0 +1,319 @@
+"""What did RingCentral say, in one form? The data that flows from a transport to a handler.
+
+Knows RingCentral's envelope and ours; knows nothing of transports, the journal or handlers.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any, Literal
+
+import msgspec
+
+from rc_push import event_types
+
+Origin = Literal["live", "recovered", "backfill", "replay"]
+
+# Longer ones are no uuid: the known forms (UUID, decimal, `adt-pod01-…`) have at most 40 characters.
+UUID_MAX_LENGTH = 200
+# What an unreadable message keeps of its raw text.
+RAW_MAX_BYTES = 1 << 20
+# Shorter payloads cannot hold an integer with more digits than Python reads; the typed decoder does not count them.
+UNREAD_MAX_BYTES = sys.int_info.default_max_str_digits
+
+
+class Source(msgspec.Struct, frozen=True, dict=True):
+    """Where an envelope came from: the same for all of one connection."""
+
+    account: str
+    subscription: str
+    transport: str
+    origin: Origin = "live"
+
+    @cached_property
+    def _json(self) -> bytes:
+        return msgspec.json.encode(self)[1:-1]
+
+
+class Envelope(msgspec.Struct, frozen=True, dict=True):
+    """One event, as RingCentral's webhooks carry it, with what rc-push knows about it.
+
+    *payload* is RingCentral's JSON object, one line of UTF-8, untouched: `uuid`, `event`, `timestamp`,
+    `subscriptionId`, `ownerId`, `body`. *received_at_ms* is our wall clock in ms since 1970 UTC. *position* is the
+    place in the journal, 0 before it is stored. Everything else is read from these when asked for.
+    """
+
+    uuid: str
+    type: str
+    payload: bytes
+    source: Source
+    received_at_ms: int
+    position: int = 0
+
+    @property
+    def event(self) -> str:
+        """The event URI, or the filter that it matched, as RingCentral sent it."""
+        return str(self.fields.get("event") or "")
+
+    @property
+    def timestamp(self) -> str:
+        """When RingCentral sent it, in RingCentral's spelling; empty where it did not say."""
+        return str(self.fields.get("timestamp") or "")
+
+    @property
+    def subscription_id(self) -> str | None:
+        """RingCentral's id of the subscription."""
+        return self.fields.get("subscriptionId")
+
+    @property
+    def owner_id(self) -> str | None:
+        """The extension that owns the subscription."""
+        return self.fields.get("ownerId")
+
+    @property
+    def body(self) -> Any:
+        """What happened: the family's own JSON; None where RingCentral left it out."""
+        return self.fields.get("body")
+
+    @cached_property
+    def fields(self) -> dict[str, Any]:
+        """RingCentral's object, parsed once."""
+        fields: dict[str, Any] = json.loads(self.payload)
+        return fields
+
+    @property
+    def received_at(self) -> datetime:
+        """When it reached us."""
+        return datetime.fromtimestamp(self.received_at_ms / 1000, UTC)
+
+    @property
+    def account(self) -> str:
+        """The name of our account."""
+        return self.source.account
+
+    @property
+    def subscription(self) -> str:
+        """The name of our subscription."""
+        return self.source.subscription
+
+    @property
+    def transport(self) -> str:
+        """How it came: `websocket` or `pubnub`."""
+        return self.source.transport
+
+    @property
+    def origin(self) -> Origin:
+        """Why it came now: `live`, `recovered`, `backfill` or `replay`."""
+        return self.source.origin
+
+    def to_json(self) -> bytes:
+        """Return the line that users see, without its newline: RingCentral's object plus `rcPush`.
+
+        {"uuid":"6452…","event":"/team-messaging/v1/posts","timestamp":"…","subscriptionId":"2db5…","ownerId":"23…",
+         "body":{…},"rcPush":{"position":1042,"receivedAt":"2026-11-23T10:00:00.190Z","account":"main",
+         "subscription":"team","transport":"websocket","origin":"live","type":"post.added"}}
+        """
+        return b'%b,"rcPush":{"position":%d,"receivedAt":"%b",%b,"type":"%b"}}' % (
+            self.payload[:-1],
+            self.position,
+            iso_from_ms(self.received_at_ms).encode(),
+            self.source._json,  # noqa: SLF001 - one module
+            self.type.encode(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A message that is no envelope: its raw text (at most `RAW_MAX_BYTES` of it) and the reason. Never dropped."""
+
+    raw: bytes
+    reason: str
+    source: Source
+    received_at_ms: int
+
+    @classmethod
+    def of(cls, raw: bytes, reason: str, source: Source, received_at_ms: int) -> Unreadable:
+        """Return the record for *raw*, cut to a bounded length; the reason then tells the whole length."""
+        if len(raw) > RAW_MAX_BYTES:
+            reason = f"{reason} (first {RAW_MAX_BYTES} of {len(raw)} bytes kept)"
+        return cls(raw[:RAW_MAX_BYTES], reason, source, received_at_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A span of time of which events are, or may be, missing. *until_ms* is None while it is open.
+
+    certainty `certain`: nothing of this time was or can be received. `possible`: something of it may be missing.
+    """
+
+    subscription: str
+    transport: str
+    since_ms: int
+    until_ms: int | None
+    reason: str
+    certainty: Literal["certain", "possible"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the form that `gaps --json` prints."""
+        return {
+            "subscription": self.subscription,
+            "transport": self.transport,
+            "since": iso_from_ms(self.since_ms),
+            "until": None if self.until_ms is None else iso_from_ms(self.until_ms),
+            "reason": self.reason,
+            "certainty": self.certainty,
+        }
+
+
+class Cursor(msgspec.Struct, frozen=True):
+    """Where a transport resumes. *state* is the transport's own JSON (it can hold tokens: keep it private).
+
+    Everything that was sent before *seen_at_ms* has been stored.
+    """
+
+    subscription: str
+    transport: str
+    seen_at_ms: int
+    state: bytes = b"{}"
+
+    def __repr__(self) -> str:
+        """Hide the state."""
+        return f"Cursor({self.subscription!r}, {self.transport!r}, seen_at={iso_from_ms(self.seen_at_ms)})"
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one read of a connection gave: stored in one transaction, cursor included.
+
+    *received* counts the messages, duplicates and unreadables included. *closes_gaps_at_ms* closes what is open.
+    """
+
+    subscription: str
+    envelopes: list[Envelope] = field(default_factory=list)
+    unreadables: list[Unreadable] = field(default_factory=list)
+    gaps: list[Gap] = field(default_factory=list)
+    cursor: Cursor | None = None
+    closes_gaps_at_ms: int | None = None
+
+    @property
+    def received(self) -> int:
+        """How many messages RingCentral handed us in it."""
+        return len(self.envelopes) + len(self.unreadables)
+
+    def __bool__(self) -> bool:
+        """Say whether there is anything to store."""
+        return bool(self.received or self.gaps or self.cursor or self.closes_gaps_at_ms is not None)
+
+
+# -------------------------------------------------------------------------------------------------------------- parsing
+
+
+class _BodyHead(msgspec.Struct):
+    eventType: str | None = None  # noqa: N815 - RingCentral's spelling
+
+
+class _Payload(msgspec.Struct, forbid_unknown_fields=True):
+    uuid: str
+    event: str
+    body: _BodyHead | None = None
+    timestamp: str = ""
+    subscriptionId: str | None = None  # noqa: N815 - RingCentral's spelling
+    ownerId: str | None = None  # noqa: N815 - RingCentral's spelling
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+_decode_fast = msgspec.json.Decoder(_Payload).decode
+_decode_any = json.JSONDecoder(parse_constant=_refuse_constant).decode
+
+
+def envelope_from_payload(payload: bytes, source: Source, received_at_ms: int) -> Envelope | Unreadable:
+    """Return the envelope in *payload*, or the record of why there is none. Raises nothing.
+
+    *payload* is RingCentral's JSON object as it came, UTF-8. The typed decoder serves what RingCentral documents and
+    leaves the bytes untouched; what it refuses (number ids, the `pn_apns` wrapper, further keys) is read leniently.
+    """
+    try:
+        text = payload.decode()  # neither decoder looks at every byte
+    except UnicodeDecodeError:
+        return Unreadable.of(payload, "not UTF-8", source, received_at_ms)
+    try:
+        head = _decode_fast(text)
+    except (msgspec.DecodeError, RecursionError):
+        return _envelope_leniently(payload, text, source, received_at_ms)
+    type_ = event_types.BY_EVENT_TYPE.get(head.body.eventType or "") if head.body else None
+    if type_ is None or len(payload) > UNREAD_MAX_BYTES or not _is_usable(head.uuid):
+        return _envelope_leniently(payload, text, source, received_at_ms)
+    return Envelope(head.uuid, type_, _one_line(payload), source, received_at_ms)
+
+
+def _envelope_leniently(payload: bytes, text: str, source: Source, received_at_ms: int) -> Envelope | Unreadable:
+    try:
+        fields = _decode_any(text)
+        if not isinstance(fields, dict):
+            return Unreadable.of(payload, "not a JSON object", source, received_at_ms)
+        clean = _clean_fields(fields)
+        line = _one_line(payload) if clean == fields else _dump(clean)
+    except RecursionError:
+        return Unreadable.of(payload, "nested too deeply", source, received_at_ms)
+    except ValueError as exc:
+        return Unreadable.of(payload, f"not JSON: {exc}", source, received_at_ms)
+    uuid, event = clean.get("uuid"), clean.get("event")
+    if not isinstance(uuid, str) or not _is_usable(uuid):
+        return Unreadable.of(payload, "no usable uuid", source, received_at_ms)
+    if not isinstance(event, str):
+        return Unreadable.of(payload, "no event URI", source, received_at_ms)
+    return Envelope(uuid, event_types.type_from(event, clean.get("body")), line, source, received_at_ms)
+
+
+def _is_usable(uuid: str) -> bool:
+    """Say whether *uuid* can be a key: neither empty nor endless, no control characters, no half surrogates."""
+    return 0 < len(uuid) <= UUID_MAX_LENGTH and uuid.isprintable()
+
+
+def _clean_fields(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return RingCentral's fields: unwrapped from `pn_apns`, ids as strings, nothing in our own place."""
+    wrapped = fields.get("pn_apns")
+    if isinstance(wrapped, dict):  # RC/APNS sends the envelope inside the mobile notification (protocol.md 7)
+        outer = {key: value for key, value in fields.items() if key != "pn_apns"}
+        fields = outer | {key: value for key, value in wrapped.items() if key != "aps"}
+    clean = {key: value for key, value in fields.items() if key != "rcPush"}
+    for key in ("uuid", "subscriptionId", "ownerId"):
+        if isinstance(clean.get(key), int) and not isinstance(clean[key], bool):
+            clean[key] = str(clean[key])
+    return clean
+
+
+def _dump(fields: dict[str, Any]) -> bytes:
+    """Return *fields* as one line. Raises ValueError where Python has read a number as infinite (`1e999`)."""
+    return json.dumps(fields, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _one_line(payload: bytes) -> bytes:
+    """Return *payload*, which is valid JSON, on one line: there, line ends stand only between tokens."""
+    return payload.strip().translate(None, b"\r\n")
+
+
+# ---------------------------------------------------------------------------------------------------------------- times
+
+
+def iso_from_ms(ms: int) -> str:
+    """Return *ms* since 1970 UTC as RingCentral writes times: `2026-11-23T10:00:00.190Z`."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")[:23] + "Z"
+
+
+def ms_from_iso(text: str) -> int | None:
+    """Return the instant *text* in ms since 1970 UTC; None where it is no time. Takes all known spellings."""
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    if instant.tzinfo is None:
+        instant = instant.replace(tzinfo=UTC)
+    return round(instant.timestamp() * 1000)

@@ -1,0 +1,197 @@
+"""What can go wrong, as one tree, and which of it is worth another try.
+
+    RcPushError
+    ├── ConfigError              the file is wrong: every mistake at once            exit 78
+    ├── RefusedError             RingCentral says no, and will say no again          exit 77
+    │   ├── CredentialsRefused       … to the client id, the secret or the JWT
+    │   └── PermissionRefused        … to this app or this user
+    ├── RestError                RingCentral answered a request with an error
+    │   ├── RateLimited              429: stay silent for retry_after_s
+    │   └── ServerError              5xx
+    ├── UnreachableError         no answer: DNS, TCP, TLS, proxy, time-out           exit 69
+    ├── ProtocolError            the server broke the gateway's rules
+    ├── JournalError             the journal cannot be used                          exit 74
+    │   ├── JournalInUse             another daemon holds it
+    │   ├── JournalTooNew            written by a newer rc-push
+    │   └── JournalFull              no room left on the disk
+    ├── HandlerError             a handler cannot be loaded or opened                exit 78
+    ├── Retry                    raised by a handler: later, not an error
+    └── Reject                   raised by a handler: park at once
+
+Knows only facts; a secret never enters a message.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_DOWN = 3
+EXIT_UNREACHABLE = 69
+EXIT_INTERNAL = 70
+EXIT_JOURNAL = 74
+EXIT_REFUSED = 77
+EXIT_CONFIG = 78
+
+
+class RcPushError(Exception):
+    """The root. Raised when rc-push can say what went wrong; *exit_code* is what a command returns for it."""
+
+    exit_code = EXIT_FAILED
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One mistake in the configuration: where it is, what was found, and the remedy."""
+
+    key: str
+    found: str
+    remedy: str
+    line: int | None = None
+    warning: bool = False
+
+    def __str__(self) -> str:
+        """Return one line for people: *line 12: accounts.main.jwt: what was found; remedy*."""
+        where = f"line {self.line}: " if self.line is not None else ""
+        return f"{where}{self.key}: {self.found}; {self.remedy}"
+
+
+class ConfigError(RcPushError):
+    """Raised when the configuration has mistakes. *problems* holds all of them."""
+
+    exit_code = EXIT_CONFIG
+
+    def __init__(self, problems: list[Problem], *, path: str | None = None) -> None:
+        self.problems = problems
+        self.path = path
+        super().__init__("\n".join(str(problem) for problem in problems))
+
+
+class RestError(RcPushError):
+    """Raised when RingCentral answered with an error: HTTP *status*, its *error_code* (``CMN-102``), its *message*."""
+
+    def __init__(self, status: int, error_code: str = "", message: str = "", *, where: str = "") -> None:
+        self.status = status
+        self.error_code = error_code
+        self.message = message
+        self.where = where
+        super().__init__(" ".join(part for part in (where, str(status), error_code, message) if part))
+
+
+class RateLimited(RestError):
+    """Raised when RingCentral answered 429. Nothing of the same group may be sent for *retry_after_s*."""
+
+    def __init__(self, retry_after_s: float, error_code: str = "", message: str = "", *, where: str = "") -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(429, error_code, message, where=where)
+
+
+class ServerError(RestError):
+    """Raised when RingCentral answered 5xx. *retry_after_s* is what it asked for, if it did."""
+
+    def __init__(
+        self,
+        status: int,
+        error_code: str = "",
+        message: str = "",
+        *,
+        where: str = "",
+        retry_after_s: float | None = None,
+    ) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(status, error_code, message, where=where)
+
+
+class RefusedError(RestError):
+    """Raised when RingCentral refuses for good. *remedy* says who has to change what."""
+
+    exit_code = EXIT_REFUSED
+
+    def __init__(self, status: int, error_code: str, message: str, *, remedy: str, where: str = "") -> None:
+        super().__init__(status, error_code, message, where=where)
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        """Return the error with its remedy."""
+        return f"{super().__str__()}: {self.remedy}"
+
+
+class CredentialsRefused(RefusedError):
+    """Raised when the client id, the client secret, the JWT or the access token is not accepted."""
+
+
+class PermissionRefused(RefusedError):
+    """Raised when the app or the user lacks a permission (SUB-528, CMN-401, CMN-408 …)."""
+
+
+class UnreachableError(RcPushError):
+    """Raised when no answer came: DNS, TCP, TLS, proxy, or a time-out. *phase* says how far it got."""
+
+    exit_code = EXIT_UNREACHABLE
+
+    def __init__(self, message: str, *, phase: str = "connect") -> None:
+        self.phase = phase
+        super().__init__(message)
+
+
+class ProtocolError(RcPushError):
+    """Raised when the server broke the gateway's rules. *beginning* is how the guilty frame starts."""
+
+    def __init__(self, message: str, *, beginning: str = "") -> None:
+        self.beginning = beginning
+        super().__init__(f"{message}: {beginning}" if beginning else message)
+
+
+class JournalError(RcPushError):
+    """Raised when the journal cannot be opened, read or written."""
+
+    exit_code = EXIT_JOURNAL
+
+
+class JournalInUse(JournalError):
+    """Raised when another process holds the journal."""
+
+
+class JournalTooNew(JournalError):
+    """Raised when the journal was written by a newer rc-push."""
+
+
+class JournalFull(JournalError):
+    """Raised when the disk has no room. Nothing was stored; the same write works again once there is room."""
+
+
+class HandlerError(RcPushError):
+    """Raised when a handler cannot be found, loaded or opened."""
+
+    exit_code = EXIT_CONFIG
+
+
+class Retry(RcPushError):
+    """Raised by a handler that wants the event again in *delay_s* seconds. Not counted as a failure."""
+
+    def __init__(self, delay_s: float = 1.0) -> None:
+        self.delay_s = max(0.0, float(delay_s))  # a mistake shows where it was made: in the handler
+        super().__init__(f"again in {self.delay_s:g} s")
+
+
+class Reject(RcPushError):
+    """Raised by a handler that will never take this event: it is parked at once, with *reason*."""
+
+    def __init__(self, reason: object) -> None:
+        self.reason = str(reason)  # handlers like to pass on an exception
+        super().__init__(self.reason)
+
+
+def is_retryable(exc: BaseException) -> bool:
+    """Say whether another attempt at connecting can help after *exc*.
+
+    Refusals and mistakes in the file stay what they are; everything else, known or not, is worth another try.
+    """
+    return isinstance(exc, Exception) and not isinstance(exc, (RefusedError, ConfigError, HandlerError))
+
+
+def delay_asked_for_s(exc: BaseException) -> float:
+    """Return how long the server itself asked us to wait, in seconds; 0 where it did not."""
+    return float(getattr(exc, "retry_after_s", None) or 0.0)

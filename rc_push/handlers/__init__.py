@@ -1,0 +1,172 @@
+"""What is a handler, and where does it come from? The interface, and loading by entry points.
+
+The built-in handlers are loaded like anyone's. Knows envelopes and the settings of a handler; knows nothing of the
+journal, of routing or of retries.
+
+A handler is a class with `handle`, or a plain function of one envelope. It may have, and nothing else is looked at:
+
+    Settings              a msgspec.Struct; the class is then constructed with one, else with no arguments
+    handle_batch          for sinks that gain from taking many at once
+    __aenter__, __aexit__ open and close what it needs
+    reopen                after SIGHUP (logrotate)
+
+Where one of the calls is no coroutine function, it runs in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import inspect
+import traceback
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Protocol
+
+import msgspec
+import structlog
+
+from rc_push.config import HandlerConfig
+from rc_push.envelope import Envelope
+from rc_push.errors import ConfigError, HandlerError
+from rc_push.handlers.settings import settings_from_table
+
+_log = structlog.get_logger()  # `log` here is the module of the handler of that name
+
+GROUP = "rc_push.handlers"
+
+
+class Handler(Protocol):
+    """What a plug-in has to have. To return means done; raise `Retry` for later, `Reject` for never."""
+
+    async def handle(self, envelope: Envelope) -> None:
+        """Take one event. It may come more than once: after a failure, a time-out or a crash."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedHandler:
+    """A handler as the daemon uses it: one shape for classes and functions. *handle_batch* is None without one.
+
+    A call that is cancelled while it runs in a thread goes on there to its end.
+    """
+
+    name: str
+    handler: object
+    handle: Callable[[Envelope], Awaitable[None]]
+    handle_batch: Callable[[Sequence[Envelope]], Awaitable[None]] | None = None
+
+    async def open(self) -> None:
+        """Open what it needs. Raises HandlerError."""
+        if enter := getattr(self.handler, "__aenter__", None):
+            with _blaming(self.name, "opened"):
+                await enter()
+
+    async def close(self) -> None:
+        """Close what it has opened. A failure is logged: the others have to be closed too."""
+        if leave := getattr(self.handler, "__aexit__", None):
+            with _logging_blame(), _blaming(self.name, "closed"):
+                await leave(None, None, None)
+
+    async def reopen(self) -> None:
+        """Let it open its files anew. A failure is logged: it shows again at the next event."""
+        if reopen := getattr(self.handler, "reopen", None):
+            with _logging_blame(), _blaming(self.name, "reopened"):
+                await _as_async(reopen)()
+
+
+def load(config: HandlerConfig) -> LoadedHandler:
+    """Return the handler that *config* asks for, not yet open.
+
+    Raises HandlerError where there is none of that name or it does not work, ConfigError with every mistake in its
+    settings.
+    """
+    entry_point = _find(config)
+    with _blaming(config.name, "loaded", entry_point):
+        plugin = entry_point.load()
+        handler = _construct(plugin, config)
+    return adapt(config.name, handler)
+
+
+def adapt(name: str, handler: Any) -> LoadedHandler:
+    """Return *handler*, an object with `handle` or a function, in the shape that the daemon uses."""
+    handle = getattr(handler, "handle", handler)
+    if not callable(handle):
+        raise HandlerError(f"handlers.{name}: neither a class with handle(envelope) nor a function; see the plug-in")
+    handle_batch = getattr(handler, "handle_batch", None)
+    return LoadedHandler(name, handler, _as_async(handle), _as_async(handle_batch) if handle_batch else None)
+
+
+def _find(config: HandlerConfig) -> EntryPoint:
+    installed = entry_points(group=GROUP)
+    found = {entry_point.value: entry_point for entry_point in installed if entry_point.name == config.use}
+    if len(found) > 1:
+        rivals = ", ".join(_origin(entry_point) for entry_point in found.values())
+        raise HandlerError(f"handlers.{config.name}: {config.use!r} is offered by {rivals}; uninstall all but one")
+    if not found:
+        names = sorted(installed.names)
+        nearest = difflib.get_close_matches(config.use, names, 1)
+        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+        raise HandlerError(
+            f"handlers.{config.name}: no handler {config.use!r} is installed; {hint}there are: {', '.join(names)}"
+        )
+    return found.popitem()[1]
+
+
+def _construct(plugin: Any, config: HandlerConfig) -> Any:
+    """Return the handler made of *plugin* with its settings; a function is one already."""
+    is_class = inspect.isclass(plugin)
+    if is_class and not callable(getattr(plugin, "handle", None)):
+        raise HandlerError(f"handlers.{config.name}: {plugin.__qualname__} has no handle(envelope); see the plug-in")
+    declared = getattr(plugin, "Settings", None) if is_class else None
+    if declared is None:
+        settings_from_table(_NoSettings, config)
+        return plugin() if is_class else plugin
+    return plugin(settings_from_table(declared, config))
+
+
+class _NoSettings(msgspec.Struct):
+    """What a plug-in without settings declares."""
+
+
+def _as_async(call: Callable[..., Any]) -> Callable[..., Awaitable[None]]:
+    """Return *call* as it is where it is a coroutine function, else run in a thread."""
+    if inspect.iscoroutinefunction(call):
+        return call
+
+    async def call_in_thread(*args: Any) -> None:
+        result = await asyncio.to_thread(call, *args)
+        if inspect.isawaitable(result):  # a decorator can hide that it is a coroutine function: do not lose the event
+            await result
+
+    return call_in_thread
+
+
+@contextmanager
+def _blaming(name: str, done: str, entry_point: EntryPoint | None = None) -> Iterator[None]:
+    """Name the plug-in in whatever its code raises; the traceback goes to the log. Raises HandlerError, ConfigError."""
+    try:
+        yield
+    except (HandlerError, ConfigError):
+        raise
+    except (Exception, SystemExit) as exc:  # foreign code can raise anything, a script without a guard even this
+        _log.error("handler_broken", handler=name, exc_info=exc)
+        last_line = traceback.format_exception_only(exc)[-1].strip()
+        whose = f" {_origin(entry_point)}" if entry_point else ""
+        raise HandlerError(f"handlers.{name}:{whose} cannot be {done}: {last_line}") from exc
+
+
+@contextmanager
+def _logging_blame() -> Iterator[None]:
+    try:
+        yield
+    except HandlerError as exc:
+        _log.error("handler_error", error=str(exc))
+
+
+def _origin(entry_point: EntryPoint) -> str:
+    """Return the plug-in for people: *'tickets' (acme 1.2, acme:Tickets)*."""
+    dist = entry_point.dist
+    owner = f"{dist.name} {dist.version}, " if dist else ""
+    return f"{entry_point.name!r} ({owner}{entry_point.value})"

@@ -1,0 +1,213 @@
+"""How do lines get into a file whole? Appends, undoes what failed, repairs what a crash has torn.
+
+Blocking, for one thread. Knows files; knows nothing of events, handlers or the event loop.
+
+* A batch is one write and one fsync. A failed one is cut away again, so that the next try does not follow half a line.
+* What a crash has torn is what stands after the last newline. It was never acknowledged, so it is cut away at opening
+  and comes again.
+* Symbolic links are followed: the path is the operator's word, and /dev/stdout is one too. Where links could be
+  planted, the kernel's `fs.protected_symlinks` guards.
+* A FIFO or a device is written to, never repaired or flushed.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import shlex
+import stat
+from pathlib import Path
+
+import structlog
+
+from rc_push.errors import HandlerError
+
+log = structlog.get_logger()
+
+# Owner writes, group reads (a log shipper), others nothing: events are private. The umask may take more away.
+FILE_MODE = 0o640
+# A longer end without a newline is none of our lines: a frame has at most 16 MiB (transports/websocket.py), and we add
+# less than a block.
+LINE_MAX_BYTES = (16 << 20) + (64 << 10)
+BLOCK_BYTES = 64 << 10
+# A write to a FIFO whose reader stands still fails after it, so that the daemon can stop. Well below any timeout_s.
+STALL_MAX_S = 5.0
+
+# O_NONBLOCK: opening a FIFO without a reader fails at once instead of waiting for ever.
+_FLAGS = os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+
+
+class JsonLinesFile:
+    """A file of lines that this process alone appends to. Open or not, `append` finds the file now at *path*."""
+
+    def __init__(self, path: Path, *, fsync: bool = True) -> None:
+        self._path = path
+        self._fsync = fsync
+        self._fd: int | None = None
+        self._is_regular = False
+        self._prefix = b""
+
+    def open(self) -> None:
+        """Open the file, create it where it is missing, repair its end. Raises HandlerError, naming the remedy."""
+        try:
+            self._open()
+        except OSError as exc:
+            if exc.errno == errno.ENXIO and self._path.is_fifo():
+                # Its reader may come later. To receive must not depend on it.
+                log.warning("fifo_without_reader", path=str(self._path))
+                return
+            raise HandlerError(f"cannot open {self._path}: {exc.strerror}; {_remedy(exc, self._path)}") from exc
+
+    def close(self) -> None:
+        """Close the file. Safe to repeat."""
+        if self._fd is not None:
+            fd, self._fd = self._fd, None
+            os.close(fd)
+
+    def reopen(self) -> None:
+        """Close the file and open what is now at the path. Raises HandlerError."""
+        self.close()
+        self.open()
+
+    def append(self, lines: bytes) -> None:
+        """Write *lines*, each with its newline, and flush them to the disk: all, or none where that can be undone.
+
+        Raises OSError or HandlerError; the same lines can be tried again.
+        """
+        if self._fd is not None and self._has_moved(self._fd):
+            self.close()
+        fd = self._fd if self._fd is not None else self._open()
+        end = os.fstat(fd).st_size
+        try:
+            _write(fd, self._prefix + lines)
+            if self._fsync and self._is_regular:
+                os.fsync(fd)
+        except OSError:
+            self._undo(fd, end)
+            raise
+        self._prefix = b""
+
+    def _open(self) -> int:
+        fd = os.open(self._path, _flags(self._path), FILE_MODE)
+        try:
+            self._is_regular = stat.S_ISREG(os.fstat(fd).st_mode)
+            if self._is_regular:
+                _lock(fd, self._path)
+                _repair(fd, self._path)
+                if self._fsync:
+                    _sync_directory(self._path)
+        except BaseException:
+            os.close(fd)
+            raise
+        self._fd = fd
+        return fd
+
+    def _has_moved(self, fd: int) -> bool:
+        """Say whether another file, or none, is now at the path: rotated or deleted."""
+        try:
+            return not os.path.samestat(self._path.stat(), os.fstat(fd))
+        except FileNotFoundError:
+            return True
+
+    def _undo(self, fd: int, end: int) -> None:
+        """Cut away what a failed write has left. Where even that fails, the repair at the next opening does it."""
+        try:
+            if not self._is_regular:
+                self._prefix = b"\n"  # ends the half line that the reader may have got
+            elif os.fstat(fd).st_size > end:  # it is shorter where someone emptied it meanwhile (copytruncate)
+                os.ftruncate(fd, end)
+        except OSError as exc:
+            log.error("write_not_undone", path=str(self._path), error=str(exc))
+        finally:
+            self.close()
+
+
+def _flags(path: Path) -> int:
+    """Return how to open *path*: to repair a file it has to be read; a FIFO opened for reading too has no end."""
+    try:
+        is_file = stat.S_ISREG(path.stat().st_mode)
+    except FileNotFoundError:
+        is_file = True
+    return _FLAGS | (os.O_RDWR | os.O_CREAT if is_file else os.O_WRONLY)
+
+
+def _lock(fd: int, path: Path) -> None:
+    """Keep a second writer away: cutting one's half line would take the other's lines along. Raises HandlerError."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise HandlerError(f"{path} is written by another handler or daemon; give each handler its own path") from None
+    except OSError as exc:  # not every network file system can lock
+        log.warning("file_not_locked", path=str(path), error=str(exc))
+
+
+def _repair(fd: int, path: Path) -> None:
+    """Cut away what stands after the last newline. Raises HandlerError where that cannot be ours."""
+    size = os.fstat(fd).st_size
+    end = _end_of_last_line(fd, size)
+    if end == size:
+        return
+    # A torn line begins as ours do, or with the zeros that a file system leaves after a power cut.
+    if end is None or os.pread(fd, 1, end) not in {b"{", b"\0"}:
+        raise HandlerError(f"{path} does not end as JSON Lines do and is left alone; move it away or name another path")
+    os.ftruncate(fd, end)
+    log.warning("torn_line_removed", path=str(path), removed_bytes=size - end)
+
+
+def _end_of_last_line(fd: int, size: int) -> int | None:
+    """Return the offset after the last newline, 0 without one; None where the search went too far back."""
+    stop = size
+    while stop > 0:
+        if size - stop > LINE_MAX_BYTES:
+            return None
+        start = max(0, stop - BLOCK_BYTES)
+        newline = os.pread(fd, stop - start, start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        stop = start
+    return 0
+
+
+def _write(fd: int, data: bytes) -> None:
+    """Write all of *data*, in as many calls as it takes (EINTR is Python's work). Raises OSError."""
+    rest = memoryview(data)
+    while rest:
+        try:
+            rest = rest[os.write(fd, rest) :]
+        except BlockingIOError:
+            if not _wait_writable(fd):
+                raise TimeoutError(errno.ETIMEDOUT, f"its reader took nothing for {STALL_MAX_S:g} s") from None
+
+
+def _wait_writable(fd: int) -> bool:
+    poll = select.poll()  # select() takes no descriptor above 1023
+    poll.register(fd, select.POLLOUT)
+    return bool(poll.poll(STALL_MAX_S * 1000))
+
+
+def _sync_directory(path: Path) -> None:
+    """Make the file's name as durable as its lines. Done at each opening: the one that created it may have crashed."""
+    try:
+        fd = os.open(path.resolve().parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as exc:  # not every file system can, and we need not be allowed to read it
+        log.warning("directory_not_flushed", path=str(path), error=str(exc))
+
+
+def _remedy(exc: OSError, path: Path) -> str:
+    match exc.errno:
+        case errno.ENOENT | errno.ENOTDIR:
+            return f"create its directory: mkdir -p {shlex.quote(str(path.parent))}"
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return "let the user that rc-push runs as read and write it"
+        case errno.EISDIR:
+            return "name a file in it"
+        case errno.ENXIO:
+            return "a socket cannot be opened; the handler `log` writes where the daemon logs"
+        case _:
+            return "name another path"

@@ -1,0 +1,160 @@
+"""What do people and loops want to know from the journal? Queries over read-only connections.
+
+Knows the schema; never writes, never checkpoints.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rc_push.envelope import Envelope, Gap, Source, iso_from_ms
+from rc_push.journal.store import connect_read_only, journal_error_from
+
+# What one read hands over at the most, so that a backlog of large events stays bounded in memory.
+READ_MAX_BYTES = 4 << 20
+
+_EVENTS = "SELECT position, source, uuid, type, received_at, payload FROM events"
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How many messages of one subscription were received, and what became of them."""
+
+    subscription: str
+    received: int
+    stored: int
+    duplicate: int
+    unreadable: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableRow:
+    """One unreadable message as it is kept."""
+
+    id: int
+    subscription: str
+    transport: str
+    received_at_ms: int
+    reason: str
+    raw: bytes
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the form that `unreadable --json` prints."""
+        return {
+            "id": self.id,
+            "subscription": self.subscription,
+            "transport": self.transport,
+            "receivedAt": iso_from_ms(self.received_at_ms),
+            "reason": self.reason,
+            "raw": self.raw.decode("utf-8", "replace"),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far one handler is: all up to *position* is finished but for *parked* events; *pending* wait."""
+
+    handler: str
+    position: int
+    pending: int
+    parked: int
+
+
+class Reader:
+    """One read-only connection. Used by one thread at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the journal at *path*. Raises JournalError."""
+        self.path = path
+        self._db = connect_read_only(path)
+        self._sources: dict[int, Source] = {}
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._db.close()
+
+    def after(self, position: int, limit: int) -> list[Envelope]:
+        """Return the events behind *position*, in order: at most *limit* of them and about `READ_MAX_BYTES`."""
+        rows = self._query(f"{_EVENTS} WHERE position > ? ORDER BY position LIMIT ?", (position, limit))
+        envelopes, size = [], 0
+        for row in rows:
+            envelopes.append(self._envelope(row))
+            size += len(row[5])
+            if size >= READ_MAX_BYTES:
+                break
+        rows.close()
+        return envelopes
+
+    def newest(self, limit: int, *, since_ms: int = 0, type_glob: str = "*") -> list[Envelope]:
+        """Return the newest *limit* events received since *since_ms* whose type matches *type_glob*, oldest first."""
+        rows = self._query(
+            f"{_EVENTS} WHERE received_at >= ? AND type GLOB ? ORDER BY position DESC LIMIT ?",
+            (since_ms, type_glob, limit),
+        )
+        return [self._envelope(row) for row in rows][::-1]
+
+    def find(self, id_: str) -> list[Envelope]:
+        """Return the events whose position or uuid is *id_*; one uuid can stand under several subscriptions."""
+        position = int(id_) if id_.isdecimal() and len(id_) < 19 else -1  # noqa: PLR2004 - SQLite's largest integer
+        rows = self._query(f"{_EVENTS} WHERE position = ? OR uuid = ? ORDER BY position", (position, id_))
+        return [self._envelope(row) for row in rows]
+
+    def gaps(self, *, since_ms: int = 0) -> Iterator[Gap]:
+        """Yield the gaps that reach behind *since_ms*, oldest first."""
+        rows = self._query(
+            "SELECT s.name, g.transport, g.since, g.until, g.reason, g.certainty FROM gaps g"
+            " JOIN subscriptions s ON s.id = g.subscription WHERE ifnull(g.until, ?) >= ? ORDER BY g.since, g.id",
+            (1 << 62, since_ms),
+        )
+        return (Gap(*row) for row in rows)
+
+    def unreadables(self, limit: int) -> list[UnreadableRow]:
+        """Return the newest *limit* unreadable messages, oldest first."""
+        rows = self._query(
+            "SELECT u.id, s.name, o.transport, u.received_at, u.reason, u.raw FROM unreadables u"
+            " JOIN sources o ON o.id = u.source JOIN subscriptions s ON s.id = o.subscription"
+            " ORDER BY u.id DESC LIMIT ?",
+            (limit,),
+        )
+        return [UnreadableRow(*row) for row in rows][::-1]
+
+    def oauth_session(self, account: str) -> bytes | None:
+        """Return the saved OAuth session of *account*. It holds tokens."""
+        row = self._query("SELECT session FROM oauth_sessions WHERE account = ?", (account,)).fetchone()
+        return bytes(row[0]) if row else None
+
+    def tallies(self) -> list[Tally]:
+        """Return the counts of every subscription."""
+        rows = self._query("SELECT name, received, stored, duplicate, unreadable FROM subscriptions ORDER BY name")
+        return [Tally(*row) for row in rows]
+
+    def progress(self) -> list[Progress]:
+        """Return how far every handler is."""
+        rows = self._query(
+            "SELECT h.name, h.position, (SELECT count(*) FROM events e WHERE e.position > h.position),"
+            " (SELECT count(*) FROM exceptions x WHERE x.handler = h.id) FROM handlers h ORDER BY h.name"
+        )
+        return [Progress(*row) for row in rows]
+
+    def _query(self, sql: str, values: tuple[object, ...] = ()) -> sqlite3.Cursor:
+        try:
+            return self._db.execute(sql, values)
+        except sqlite3.Error as exc:
+            raise journal_error_from(exc, self.path) from exc
+
+    def _envelope(self, row: tuple[int, int, str, str, int, bytes]) -> Envelope:
+        position, source, uuid, type_, received_at, payload = row
+        return Envelope(uuid, type_, payload, self._source(source), received_at, position)
+
+    def _source(self, id_: int) -> Source:
+        if id_ not in self._sources:
+            rows = self._query(
+                "SELECT o.id, o.account, s.name, o.transport, o.origin FROM sources o"
+                " JOIN subscriptions s ON s.id = o.subscription"
+            )
+            self._sources = {row[0]: Source(*row[1:]) for row in rows}
+        return self._sources[id_]

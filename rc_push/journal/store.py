@@ -1,0 +1,361 @@
+"""What is in the journal? SQLite, synchronous: one method = one step of a transaction.
+
+Knows the schema; knows nothing of threads, loops, transports or handlers. Exactly one connection ever writes or
+checkpoints (SQLite up to 3.51.2 can corrupt a WAL database that two connections write); `Reader`s open `mode=ro`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from urllib.parse import quote
+
+from rc_push.envelope import Batch, Cursor, Envelope, Gap, Source
+from rc_push.errors import JournalError, JournalFull, JournalInUse, JournalTooNew
+
+APPLICATION_ID = 0x72635075  # "rcPu"
+# Rows of one INSERT. One statement for many rows: the writer thread gives the GIL away at each statement.
+ROWS_AT_ONCE = (256, 32, 1)
+BUSY_TIMEOUT_S = 5.0
+MODE = 0o600
+# SQLite's codes for a full disk; the second where there is no room for the -shm file.
+DISK_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
+
+_INSERT = "INSERT INTO events (subscription, source, uuid, type, received_at, payload) VALUES "
+_ON_CONFLICT = " ON CONFLICT (subscription, uuid) DO NOTHING"
+_INSERTS = {n: _INSERT + ",".join(["(?,?,?,?,?,?)"] * n) + _ON_CONFLICT for n in ROWS_AT_ONCE}
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """What became of a batch: how many envelopes were new, how many known, and the journal's newest position."""
+
+    stored: int
+    duplicate: int
+    head: int
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """An event that a handler will not be handed again by itself, with the reason and the number of attempts."""
+
+    position: int
+    attempts: int
+    reason: str
+    parked_at_ms: int
+
+
+class Store:
+    """The one writer. Opened once per process, used from one thread. Call within `transaction()`."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the journal at *path*, creating and migrating it.
+
+        Raises JournalInUse, JournalTooNew, or JournalError naming the remedy.
+        """
+        self.path = path
+        self._lock = _take_lock(path)
+        try:
+            self._db = _open_for_writing(path)
+        except BaseException:
+            os.close(self._lock)
+            raise
+        self._subscriptions: dict[str, int] = {}
+        self._sources: dict[Source, int] = {}
+        self._handlers: dict[str, int] = {}
+
+    def close(self) -> None:
+        """Close the journal and let go of its lock. The journal is whole without it, too."""
+        self._db.close()
+        os.close(self._lock)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Commit, fsynced, all that is done inside; or nothing of it.
+
+        Raises JournalFull where the disk has no room, JournalError for what else SQLite says.
+        """
+        handlers = dict(self._handlers)
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield
+            self._db.execute("COMMIT")
+        except sqlite3.Error as exc:
+            self._roll_back(handlers)
+            raise journal_error_from(exc, self.path) from exc
+        except BaseException:
+            self._roll_back(handlers)
+            raise
+
+    def append(self, batch: Batch) -> Appended:
+        """Store *batch*: new envelopes, unreadables, gaps, cursor, tallies."""
+        subscription = self._subscription_id(batch.subscription)
+        stored = self._insert_events(subscription, batch.envelopes)
+        for record in batch.unreadables:
+            self._db.execute(
+                "INSERT INTO unreadables (source, received_at, reason, raw) VALUES (?,?,?,?)",
+                (self._source_id(record.source), record.received_at_ms, record.reason, record.raw),
+            )
+        if batch.closes_gaps_at_ms is not None:
+            self._db.execute(
+                "UPDATE gaps SET until = max(since, ?) WHERE subscription = ? AND until IS NULL",
+                (batch.closes_gaps_at_ms, subscription),
+            )
+        for gap in batch.gaps:
+            self._record_gap(subscription, gap)
+        if batch.cursor is not None:
+            self._save_cursor(subscription, batch.cursor)
+        duplicate = len(batch.envelopes) - stored
+        if batch.received:
+            self._db.execute(
+                "UPDATE subscriptions SET received = received + ?, stored = stored + ?, duplicate = duplicate + ?,"
+                " unreadable = unreadable + ? WHERE id = ?",
+                (batch.received, stored, duplicate, len(batch.unreadables), subscription),
+            )
+        return Appended(stored, duplicate, self.head())
+
+    def head(self) -> int:
+        """Return the newest position; 0 in an empty journal."""
+        row = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
+        return int(row[0]) if row else 0
+
+    def cursor(self, subscription: str) -> Cursor | None:
+        """Return where *subscription* stands."""
+        row = self._db.execute(
+            "SELECT c.transport, c.seen_at, c.state FROM cursors c JOIN subscriptions s ON s.id = c.subscription"
+            " WHERE s.name = ?",
+            (subscription,),
+        ).fetchone()
+        return Cursor(subscription, *row) if row else None
+
+    def oauth_session(self, account: str) -> bytes | None:
+        """Return the tokens of *account*, as they were saved."""
+        row = self._db.execute("SELECT session FROM oauth_sessions WHERE account = ?", (account,)).fetchone()
+        return bytes(row[0]) if row else None
+
+    def save_oauth_session(self, account: str, session: bytes) -> None:
+        """Keep the tokens of *account*."""
+        self._db.execute(
+            "INSERT INTO oauth_sessions (account, session) VALUES (?,?)"
+            " ON CONFLICT (account) DO UPDATE SET session = excluded.session",
+            (account, session),
+        )
+
+    def register_handler(self, name: str) -> int:
+        """Return the position of the handler *name*; one that is new begins at the journal's head."""
+        self._db.execute(
+            "INSERT INTO handlers (name, position) VALUES (?,?) ON CONFLICT DO NOTHING", (name, self.head())
+        )
+        handler, position = self._db.execute("SELECT id, position FROM handlers WHERE name = ?", (name,)).fetchone()
+        self._handlers[name] = handler
+        return int(position)
+
+    def save_progress(self, handler: str, position: int, parked: Sequence[Parked] = ()) -> None:
+        """Note that *handler* is finished with all up to *position*, but for what is *parked*."""
+        handler_id = self._handlers[handler]
+        self._db.execute("UPDATE handlers SET position = max(position, ?) WHERE id = ?", (position, handler_id))
+        self._db.executemany(
+            "INSERT INTO exceptions (handler, position, state, attempts, parked_at, reason) VALUES (?,?,'parked',?,?,?)"
+            " ON CONFLICT DO NOTHING",
+            [(handler_id, p.position, p.attempts, p.parked_at_ms, p.reason) for p in parked],
+        )
+
+    def prune(self, before_ms: int, limit: int) -> int:
+        """Remove at most *limit* of the oldest events received before *before_ms*; return how many.
+
+        What a registered handler has not finished, and what is parked, stays.
+        """
+        events = self._db.execute(
+            "DELETE FROM events WHERE position IN (SELECT position FROM events WHERE received_at < ? AND position <="
+            " (SELECT ifnull(min(position), ?) FROM handlers WHERE name IN (SELECT value FROM json_each(?)))"
+            " AND position NOT IN (SELECT position FROM exceptions) ORDER BY position LIMIT ?)",
+            (before_ms, self.head(), json.dumps(list(self._handlers)), limit),
+        ).rowcount
+        self._db.execute("DELETE FROM unreadables WHERE received_at < ?", (before_ms,))
+        return events
+
+    def _insert_events(self, subscription: int, envelopes: Sequence[Envelope]) -> int:
+        stored = done = 0
+        for size in ROWS_AT_ONCE:
+            while len(envelopes) - done >= size:
+                values: list[object] = []
+                for envelope in envelopes[done : done + size]:
+                    source = self._source_id(envelope.source)
+                    values += (
+                        subscription,
+                        source,
+                        envelope.uuid,
+                        envelope.type,
+                        envelope.received_at_ms,
+                        envelope.payload,
+                    )
+                stored += self._db.execute(_INSERTS[size], values).rowcount
+                done += size
+        return stored
+
+    def _record_gap(self, subscription: int, gap: Gap) -> None:
+        if gap.until_ms is None:  # one open gap a subscription: the first says since when, the last says why
+            known = self._db.execute(
+                "UPDATE gaps SET reason = ?, certainty = ? WHERE subscription = ? AND until IS NULL",
+                (gap.reason, gap.certainty, subscription),
+            )
+            if known.rowcount:
+                return
+        self._db.execute(
+            "INSERT INTO gaps (subscription, transport, since, until, reason, certainty) VALUES (?,?,?,?,?,?)",
+            (subscription, gap.transport, gap.since_ms, gap.until_ms, gap.reason, gap.certainty),
+        )
+
+    def _save_cursor(self, subscription: int, cursor: Cursor) -> None:
+        self._db.execute(
+            "INSERT INTO cursors (subscription, transport, seen_at, state) VALUES (?,?,?,?) ON CONFLICT (subscription)"
+            " DO UPDATE SET transport = excluded.transport, seen_at = excluded.seen_at, state = excluded.state",
+            (subscription, cursor.transport, cursor.seen_at_ms, cursor.state),
+        )
+
+    def _subscription_id(self, name: str) -> int:
+        known = self._subscriptions.get(name)
+        if known is None:
+            self._db.execute("INSERT INTO subscriptions (name) VALUES (?) ON CONFLICT DO NOTHING", (name,))
+            known = int(self._db.execute("SELECT id FROM subscriptions WHERE name = ?", (name,)).fetchone()[0])
+            self._subscriptions[name] = known
+        return known
+
+    def _source_id(self, source: Source) -> int:
+        known = self._sources.get(source)
+        if known is None:
+            key = (self._subscription_id(source.subscription), source.account, source.transport, source.origin)
+            self._db.execute(
+                "INSERT INTO sources (subscription, account, transport, origin) VALUES (?,?,?,?)"
+                " ON CONFLICT DO NOTHING",
+                key,
+            )
+            row = self._db.execute(
+                "SELECT id FROM sources WHERE subscription = ? AND account = ? AND transport = ? AND origin = ?", key
+            ).fetchone()
+            known = self._sources[source] = int(row[0])
+        return known
+
+    def _roll_back(self, handlers: dict[str, int]) -> None:
+        """Roll back, and forget the ids that the transaction may have made; *handlers* were registered before it."""
+        self._subscriptions.clear()
+        self._sources.clear()
+        self._handlers = handlers
+        if self._db.in_transaction:
+            self._db.rollback()
+
+
+# ------------------------------------------------------------------------------------------------------------- opening
+
+
+def journal_error_from(exc: sqlite3.Error, path: Path) -> JournalError:
+    """Return what SQLite's *exc* means for a user."""
+    if getattr(exc, "sqlite_errorcode", None) in DISK_FULL:
+        return JournalFull(f"{path}: no room on the disk; free some, what waits is then stored")
+    return JournalError(f"{path}: {exc}")
+
+
+def connect_read_only(path: Path) -> sqlite3.Connection:
+    """Return a connection that can only read. Raises JournalError where there is no journal that we understand."""
+    uri = f"file:{quote(str(path))}?mode=ro"
+    try:
+        db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
+    except sqlite3.Error as exc:
+        raise _cannot_read(path) from exc
+    with _closed_on_error(db, path):
+        if _known_version(db, path) == 0:  # the file is there, the daemon has not come to fill it
+            raise _cannot_read(path)
+    return db
+
+
+def _cannot_read(path: Path) -> JournalError:
+    try:
+        path.stat()
+    except PermissionError as exc:
+        return JournalError(f"{path}: {exc.strerror}; run this as the user that runs the daemon")
+    except OSError:
+        pass
+    else:
+        if not os.access(path, os.R_OK):
+            return JournalError(f"{path}: no right to read it; run this as the user that runs the daemon")
+    return JournalError(f"{path}: there is no journal yet; `rc-push run` creates it")
+
+
+@contextmanager
+def _closed_on_error(db: sqlite3.Connection, path: Path) -> Iterator[None]:
+    """Close *db* where something fails inside, and raise SQLite's errors as ours."""
+    try:
+        yield
+    except sqlite3.Error as exc:
+        db.close()
+        raise journal_error_from(exc, path) from exc
+    except JournalError:
+        db.close()
+        raise
+
+
+def _take_lock(path: Path) -> int:
+    """Return the descriptor that holds the journal for this process; the kernel lets go of it even after SIGKILL."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE)
+    except OSError as exc:
+        raise JournalError(f"{path}: {exc.strerror}; give this user the right to write in {path.parent}") from exc
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pid = os.pread(lock, 20, 0).decode("ascii", "replace").strip() or "unknown"
+        os.close(lock)
+        raise JournalInUse(f"{path}: another rc-push (pid {pid}) uses this journal; stop it, or name another") from None
+    with suppress(OSError):  # a full disk: the lock holds all the same, only its owner stays unknown
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, str(os.getpid()).encode(), 0)
+    return lock
+
+
+def _open_for_writing(path: Path) -> sqlite3.Connection:
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE))
+        path.chmod(MODE)  # SQLite gives its -wal and -shm files the same mode
+        db = sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
+    except OSError as exc:
+        raise JournalError(f"{path}: {exc.strerror}; give this user the right to write it") from exc
+    with _closed_on_error(db, path):
+        version = _known_version(db, path)
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA foreign_keys = ON")
+        _migrate(db, version)
+    return db
+
+
+def _migrations() -> list[str]:
+    folder = resources.files("rc_push.journal").joinpath("migrations")
+    files = sorted((file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda file: file.name)
+    return [file.read_text("utf-8") for file in files]
+
+
+def _known_version(db: sqlite3.Connection, path: Path) -> int:
+    """Return the schema's version, 0 in an empty file. Raises JournalError where it is not ours, or newer than we."""
+    version = int(db.execute("PRAGMA user_version").fetchone()[0])
+    application = db.execute("PRAGMA application_id").fetchone()[0]
+    is_empty = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+    if application != APPLICATION_ID and (application or version or not is_empty):
+        raise JournalError(f"{path}: this is another program's database; name another path under [journal]")
+    known = len(_migrations())
+    if version > known:
+        raise JournalTooNew(f"{path}: written by a newer rc-push (schema {version}, known {known}); upgrade rc-push")
+    return version
+
+
+def _migrate(db: sqlite3.Connection, version: int) -> None:
+    for number, script in enumerate(_migrations()[version:], version + 1):
+        stamp = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number}"
+        db.executescript(f"BEGIN IMMEDIATE; {script}; {stamp}; COMMIT;")

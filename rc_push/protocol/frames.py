@@ -1,0 +1,132 @@
+"""What does one gateway frame say? Knows the JSON of a frame, and how to read a bad one; knows nothing of sessions.
+
+A frame is a JSON array, ``[meta]`` or ``[meta, body]`` (protocol.md 4.3):
+
+    [{"type":"ServerNotification","messageId":"6452…","status":200,"headers":{"RCRequestId":"…"},
+      "wsc":{"token":"RTFh…","sequence":2}},
+     {"uuid":"6452…","event":"/team-messaging/v1/posts","body":{…}}]
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+# A binary answer is no JSON: the text goes on with a MIME part instead of a body (seen in @rc-ex/ws, RingCentral.Net).
+MULTIPART_MARK = ",--Boundary"
+
+CONNECTION_DETAILS = "ConnectionDetails"
+CLIENT_REQUEST = "ClientRequest"
+SERVER_NOTIFICATION = "ServerNotification"
+HEARTBEAT = "Heartbeat"
+ERROR = "Error"
+
+
+class Wsc(msgspec.Struct, frozen=True):
+    """The session's recovery token. *sequence* counts issued tokens, not events."""
+
+    token: str
+    sequence: int = 0
+
+    def __repr__(self) -> str:
+        """Hide the token: whoever holds it can take the session over."""
+        return f"Wsc(sequence={self.sequence})"
+
+
+class Meta(msgspec.Struct):
+    """The first element of a frame. Only *type* is always there."""
+
+    type: str
+    messageId: str = ""  # noqa: N815 - RingCentral's spelling
+    status: int = 0
+    wsc: Wsc | None = None
+    method: str = ""
+    path: str = ""
+    query: Any = None
+    headers: msgspec.Raw = msgspec.Raw(b"")
+
+
+class Frame(msgspec.Struct, array_like=True):
+    """One frame, its body left as the bytes that came; ``b""`` where there is none."""
+
+    meta: Meta
+    body: msgspec.Raw = msgspec.Raw(b"")
+
+
+@dataclass(frozen=True, slots=True)
+class BadFrame:
+    """A frame that could not be understood, whole, with the reason."""
+
+    raw: bytes
+    reason: str
+
+
+_decode_fast = msgspec.json.Decoder(Frame).decode
+
+
+def decode(data: bytes) -> Frame | BadFrame:
+    """Return the frame in *data*; raise nothing.
+
+    The typed decoder serves nearly all. What it refuses goes to the lenient one (numeric ids, lone surrogates,
+    a multipart answer); what that refuses too is a BadFrame.
+    """
+    try:
+        frame = _decode_fast(data)
+    except (msgspec.DecodeError, RecursionError):
+        return _decode_leniently(data)
+    try:
+        str(frame.body, "utf-8")  # Raw parts are not validated by msgspec
+    except UnicodeDecodeError as exc:
+        return BadFrame(data, f"not UTF-8: {exc.reason} at byte {exc.start}")
+    return frame
+
+
+def encode(meta: dict[str, Any], body: bytes | None = None) -> bytes:
+    """Return the frame ``[meta]``, or ``[meta, body]`` where *body* is JSON text already."""
+    head = msgspec.json.encode(meta)
+    return b"[" + head + b"]" if body is None else b"[" + head + b"," + body + b"]"
+
+
+def _decode_leniently(data: bytes) -> Frame | BadFrame:
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as exc:
+        return BadFrame(data, f"not UTF-8: {exc.reason} at byte {exc.start}")
+    head, mark, tail = text.partition(MULTIPART_MARK)
+    try:
+        value = json.loads(head + "]" if mark else text)
+    except RecursionError:
+        return BadFrame(data, "nested too deeply")
+    except ValueError as exc:
+        return BadFrame(data, f"not JSON: {str(exc)[:100]}")
+    if not isinstance(value, list) or not value or not isinstance(value[0], dict):
+        return BadFrame(data, "not an array that begins with an object")
+    meta = _meta_from_dict(value[0])
+    if not meta.type:
+        return BadFrame(data, "no type")
+    if mark:
+        return Frame(meta, msgspec.Raw((mark[1:] + tail).encode()))
+    return Frame(meta, msgspec.Raw(json.dumps(value[1]).encode() if len(value) > 1 else b""))
+
+
+def _meta_from_dict(raw: dict[str, Any]) -> Meta:
+    kind, message_id, status, wsc = raw.get("type"), raw.get("messageId"), raw.get("status"), raw.get("wsc")
+    return Meta(
+        type=kind if isinstance(kind, str) else "",
+        messageId=str(message_id) if isinstance(message_id, str | int) else "",
+        status=int(status) if isinstance(status, int) or (isinstance(status, str) and status.isdecimal()) else 0,
+        wsc=_wsc_from(wsc) if isinstance(wsc, dict) else None,
+        method=str(raw.get("method") or ""),
+        path=str(raw.get("path") or ""),
+        query=raw.get("query"),
+    )
+
+
+def _wsc_from(raw: dict[str, Any]) -> Wsc | None:
+    token, sequence = raw.get("token"), raw.get("sequence")
+    if not isinstance(token, str) or not token:
+        return None
+    return Wsc(token, sequence if isinstance(sequence, int) else 0)

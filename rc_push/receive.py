@@ -1,0 +1,227 @@
+"""How does a connection become rows? Loop 1: one per subscription, for ever.
+
+Knows transports and the journal by their interfaces; knows nothing of handlers or of what an event means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import structlog
+
+from rc_push.backoff import delays_s
+from rc_push.envelope import Batch, Cursor, Gap
+from rc_push.errors import JournalError, RefusedError, UnreachableError, delay_asked_for_s, is_retryable
+from rc_push.journal import Appended, Journal
+from rc_push.transports import Evidence, Link, Transport
+
+log = structlog.get_logger()
+
+# A link that has delivered something new, or has lived so long, has proven itself: its loss begins the ladder anew.
+PROVEN_AFTER_S = 60.0
+# The journal is ours, so it is tried again soon; the last step is how late freed disk space is noticed at the most.
+STORE_LADDER_S = ((0.1, 0.1), (0.5, 1.0), (2.0, 3.0), (5.0, 5.0))
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiverStatistics:
+    """What is known of one subscription. *since* is when its state began, *next_try_at* when it is tried again."""
+
+    subscription: str
+    transport: str
+    evidence: Evidence
+    since: float
+    connections: int
+    received: int
+    stored: int
+    duplicate: int
+    unreadable: int
+    last_event_at: float | None
+    next_try_at: float | None
+
+
+class Receiver:
+    """Loop 1 for one subscription. `run()` ends only by cancellation, or where RingCentral refuses for good."""
+
+    def __init__(
+        self,
+        subscription: str,
+        transport: Transport,
+        journal: Journal,
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        wall: Callable[[], float] = time.time,
+        on_change: Callable[[ReceiverStatistics], None] = lambda _: None,
+    ) -> None:
+        self.subscription = subscription
+        self._transport = transport
+        self._journal = journal
+        self._sleep = sleep
+        self._wall = wall
+        self._on_change = on_change
+        self._evidence = Evidence("connecting", "not connected yet")
+        self._since = wall()
+        self._connections = self._received = self._stored = self._duplicate = self._unreadable = 0
+        self._last_event_at: float | None = None
+        self._next_try_at: float | None = None
+        self._linked_at = math.inf
+        self._has_admitted_gap = False
+
+    def statistics(self) -> ReceiverStatistics:
+        """Return what is known now."""
+        return ReceiverStatistics(
+            subscription=self.subscription,
+            transport=self._transport.name,
+            evidence=self._evidence,
+            since=self._since,
+            connections=self._connections,
+            received=self._received,
+            stored=self._stored,
+            duplicate=self._duplicate,
+            unreadable=self._unreadable,
+            last_event_at=self._last_event_at,
+            next_try_at=self._next_try_at,
+        )
+
+    async def run(self) -> None:
+        """Receive for ever. Raises RefusedError, or what else no further attempt can mend."""
+        delays = delays_s()
+        while True:
+            stored_before, self._linked_at = self._stored, math.inf
+            ended = await self._attempt()
+            if not is_retryable(ended):
+                self._become(Evidence("down", str(ended)))
+                log.error("subscription_refused", subscription=self.subscription, error=str(ended))
+                raise ended
+            if self._stored > stored_before or self._wall() > self._linked_at + PROVEN_AFTER_S:
+                delays = delays_s()
+            await self._wait_after(ended, max(next(delays), delay_asked_for_s(ended)))
+
+    async def _attempt(self) -> Exception:
+        """Receive over one connection; return how it ended. Only our own cancellation goes through."""
+        ended: Exception = UnreachableError("the connection was given up from within", phase="read")
+        try:
+            await self._receive_once()
+        except asyncio.CancelledError:
+            pass  # ours, or one that a library let escape: told apart below
+        except Exception as exc:  # noqa: BLE001 - the supervisor: whatever ends an attempt must not end the loop
+            ended = exc
+            if _is_cancelled():
+                log.warning("stopped_with_error", subscription=self.subscription, error=str(exc))
+        if _is_cancelled():  # an error on the way out must not hide that we are to stop
+            raise asyncio.CancelledError
+        return ended
+
+    async def _receive_once(self) -> None:
+        """Receive over one connection until it ends; the exception says how."""
+        cursor = await self._journal.cursor(self.subscription)
+        await self._admit_gap(cursor)
+        self._become(Evidence("connecting", "connecting"))
+        async with self._transport.connect(cursor) as link:
+            self._connections += 1
+            self._linked_at = self._wall()
+            self._has_admitted_gap = False
+            try:
+                while True:
+                    await self._store(await link.read())
+                    self._become(link.evidence)
+            except asyncio.CancelledError:
+                await self._store(await link.close())  # what came before both sides agreed on the end
+                raise
+
+    async def _store(self, batch: Batch) -> None:
+        """Store *batch*, however long it takes: what is not stored is not given up, and nothing new is read.
+
+        Cancelled, it tries once more. Raises JournalError where that fails, too: then nothing later may be stored
+        (its cursor would hide the loss), and the next start admits a gap.
+        """
+        delays = delays_s(STORE_LADDER_S)
+        while True:
+            try:
+                appended = await self._append(batch)
+            except JournalError as exc:
+                delay_s = next(delays)
+                self._become(Evidence("degraded", f"cannot store: {exc}"))
+                log.error("journal_cannot_store", subscription=self.subscription, error=str(exc), next_try_s=delay_s)
+                if _is_cancelled():
+                    raise
+                with contextlib.suppress(asyncio.CancelledError):
+                    await self._sleep(delay_s)
+                continue
+            break
+        self._count(batch, appended)
+        if _is_cancelled():
+            raise asyncio.CancelledError
+
+    async def _append(self, batch: Batch) -> Appended:
+        """Store *batch* in one try. A cancellation has to wait: without the answer, nobody knows what is stored."""
+        appending = asyncio.ensure_future(self._journal.append(batch))
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([appending])
+        if not appending.done():
+            await asyncio.wait([appending])
+        return appending.result()
+
+    def _count(self, batch: Batch, appended: Appended) -> None:
+        self._stored += appended.stored
+        self._duplicate += appended.duplicate
+        self._received += batch.received
+        self._unreadable += len(batch.unreadables)
+        if batch.envelopes:
+            self._last_event_at = self._wall()
+        _log_what_users_must_know(batch)
+
+    async def _admit_gap(self, cursor: Cursor | None) -> None:
+        """Open a gap, once until the next link, when the server cannot have kept what we missed."""
+        if cursor is None or self._has_admitted_gap:
+            return
+        if self._wall() * 1000 < cursor.seen_at_ms + self._transport.recovery_window_s * 1000:
+            return
+        gap = Gap(self.subscription, self._transport.name, cursor.seen_at_ms, None, "no connection", "possible")
+        await self._store(Batch(self.subscription, gaps=[gap]))
+        self._has_admitted_gap = True
+
+    async def _wait_after(self, exc: Exception, delay_s: float) -> None:
+        self._next_try_at = self._wall() + delay_s
+        self._become(Evidence("down", str(exc) or type(exc).__name__))
+        expected = type(exc).__module__ == "rc_push.errors"
+        log.warning(
+            "connection_lost",
+            subscription=self.subscription,
+            error=str(exc) or type(exc).__name__,
+            next_try_s=round(delay_s, 1),
+            exc_info=None if expected else exc,
+        )
+        await self._sleep(delay_s)
+        self._next_try_at = None
+
+    def _become(self, evidence: Evidence) -> None:
+        if evidence == self._evidence:
+            return
+        changed = evidence.state != self._evidence.state
+        self._evidence = evidence
+        if changed:
+            self._since = self._wall()
+            log.info("subscription_state", subscription=self.subscription, state=evidence.state, why=evidence.why)
+        self._on_change(self.statistics())
+
+
+def _is_cancelled() -> bool:
+    """Say whether somebody has asked this task to stop; a CancelledError alone can be a library's own."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _log_what_users_must_know(batch: Batch) -> None:
+    for gap in batch.gaps:
+        log.warning("gap", **gap.to_dict())
+    for record in batch.unreadables:
+        log.warning("unreadable", subscription=batch.subscription, reason=record.reason, bytes=len(record.raw))
+
+
+__all__ = ["Link", "Receiver", "ReceiverStatistics", "RefusedError"]

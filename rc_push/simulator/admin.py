@@ -1,0 +1,140 @@
+"""How is the simulator steered? The calls under `/simulator/`, for HTTP and for scripts alike (design.md 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from rc_push.envelope import iso_from_ms
+from rc_push.simulator.emitter import Emitter, Event, Many
+from rc_push.simulator.faults import ConnectionFault, ExpireToken, RevokeSession, fault_from
+from rc_push.simulator.state import World
+
+ROOT = "/simulator"
+
+
+class Admin:
+    """The admin calls on one world. Each takes parsed JSON and returns what to answer; each raises ValueError."""
+
+    def __init__(self, world: World, emitter: Emitter) -> None:
+        self._world = world
+        self._emitter = emitter
+        self.calls: dict[str, Callable[[Any], Awaitable[dict[str, Any]]]] = {
+            f"{ROOT}/events": self.events,
+            f"{ROOT}/faults": self.faults,
+            f"{ROOT}/knobs": self.knobs,
+            f"{ROOT}/reset": self.reset,
+        }
+
+    async def events(self, body: Any) -> dict[str, Any]:
+        """Emit: one event, a list of events, or many. Answers with the uuids, or with how many are on their way."""
+        if isinstance(body, dict) and "count" in body:
+            many = _convert(body, Many)
+            if many.wait:
+                return {"uuids": await self._emitter.emit_many(many)}
+            self._world.spawn(self._emit_many(many))
+            return {"emitting": many.count}
+        events = _convert(body if isinstance(body, list) else [body], list[Event])
+        return {"uuids": self._emitter.emit(events)}
+
+    async def faults(self, body: Any) -> dict[str, Any]:
+        """Misbehave. *struck* says how many connections, tokens or sessions it met at once."""
+        fault = fault_from(body)
+        if isinstance(fault, ExpireToken):
+            struck = self._world.tokens.expire_all()
+            for link in list(self._world.links):
+                link.look_at_timers()
+            return {"struck": struck}
+        if isinstance(fault, RevokeSession):
+            return {"struck": self._world.tokens.end_all()}
+        if not isinstance(fault, ConnectionFault):
+            self._world.faults.add(fault)
+            return {"struck": 0}
+        links = list(self._world.links)
+        for link in links:
+            link.strike(fault)
+        is_now_only = fault.times is None and fault.for_s is None
+        self._world.faults.add(fault, struck=1 if links or is_now_only else 0)
+        return {"struck": len(links)}
+
+    async def knobs(self, body: Any) -> dict[str, Any]:
+        """Turn knobs; answers with all of them."""
+        self._world.knobs.turn(_convert(body, dict[str, Any]))
+        return msgspec.structs.asdict(self._world.knobs)
+
+    async def reset(self, _: Any) -> dict[str, Any]:
+        """Begin again: see `World.reset`."""
+        await self._world.reset()
+        return {}
+
+    def state(self, *, with_events: bool = True) -> dict[str, Any]:
+        """Return all that happened since the start or the last reset."""
+        world = self._world
+        world.expire_sessions()
+        emitted = world.emitted if with_events else {}
+        return {
+            "now": world.clock.iso(),
+            "emitted": world.emitted_count,
+            "events": {
+                subscription_id: [{"uuid": uuid, "at": iso_from_ms(at_ms)} for uuid, at_ms in entries]
+                for subscription_id, entries in emitted.items()
+            },
+            "withheld": world.withheld,
+            "connections": [asdict(traffic) for traffic in world.traffic],
+            "sessions": [
+                {
+                    "id": session.wsg.session_id,
+                    "oauthSession": session.oauth.id,
+                    "subscription": session.subscription.id if session.subscription else None,
+                    "isConnected": session.link is not None,
+                    "kept": session.wsg.kept,
+                    "dropped": session.wsg.dropped,
+                }
+                for session in world.sessions.values()
+            ],
+            "oauthSessions": [
+                {"id": session.id, "user": session.user.extension_id, "isOver": session.is_over}
+                for session in world.tokens.sessions
+            ],
+            "subscriptions": [
+                {"id": entry.id, "eventFilters": entry.event_filters, "disabledFilters": entry.disabled}
+                for entry in world.subscriptions.values()
+            ],
+            "calls": {endpoint: [asdict(call) for call in calls] for endpoint, calls in world.calls.items()},
+            "limitsHit": world.limits.hits,
+            "faults": world.faults.to_list(),
+            "knobs": msgspec.structs.asdict(world.knobs),
+        }
+
+    def routes(self) -> list[Route]:
+        """Return the calls as HTTP."""
+
+        async def post(request: Request) -> Response:
+            try:
+                body = msgspec.json.decode(await request.body() or b"null")
+                return _json(await self.calls[request.url.path](body))
+            except (ValueError, RecursionError) as exc:  # DecodeError is a ValueError
+                return _json({"error": str(exc)}, 400)
+
+        async def state(request: Request) -> Response:
+            return _json(self.state(with_events=request.query_params.get("events") != "0"))
+
+        posts = [Route(path, post, methods=["POST"]) for path in self.calls]
+        return [*posts, Route(f"{ROOT}/state", state, methods=["GET"])]
+
+    async def _emit_many(self, many: Many) -> None:
+        await self._emitter.emit_many(many)
+
+
+def _convert(body: Any, kind: Any) -> Any:
+    return msgspec.convert(body, kind)
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, media_type="application/json")

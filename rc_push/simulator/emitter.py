@@ -1,0 +1,221 @@
+"""How does an event reach the subscribers? From one event, or from a number of them, to the gateway sessions.
+
+Knows which subscription matches, what is recorded, and what faults do to notifications; knows no socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import msgspec
+
+from rc_push.simulator import filters
+from rc_push.simulator.clock import Clock
+from rc_push.simulator.faults import Duplicate, Garbage, Reorder, Zombie
+from rc_push.simulator.people import EXTENSION_ID
+from rc_push.simulator.samples import POSTS
+from rc_push.simulator.state import GatewaySession, Subscription, World
+
+# Notifications between two looks at the transport's buffer: one large write costs a fraction of many small ones.
+CHUNK = 256
+# How long a notification is held back for one that could overtake it, in real seconds.
+REORDER_WAIT_S = 0.5
+
+
+class Event(msgspec.Struct, forbid_unknown_fields=True):
+    """One event to emit: its URI (`~` = the subscriber's ids) and its body."""
+
+    event: str
+    body: Any = None
+
+
+class Many(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
+    """*count* posts of about *bytes* each, *ratePerS* of them per real second (None = as fast as possible).
+
+    *wait* = answer when all are sent.
+    """
+
+    count: Annotated[int, msgspec.Meta(ge=1)]
+    rate_per_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    bytes: Annotated[int, msgspec.Meta(ge=0, le=5_000_000)] = 1024
+    event: str = POSTS
+    wait: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """Where notifications of one event URI go to, and how they look there."""
+
+    session: GatewaySession
+    subscription_id: str
+    template: bytes  # uuid, timestamp, body
+
+
+class Emitter:
+    """Emits events into a `World`."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._posted = 0
+
+    def emit(self, events: Sequence[Event]) -> list[str]:
+        """Emit *events* in order; return all their uuids."""
+        self._world.expire_sessions()
+        uuids: list[str] = []
+        touched: dict[GatewaySession, None] = {}
+        for event in events:
+            targets = self._targets(event.event)
+            uuids += self._send_chunk(targets, [msgspec.json.encode(event.body)])
+            touched |= dict.fromkeys(target.session for target in targets)
+        _flush(touched)
+        return uuids
+
+    async def emit_many(self, many: Many) -> list[str]:
+        """Emit what *many* asks for; return all uuids. Waits where a client reads too slowly."""
+        uuids: list[str] = []
+        loop = asyncio.get_running_loop()
+        started, sent = loop.time(), 0
+        make_body = _Posts(self._world.clock, many, self._posted)
+        self._posted += many.count
+        while sent < many.count:
+            due = many.count
+            if many.rate_per_s is not None:
+                due = min(due, 1 + int((loop.time() - started) * many.rate_per_s))
+            if due <= sent:
+                await asyncio.sleep(started + sent / many.rate_per_s - loop.time() if many.rate_per_s else 0)
+                continue
+            size = min(due - sent, CHUNK)
+            uuids += await self._emit_chunk(many.event, make_body(size))
+            sent += size
+        return uuids
+
+    async def _emit_chunk(self, event: str, bodies: list[bytes]) -> list[str]:
+        self._world.expire_sessions()
+        targets = self._targets(event)
+        uuids = self._send_chunk(targets, bodies)
+        sessions = dict.fromkeys(target.session for target in targets)
+        _flush(sessions)
+        await asyncio.sleep(0)
+        for session in sessions:
+            if session.link:
+                await session.link.drain()
+        return uuids
+
+    def _targets(self, event: str) -> list[_Target]:
+        each = self._world.knobs.overlapping_filters == "each"
+        targets = []
+        for subscription in self._world.subscriptions.values():
+            uri = filters.expanded(event, subscription.user)
+            hits = sum(filters.matches(event_filter, uri) for event_filter in subscription.expanded)
+            if hits and subscription.gateway:
+                target = _Target(subscription.gateway, subscription.id, _template(uri, subscription))
+                targets += [target] * (hits if each else 1)
+        return targets
+
+    def _send_chunk(self, targets: list[_Target], bodies: list[bytes]) -> list[str]:
+        """Give *bodies* to all *targets* and record it; return the uuids."""
+        world = self._world
+        at_ms, timestamp = world.clock.wall_ms(), world.clock.iso().encode()
+        shared = list(world.uuids.take(len(bodies)))
+        uuids = shared
+        world.emitted_count += len(bodies)
+        for number, target in enumerate(targets):
+            if number and not world.knobs.same_uuid:
+                shared = list(world.uuids.take(len(bodies)))
+                uuids = uuids + shared
+            world.emitted.setdefault(target.subscription_id, []).extend((uuid, at_ms) for uuid in shared)
+            for uuid, body in zip(shared, bodies, strict=True):
+                self._notify(target.session, target.template % (uuid.encode(), timestamp, body), uuid)
+        if not targets:
+            world.emitted.setdefault("", []).extend((uuid, at_ms) for uuid in shared)
+        return uuids
+
+    def _notify(self, session: GatewaySession, payload: bytes, uuid: str) -> None:
+        if session.held or self._world.faults.any_waiting():
+            self._notify_badly(session, payload, uuid)
+        else:
+            self._publish(session, payload, uuid)
+
+    def _publish(self, session: GatewaySession, payload: bytes, uuid: str) -> None:
+        session.published += 1
+        every = self._world.knobs.wsc_every
+        with_wsc = bool(every) and session.published % every == 0
+        session.wsg.publish(payload, uuid, self._world.clock.now(), with_wsc=with_wsc)
+        if session.wsg.is_connected and session.link:
+            session.link.traffic.sent += 1
+
+    def _notify_badly(self, session: GatewaySession, payload: bytes, uuid: str) -> None:
+        faults = self._world.faults
+        if faults.take(Zombie):
+            self._world.withheld.append(uuid)
+            return
+        garbage = faults.take(Garbage)
+        if garbage:
+            session.wsg.inject(faults.garbage(garbage))
+            if garbage.replace:
+                self._world.withheld.append(uuid)
+                return
+        if session.held is None and faults.take(Reorder):
+            session.held = (payload, uuid)
+            asyncio.get_running_loop().call_later(REORDER_WAIT_S, self._release, session)
+            return
+        self._publish(session, payload, uuid)
+        if faults.take(Duplicate):
+            self._publish(session, payload, uuid)
+        self._release(session)
+
+    def _release(self, session: GatewaySession) -> None:
+        """Send what `reorder` held back."""
+        if session.held:
+            (payload, uuid), session.held = session.held, None
+            self._publish(session, payload, uuid)
+            _flush([session])
+
+
+class _Posts:
+    """Makes the bodies of `Many`: PostAdded, each with an id of its own, padded to a size."""
+
+    def __init__(self, clock: Clock, many: Many, first: int) -> None:
+        self._clock = clock
+        self._number = first
+        self._padding = b""
+        missing = many.bytes - len(self._body()) - _ENVELOPE_BYTES
+        self._padding = b"lorem ipsum " * (max(0, missing) // 12) + b"." * (max(0, missing) % 12)
+
+    def __call__(self, count: int) -> list[bytes]:
+        now = self._clock.iso().encode()
+        first, self._number = self._number, self._number + count
+        return [_POST % (number, self._padding, now, now) for number in range(first, first + count)]
+
+    def _body(self) -> bytes:
+        now = self._clock.iso().encode()
+        return _POST % (self._number, self._padding, now, now)
+
+
+# What stands around a body: the six fields with values of usual length.
+_ENVELOPE_BYTES = 220
+# id, text, two times
+_POST = (
+    b'{"id":"3100%010d","groupId":"990011223344","type":"TextMessage","text":"%b","creatorId":"'
+    + EXTENSION_ID.encode()
+    + b'","creationTime":"%b","lastModifiedTime":"%b","eventType":"PostAdded"}'
+)
+
+
+def _template(event: str, subscription: Subscription) -> bytes:
+    """Return the envelope (protocol.md 7) with places for uuid, timestamp and body."""
+    head = msgspec.json.encode(event).replace(b"%", b"%%")
+    return (
+        b'{"uuid":"%b","event":' + head + b',"timestamp":"%b",'
+        b'"subscriptionId":"' + subscription.id.encode() + b'",'
+        b'"ownerId":"' + subscription.user.extension_id.encode() + b'","body":%b}'
+    )
+
+
+def _flush(sessions: Sequence[GatewaySession] | dict[GatewaySession, None]) -> None:
+    for session in sessions:
+        if session.link:
+            session.link.flush()

@@ -1,0 +1,163 @@
+"""How is the simulator run? Two ports on loopback: HTTP for REST and admin calls, and the gateway's."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
+from typing import Any, Self
+
+import uvicorn
+from starlette.applications import Starlette
+
+from rc_push.simulator import rest
+from rc_push.simulator.admin import Admin
+from rc_push.simulator.clock import Clock
+from rc_push.simulator.emitter import Emitter, Event
+from rc_push.simulator.gateway import Gateway
+from rc_push.simulator.knobs import Knobs
+from rc_push.simulator.samples import sample
+from rc_push.simulator.state import World
+
+# How long answers on their way may take at the end.
+STOP_WITHIN_S = 1
+
+
+class Simulator:
+    """A RingCentral on loopback.
+
+    async with Simulator(speed=60) as sim:
+        …  # sim.server, sim.client_id, sim.client_secret, sim.jwt
+        sim.emit_sample("post.added")
+        await sim.admin.faults({"fault": "drop"})
+
+    *state* is the whole world, *emitter* and *admin* what the admin calls use. Raises ValueError for a *host* that
+    others could reach.
+    """
+
+    def __init__(
+        self,
+        port: int = 0,
+        *,
+        host: str = "127.0.0.1",
+        speed: float = 1.0,
+        knobs: Knobs | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if not ipaddress.ip_address(host).is_loopback:
+            raise ValueError(f"{host} is no loopback address: the simulator has no protection against others")
+        self.state = World(Clock(speed, now), knobs or Knobs())
+        self.emitter = Emitter(self.state)
+        self.admin = Admin(self.state, self.emitter)
+        self._host = host
+        self._port = port
+        self._stack = AsyncExitStack()
+        self._numbers: dict[str, int] = {}
+
+    @property
+    def server(self) -> str:
+        """The URL to use in the place of https://platform.ringcentral.com."""
+        return self.state.server_url
+
+    @property
+    def client_id(self) -> str:
+        """The app's."""
+        return self.state.app.client_id
+
+    @property
+    def client_secret(self) -> str:
+        """The app's."""
+        return self.state.app.client_secret
+
+    @property
+    def jwt(self) -> str:
+        """The first user's."""
+        return self.state.user.jwt
+
+    @property
+    def ready(self) -> dict[str, str]:
+        """What a client needs to know, as `rc-push simulate` prints it."""
+        return {
+            "server": self.server,
+            "clientId": self.client_id,
+            "clientSecret": self.client_secret,
+            "jwt": self.jwt,
+        }
+
+    def emit(self, event: str, body: Any = None) -> str:
+        """Emit one event; return its uuid."""
+        return self.emitter.emit([Event(event, body)])[0]
+
+    def emit_sample(self, type_: str) -> str:
+        """Emit the next realistic event of a type (see `samples.SAMPLES`); return its uuid."""
+        number = self._numbers[type_] = self._numbers.get(type_, -1) + 1
+        return self.emit(*sample(type_, number))
+
+    async def __aenter__(self) -> Self:
+        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        listener = socket.create_server((self._host, self._port), family=family)
+        host = f"[{self._host}]" if family == socket.AF_INET6 else self._host
+        self.state.server_url = f"http://{host}:{listener.getsockname()[1]}"
+        async with AsyncExitStack() as stack:
+            stack.callback(listener.close)
+            await stack.enter_async_context(Gateway(self.state, self._host))
+            await stack.enter_async_context(_Http(self._app(), listener))
+            stack.callback(self.state.release)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    def _app(self) -> Starlette:
+        return Starlette(routes=[*rest.routes(self.state), *self.admin.routes()])
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: whoever runs the simulator decides when it ends."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.is_up = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Say when it is up."""
+        await super().startup(sockets)
+        self.is_up.set()
+
+
+class _Http:
+    """The HTTP server as a context."""
+
+    def __init__(self, app: Starlette, listener: socket.socket) -> None:
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            server_header=False,
+            date_header=False,
+            timeout_graceful_shutdown=STOP_WITHIN_S,
+        )
+        self._server = _Server(config)
+        self._listener = listener
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> None:
+        self._task = asyncio.create_task(self._server.serve(sockets=[self._listener]))
+        await self._server.is_up.wait()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.should_exit = True
+        if self._task:
+            await self._task

@@ -1,0 +1,159 @@
+"""The `file` handler: events as lines, batches as one write, everything that blocks in one thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rc_push import handlers
+from rc_push.config import HandlerConfig
+from rc_push.envelope import Envelope, Source
+from rc_push.errors import ConfigError, HandlerError
+
+SOURCE = Source("main", "team", "websocket")
+
+
+def envelope(position: int) -> Envelope:
+    payload = json.dumps({"uuid": f"u-{position}", "event": "/x", "body": {"text": "a\nb"}}, separators=(",", ":"))
+    return Envelope(f"u-{position}", "post.added", payload.encode(), SOURCE, 0, position)
+
+
+def load(path: Path | str, **settings: object) -> handlers.LoadedHandler:
+    return handlers.load(HandlerConfig(name="events", use="file", settings={"path": str(path), **settings}))
+
+
+def positions(path: Path) -> list[int]:
+    return [json.loads(line)["rcPush"]["position"] for line in path.read_bytes().splitlines()]
+
+
+class Calls:
+    """Counts calls of the system, and the threads that they come from."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.names: list[str] = []
+        self.threads: set[int] = set()
+        for name in ("write", "fsync", "open"):
+            monkeypatch.setattr(os, name, self._counting(name, getattr(os, name)))
+
+    def _counting(self, name: str, real: Callable[..., object]) -> Callable[..., object]:
+        def call(*args: object, **kwargs: object) -> object:
+            self.names.append(name)
+            self.threads.add(threading.get_ident())
+            return real(*args, **kwargs)
+
+        return call
+
+
+async def test_each_event_is_one_line_as_users_see_it(tmp_path: Path) -> None:
+    handler = load(tmp_path / "events.jsonl")
+    await handler.open()
+    await handler.handle(envelope(1))
+    await handler.close()
+    assert (tmp_path / "events.jsonl").read_bytes() == envelope(1).to_json() + b"\n"
+
+
+async def test_a_batch_is_one_write_and_one_fsync_off_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = load(tmp_path / "events.jsonl")
+    await handler.open()
+    assert handler.handle_batch is not None
+    with monkeypatch.context() as patch:
+        calls = Calls(patch)
+        await handler.handle_batch([envelope(n) for n in range(1, 257)])
+    await handler.close()
+    assert calls.names == ["write", "fsync"]
+    assert len(calls.threads) == 1
+    assert threading.get_ident() not in calls.threads
+    assert positions(tmp_path / "events.jsonl") == list(range(1, 257))
+
+
+async def test_fsync_can_be_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = load(tmp_path / "events.jsonl", fsync=False)
+    with monkeypatch.context() as patch:
+        calls = Calls(patch)
+        await handler.open()
+        await handler.handle(envelope(1))
+    await handler.close()
+    assert "fsync" not in calls.names
+    assert "write" in calls.names
+
+
+async def test_the_file_is_there_once_the_handler_is_open(tmp_path: Path) -> None:
+    handler = load(tmp_path / "events.jsonl")
+    await handler.open()
+    assert (tmp_path / "events.jsonl").read_bytes() == b""
+    await handler.close()
+
+
+async def test_reopening_opens_the_file_that_is_now_at_the_path(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    handler = load(path)
+    await handler.open()
+    await handler.handle(envelope(1))
+    path.rename(tmp_path / "events.jsonl.1")
+    await handler.reopen()
+    assert path.read_bytes() == b""
+    await handler.handle(envelope(2))
+    await handler.close()
+    assert (positions(tmp_path / "events.jsonl.1"), positions(path)) == ([1], [2])
+
+
+async def test_a_call_that_is_cut_is_still_written_whole_before_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler = load(tmp_path / "events.jsonl")
+    await handler.open()
+    started, may_go_on, real_write = threading.Event(), threading.Event(), os.write
+
+    def slow_write(fd: int, data: bytes) -> int:
+        started.set()
+        may_go_on.wait()
+        return real_write(fd, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", slow_write)
+        cut = asyncio.ensure_future(handler.handle(envelope(1)))
+        await asyncio.to_thread(started.wait)
+        cut.cancel()
+        await asyncio.wait([cut])
+        again = asyncio.ensure_future(handler.handle(envelope(1)))
+        may_go_on.set()
+        await again
+    await handler.close()
+    assert cut.cancelled()
+    assert positions(tmp_path / "events.jsonl") == [1, 1]
+
+
+async def test_closing_waits_for_what_is_being_written_and_leaves_no_thread(tmp_path: Path) -> None:
+    handler = load(tmp_path / "events.jsonl")
+    await handler.open()
+    running = asyncio.ensure_future(handler.handle(envelope(1)))
+    await asyncio.sleep(0)
+    (thread,) = (thread for thread in threading.enumerate() if thread.name.startswith("file-handler"))
+    await handler.close()
+    await running
+    await asyncio.to_thread(thread.join)
+    assert positions(tmp_path / "events.jsonl") == [1]
+
+
+async def test_a_missing_directory_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(HandlerError, match=r"cannot open .*no dir/events\.jsonl.*mkdir -p '.*no dir'"):
+        await load(tmp_path / "no dir" / "events.jsonl").open()
+
+
+@pytest.mark.parametrize("path", ["events.jsonl", "", "/a\0b", 5])
+def test_a_path_that_is_not_absolute_is_refused(path: object) -> None:
+    with pytest.raises(ConfigError) as caught:
+        handlers.load(HandlerConfig(name="events", use="file", settings={"path": path}))
+    (problem,) = caught.value.problems
+    assert (problem.key, problem.found) == ("handlers.events.path", "not an absolute path")
+
+
+def test_the_path_is_required() -> None:
+    with pytest.raises(ConfigError, match=r"handlers\.events\.path: missing"):
+        handlers.load(HandlerConfig(name="events", use="file"))

@@ -1,0 +1,293 @@
+"""A handler is found by its entry point, checked before it is built, and has one shape whatever it was written as."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from structlog.testing import capture_logs
+
+from rc_push import handlers
+from rc_push.config import HandlerConfig
+from rc_push.envelope import Envelope, Source
+from rc_push.errors import ConfigError, HandlerError, Problem, Reject
+
+ENVELOPE = Envelope("u-1", "post.added", b'{"uuid":"u-1","event":"/x"}', Source("main", "team", "websocket"), 0, 7)
+
+GOOD = """
+    from __future__ import annotations
+    from pathlib import Path
+    from typing import Annotated, Literal
+    import msgspec
+
+    class TicketSettings(msgspec.Struct, forbid_unknown_fields=True):
+        queue: Annotated[str, msgspec.Meta(description="the queue that gets the tickets", min_length=2)]
+        folder: Annotated[Path | None, msgspec.Meta(description="where copies go")] = None
+        level: Annotated[Literal["low", "high"], msgspec.Meta(description="low or high")] = "low"
+        size: Annotated[int, msgspec.Meta(description="tickets at once", ge=1)] = 1
+
+    class Tickets:
+        Settings = TicketSettings
+
+        def __init__(self, settings):
+            self.settings = settings
+            self.calls = []
+
+        async def __aenter__(self):
+            self.calls.append("open")
+
+        async def __aexit__(self, *exc):
+            self.calls.append("close")
+
+        async def handle(self, envelope):
+            self.calls.append(envelope.uuid)
+
+        async def handle_batch(self, envelopes):
+            self.calls.append([envelope.uuid for envelope in envelopes])
+
+        def reopen(self):
+            self.calls.append("reopen")
+"""
+
+
+class Plugins:
+    """Installs distributions as pip does: a module, and a dist-info beside it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.modules: list[str] = []
+
+    def install(self, source: str, *, target: str, name: str = "tickets", dist: str = "acme") -> None:
+        (self.folder / f"{dist}.py").write_text(dedent(source))
+        info = self.folder / f"{dist}-1.2.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {dist}\nVersion: 1.2\n")
+        (info / "entry_points.txt").write_text(f"[rc_push.handlers]\n{name} = {dist}:{target}\n")
+        self.modules.append(dist)
+
+
+@pytest.fixture
+def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plugins]:
+    monkeypatch.syspath_prepend(tmp_path)
+    installed = Plugins(tmp_path)
+    yield installed
+    for module in installed.modules:
+        sys.modules.pop(module, None)
+
+
+def config(use: str = "tickets", **settings: object) -> HandlerConfig:
+    return HandlerConfig(name="mine", use=use, settings=settings)
+
+
+def problems_of(handler: HandlerConfig) -> list[Problem]:
+    with pytest.raises(ConfigError) as caught:
+        handlers.load(handler)
+    return caught.value.problems
+
+
+async def test_a_class_is_built_with_its_settings_and_called_by_its_own_methods(
+    plugins: Plugins, tmp_path: Path
+) -> None:
+    plugins.install(GOOD, target="Tickets")
+    loaded = handlers.load(config(queue="support", folder=str(tmp_path)))
+    await loaded.open()
+    await loaded.handle(ENVELOPE)
+    assert loaded.handle_batch is not None
+    await loaded.handle_batch([ENVELOPE, ENVELOPE])
+    await loaded.reopen()
+    await loaded.close()
+    assert loaded.name == "mine"
+    assert loaded.handler.calls == ["open", "u-1", ["u-1", "u-1"], "reopen", "close"]
+    assert (loaded.handler.settings.queue, loaded.handler.settings.folder) == ("support", tmp_path)
+
+
+async def test_a_class_with_handle_alone_has_no_batches_and_nothing_to_open(plugins: Plugins) -> None:
+    plugins.install("class Plain:\n    async def handle(self, envelope):\n        self.got = envelope", target="Plain")
+    loaded = handlers.load(config())
+    assert loaded.handle_batch is None
+    await loaded.open()
+    await loaded.handle(ENVELOPE)
+    await loaded.reopen()
+    await loaded.close()
+    assert loaded.handler.got is ENVELOPE
+
+
+async def test_a_coroutine_function_is_called_on_the_loop(plugins: Plugins) -> None:
+    source = """
+        import threading
+        calls = []
+        async def on_event(envelope):
+            calls.append((envelope, threading.get_ident()))
+    """
+    plugins.install(source, target="on_event")
+    loaded = handlers.load(config())
+    await loaded.handle(ENVELOPE)
+    assert sys.modules["acme"].calls == [(ENVELOPE, threading.get_ident())]
+    assert loaded.handle_batch is None
+
+
+async def test_a_plain_function_runs_in_a_thread_and_its_exceptions_come_through(plugins: Plugins) -> None:
+    source = """
+        import threading
+        from rc_push.errors import Reject
+        threads = []
+        def on_event(envelope):
+            threads.append(threading.get_ident())
+            raise Reject("no such ticket")
+    """
+    plugins.install(source, target="on_event")
+    with pytest.raises(Reject, match="no such ticket"):
+        await handlers.load(config()).handle(ENVELOPE)
+    (thread,) = sys.modules["acme"].threads
+    assert thread != threading.get_ident()
+
+
+async def test_a_decorator_that_hides_a_coroutine_function_loses_no_event(plugins: Plugins) -> None:
+    source = """
+        got = []
+        async def write(envelope):
+            got.append(envelope)
+        def on_event(envelope):
+            return write(envelope)
+    """
+    plugins.install(source, target="on_event")
+    await handlers.load(config()).handle(ENVELOPE)
+    assert sys.modules["acme"].got == [ENVELOPE]
+
+
+@pytest.mark.parametrize(("use", "target"), [("file", "FileHandler"), ("log", "LogHandler")])
+def test_the_built_in_handlers_are_loaded_like_anyones(use: str, target: str, tmp_path: Path) -> None:
+    settings = {"path": str(tmp_path / "events.jsonl")} if use == "file" else {}
+    assert type(handlers.load(config(use, **settings)).handler).__name__ == target
+
+
+def test_an_unknown_name_is_answered_with_the_nearest_and_all_that_are_installed(plugins: Plugins) -> None:
+    plugins.install(GOOD, target="Tickets")
+    with pytest.raises(HandlerError, match=r"handlers\.mine: .*'tikets'.*did you mean 'tickets'\?.*file, log, tickets"):
+        handlers.load(config("tikets"))
+
+
+def test_a_name_that_two_distributions_offer_is_refused(plugins: Plugins) -> None:
+    plugins.install(GOOD, target="Tickets")
+    plugins.install(GOOD, target="Tickets", dist="rival")
+    with pytest.raises(HandlerError, match=r"'tickets' is offered by .*(acme 1\.2.*rival|rival 1\.2.*acme).*uninstall"):
+        handlers.load(config(queue="support"))
+
+
+@pytest.mark.parametrize(
+    ("source", "last_line"),
+    [
+        ("import no_such_module_of_ours", "No module named 'no_such_module_of_ours'"),
+        ("def on_event(:", "SyntaxError"),
+        ("pass", "has no attribute 'on_event'"),
+        ("import sys\nsys.exit(0)", "SystemExit: 0"),
+        ("class on_event:\n    def __init__(self):\n        1 / 0\n    async def handle(self, e): ...", "ZeroDivision"),
+    ],
+)
+def test_a_plug_in_that_cannot_be_loaded_is_named_with_its_distribution(
+    plugins: Plugins, source: str, last_line: str
+) -> None:
+    plugins.install(source, target="on_event")
+    with capture_logs() as logs, pytest.raises(HandlerError) as caught:
+        handlers.load(config())
+    message = str(caught.value)
+    assert message.startswith("handlers.mine: 'tickets' (acme 1.2, acme:on_event) cannot be loaded: ")
+    assert last_line in message
+    assert "\n" not in message
+    assert [entry["event"] for entry in logs] == ["handler_broken"]
+    assert logs[0]["exc_info"] is caught.value.__cause__
+
+
+@pytest.mark.parametrize("source", ["on_event = 5", "class on_event:\n    pass"])
+def test_what_is_neither_class_nor_function_is_refused(plugins: Plugins, source: str) -> None:
+    plugins.install(source, target="on_event")
+    with pytest.raises(HandlerError, match=r"handle\(envelope\)"):
+        handlers.load(config())
+
+
+def test_every_mistake_in_the_settings_is_told_with_its_remedy(plugins: Plugins) -> None:
+    plugins.install(GOOD, target="Tickets")
+    problems = problems_of(config(folder="relative", level="hihg", size=0, qeue="x", timout_s=1))
+    assert {problem.key: (problem.found, problem.remedy) for problem in problems} == {
+        "handlers.mine.folder": ("not an absolute path", "it means: where copies go"),
+        "handlers.mine.level": ("invalid enum value 'hihg'", "it means: low or high"),
+        "handlers.mine.size": ("expected `int` >= 1", "it means: tickets at once"),
+        "handlers.mine.qeue": ("unknown setting", "did you mean 'queue'?"),
+        "handlers.mine.timout_s": ("unknown setting", "did you mean 'timeout_s'?"),
+        "handlers.mine.queue": ("missing", "add it: the queue that gets the tickets"),
+    }
+
+
+def test_a_value_of_the_wrong_type_is_told_without_the_value(plugins: Plugins) -> None:
+    plugins.install(GOOD, target="Tickets")
+    (problem,) = problems_of(config(queue=["planted-secret"]))
+    assert problem.found == "expected `str`, got `array`"
+    assert "planted-secret" not in str(problem)
+
+
+def test_a_plug_in_without_settings_takes_none(plugins: Plugins) -> None:
+    plugins.install("def on_event(envelope): ...", target="on_event")
+    (problem,) = problems_of(config(colour="red"))
+    assert (problem.key, problem.remedy) == ("handlers.mine.colour", "remove it: this handler has no settings")
+
+
+def test_a_plug_ins_own_check_of_its_settings_is_a_problem_too(plugins: Plugins) -> None:
+    source = """
+        import msgspec
+        class Checked:
+            class Settings(msgspec.Struct):
+                low: int
+                high: int
+                def __post_init__(self):
+                    if self.low > self.high:
+                        raise ValueError("low is above high")
+            def __init__(self, settings): ...
+            async def handle(self, envelope): ...
+    """
+    plugins.install(source, target="Checked")
+    (problem,) = problems_of(config(low=2, high=1))
+    assert (problem.key, problem.found) == ("handlers.mine", "low is above high")
+
+
+class Failing:
+    """Fails wherever it can."""
+
+    async def __aenter__(self) -> None:
+        raise OSError(5, "device is gone")
+
+    async def __aexit__(self, *exc: object) -> None:
+        raise OSError(5, "device is gone")
+
+    async def handle(self, envelope: Envelope) -> None:
+        raise OSError(5, "device is gone")
+
+    def reopen(self) -> None:
+        raise OSError(5, "device is gone")
+
+
+async def test_a_handler_that_cannot_be_opened_is_named() -> None:
+    with (
+        capture_logs(),
+        pytest.raises(HandlerError, match=r"handlers\.mine: cannot be opened: OSError.*device is gone"),
+    ):
+        await handlers.adapt("mine", Failing()).open()
+
+
+async def test_a_handler_that_fails_to_close_or_reopen_is_logged_and_stops_nobody() -> None:
+    with capture_logs() as logs:
+        await handlers.adapt("mine", Failing()).close()
+        await handlers.adapt("mine", Failing()).reopen()
+    told = [entry["error"] for entry in logs if entry["event"] == "handler_error"]
+    assert [line.split(":")[0:2] for line in told] == [
+        ["handlers.mine", " cannot be closed"],
+        ["handlers.mine", " cannot be reopened"],
+    ]
+
+
+async def test_what_handle_raises_comes_through_unchanged() -> None:
+    with pytest.raises(OSError, match="device is gone"):
+        await handlers.adapt("mine", Failing()).handle(ENVELOPE)
