@@ -27,6 +27,9 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	@$(BIN)/mypy
 
+bench: $(VENV)/.dev  ## measure; a table, see docs/performance.md
+	@$(BIN)/python benchmarks/bench.py $(BENCH)
+
 lock: ## renew requirements/*.txt (needs uv)
 	$(COMPILE) --group build -o requirements/build.txt
 	$(COMPILE) pyproject.toml -o requirements/run.txt

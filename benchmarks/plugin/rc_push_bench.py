@@ -1,0 +1,45 @@
+"""A handler that does nothing, and tells when it was done with how many events."""
+
+import json
+import time
+from pathlib import Path
+
+import msgspec
+
+from rc_push.envelope import Envelope, ms_from_iso
+
+
+class Settings(msgspec.Struct, forbid_unknown_fields=True):
+    """*report* is written after *count* events. *latencies*: how long each took since it was sent, in ms."""
+
+    report: str
+    count: int
+    latencies: bool = False
+
+
+class Bench:
+    """The handler."""
+
+    Settings = Settings
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._seen = 0
+        self._first_at = 0.0
+        self._latencies_ms: list[float] = []
+
+    async def handle(self, envelope: Envelope) -> None:
+        """Count it."""
+        if not self._seen:
+            self._first_at = time.monotonic()
+        self._seen += 1
+        if self._settings.latencies:
+            self._latencies_ms.append(time.time() * 1000 - (ms_from_iso(envelope.timestamp) or 0))
+        if self._seen == self._settings.count:
+            self._report()
+
+    def _report(self) -> None:
+        report = {"seconds": time.monotonic() - self._first_at, "latenciesMs": self._latencies_ms}
+        path = Path(self._settings.report)
+        path.with_suffix(".tmp").write_text(json.dumps(report))
+        path.with_suffix(".tmp").rename(path)
