@@ -42,9 +42,8 @@ def main() -> None:
         *latency(1000, seconds=10),
         *idle(),
     ]
-    print(
-        f"\n{platform.processor() or platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}"
-    )
+    machine = platform.processor() or platform.machine()
+    print(f"\n{machine}, {os.cpu_count()} processors, Python {platform.python_version()}")
     print(f"\n{'what':<62} {'median':>10} {'min':>10} {'max':>10}  unit")
     for row in rows:
         print(f"{row['what']:<62} {row['median']:>10,.1f} {row['min']:>10,.1f} {row['max']:>10,.1f}  {row['unit']}")

@@ -545,7 +545,7 @@ def _text_from_source(raw: Any, environ: Mapping[str, str]) -> str:
             raise _Mistake(f"the environment variable {_name_shown(name)} is not set", "set it, or name another source")
         return _one_line(environ[name])
     if source == "file" and name.startswith("/"):
-        return _one_line(_text_from_file(Path(name), directory))
+        return _one_line(_text_from_file(Path(name), _name_shown(name), directory))
     if source == "file":
         raise _Mistake("no absolute path", "name the file with its directories, beginning with /")
     if not directory:
@@ -554,11 +554,10 @@ def _text_from_source(raw: Any, environ: Mapping[str, str]) -> str:
         )
     if name in ("", ".", "..") or "/" in name:
         raise _Mistake("no name of a credential", "name one of systemd's LoadCredential=, without a directory")
-    return _one_line(_text_from_file(Path(directory, name), directory))
+    return _one_line(_text_from_file(Path(directory, name), _name_shown(name), directory))
 
 
-def _text_from_file(path: Path, credentials: str | None) -> str:
-    shown = _name_shown(str(path))
+def _text_from_file(path: Path, shown: str, credentials: str | None) -> str:
     try:
         # Without O_NONBLOCK, a named pipe would stop us for ever.
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
@@ -589,7 +588,7 @@ def _one_line(text: str) -> str:
 
 def _name_shown(name: str) -> str:
     """Return *name*, unless it may be the secret itself, put in place of its name."""
-    is_name = re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}|/[\w ./@-]{1,255}", name)
+    is_name = re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}|[a-z][a-z0-9._-]{0,31}|/[\w ./@-]{0,255}", name)
     return name if is_name else "(named there)"
 
 

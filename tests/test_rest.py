@@ -454,6 +454,18 @@ async def test_eight_calls_with_one_dead_token_make_one_refresh(server: Server, 
     assert server.grant_types() == ["jwt-bearer", "refresh_token"]
 
 
+async def test_a_late_refusal_of_an_old_token_leaves_the_new_one_alone(server: Server, account: Account):
+    gate = threading.Event()
+    server.script[THING] += [Reply(401, {"errorCode": "OAU-213"}, gate=gate), Reply(401, {"errorCode": "OAU-213"})]
+    late = asyncio.create_task(account.request("GET", THING))
+    await wait_until(lambda: server.count(THING) == 1)
+    await account.request("GET", THING)
+    gate.set()
+    await late
+    assert server.grant_types() == ["jwt-bearer", "refresh_token"]
+    assert server.seen[-1].headers["Authorization"] == "Bearer planted-access-2"
+
+
 async def test_a_missing_permission_is_final_and_not_repeated(server: Server, account: Account):
     server.script[WSTOKEN].append(Reply(403, {"errorCode": "CMN-401", "message": "[WebSocket] permission needed"}))
     with pytest.raises(PermissionRefused, match="the permission WebSocket"):

@@ -82,35 +82,32 @@ def load(config: HandlerConfig) -> LoadedHandler:
     Raises HandlerError where there is none of that name or it does not work, ConfigError with every mistake in its
     settings.
     """
-    entry_point = _find(config)
+    with _blaming(config.name, "found"):
+        entry_point = _find(config.use)
     with _blaming(config.name, "loaded", entry_point):
-        plugin = entry_point.load()
-        handler = _construct(plugin, config)
-    return adapt(config.name, handler)
+        return adapt(config.name, _construct(entry_point.load(), config))
 
 
 def adapt(name: str, handler: Any) -> LoadedHandler:
     """Return *handler*, an object with `handle` or a function, in the shape that the daemon uses."""
     handle = getattr(handler, "handle", handler)
     if not callable(handle):
-        raise HandlerError(f"handlers.{name}: neither a class with handle(envelope) nor a function; see the plug-in")
+        raise HandlerError("neither a class with handle(envelope) nor a function; see the plug-in")
     handle_batch = getattr(handler, "handle_batch", None)
     return LoadedHandler(name, handler, _as_async(handle), _as_async(handle_batch) if handle_batch else None)
 
 
-def _find(config: HandlerConfig) -> EntryPoint:
+def _find(name: str) -> EntryPoint:
     installed = entry_points(group=GROUP)
-    found = {entry_point.value: entry_point for entry_point in installed if entry_point.name == config.use}
+    found = {entry_point.value: entry_point for entry_point in installed if entry_point.name == name}
     if len(found) > 1:
-        rivals = ", ".join(_origin(entry_point) for entry_point in found.values())
-        raise HandlerError(f"handlers.{config.name}: {config.use!r} is offered by {rivals}; uninstall all but one")
+        rivals = " and ".join(_origin(entry_point) for entry_point in found.values())
+        raise HandlerError(f"{name!r} is offered by {rivals}; uninstall all but one")
     if not found:
         names = sorted(installed.names)
-        nearest = difflib.get_close_matches(config.use, names, 1)
+        nearest = difflib.get_close_matches(name, names, 1)
         hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-        raise HandlerError(
-            f"handlers.{config.name}: no handler {config.use!r} is installed; {hint}there are: {', '.join(names)}"
-        )
+        raise HandlerError(f"no handler {name!r} is installed; {hint}there are: {', '.join(names)}")
     return found.popitem()[1]
 
 
@@ -118,7 +115,7 @@ def _construct(plugin: Any, config: HandlerConfig) -> Any:
     """Return the handler made of *plugin* with its settings; a function is one already."""
     is_class = inspect.isclass(plugin)
     if is_class and not callable(getattr(plugin, "handle", None)):
-        raise HandlerError(f"handlers.{config.name}: {plugin.__qualname__} has no handle(envelope); see the plug-in")
+        raise HandlerError(f"{plugin.__qualname__} has no handle(envelope); see the plug-in")
     declared = getattr(plugin, "Settings", None) if is_class else None
     if declared is None:
         settings_from_table(_NoSettings, config)
@@ -145,11 +142,13 @@ def _as_async(call: Callable[..., Any]) -> Callable[..., Awaitable[None]]:
 
 @contextmanager
 def _blaming(name: str, done: str, entry_point: EntryPoint | None = None) -> Iterator[None]:
-    """Name the plug-in in whatever its code raises; the traceback goes to the log. Raises HandlerError, ConfigError."""
+    """Name the handler in whatever its code raises. Raises HandlerError, ConfigError; a traceback goes to the log."""
     try:
         yield
-    except (HandlerError, ConfigError):
+    except ConfigError:
         raise
+    except HandlerError as exc:
+        raise HandlerError(f"handlers.{name}: {exc}") from exc
     except (Exception, SystemExit) as exc:  # foreign code can raise anything, a script without a guard even this
         _log.error("handler_broken", handler=name, exc_info=exc)
         last_line = traceback.format_exception_only(exc)[-1].strip()

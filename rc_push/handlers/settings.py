@@ -78,4 +78,5 @@ def _description(field: FieldInfo) -> str:
     for part in getattr(field.type, "__metadata__", ()):
         if isinstance(part, msgspec.Meta) and part.description:
             return part.description
-    return f"a {getattr(field.type, '__name__', field.type)}"
+    bare = getattr(field.type, "__origin__", field.type) if hasattr(field.type, "__metadata__") else field.type
+    return getattr(bare, "__name__", str(bare))

@@ -338,9 +338,9 @@ class ServerSession:
             "creationTime": creation_time,
             "maxConnectionsPerSession": self.limits.max_connections,
             "recoveryBufferSize": self.limits.recovery_buffer_size,
-            "recoveryTimeout": self.limits.recovery_timeout_s,
-            "idleTimeout": self.limits.idle_timeout_s,
-            "absoluteTimeout": self.limits.absolute_timeout_s,
+            "recoveryTimeout": _plain(self.limits.recovery_timeout_s),
+            "idleTimeout": _plain(self.limits.idle_timeout_s),
+            "absoluteTimeout": _plain(self.limits.absolute_timeout_s),
             "maxActiveRequests": self.limits.max_active_requests,
         }
         if recovery:
@@ -463,3 +463,8 @@ class ServerSession:
 
     def _meta(self, kind: str, message_id: str, status: int) -> dict[str, Any]:
         return {"type": kind, "messageId": message_id, "status": status, "headers": {"RCRequestId": message_id}}
+
+
+def _plain(seconds: float) -> float:
+    """Return whole seconds without a fraction, as RingCentral writes them."""
+    return int(seconds) if seconds == int(seconds) else seconds

@@ -109,8 +109,10 @@ async def test_a_call_that_is_cut_is_still_written_whole_before_the_next(
     handler = load(tmp_path / "events.jsonl")
     await handler.open()
     started, may_go_on, real_write = threading.Event(), threading.Event(), os.write
+    threads: list[int] = []
 
     def slow_write(fd: int, data: bytes) -> int:
+        threads.append(threading.get_ident())
         started.set()
         may_go_on.wait()
         return real_write(fd, data)
@@ -122,19 +124,23 @@ async def test_a_call_that_is_cut_is_still_written_whole_before_the_next(
         cut.cancel()
         await asyncio.wait([cut])
         again = asyncio.ensure_future(handler.handle(envelope(1)))
+        await asyncio.sleep(0)
         may_go_on.set()
         await again
     await handler.close()
     assert cut.cancelled()
+    assert len(threads) == 2
+    assert len(set(threads)) == 1
     assert positions(tmp_path / "events.jsonl") == [1, 1]
 
 
 async def test_closing_waits_for_what_is_being_written_and_leaves_no_thread(tmp_path: Path) -> None:
+    others = set(threading.enumerate())
     handler = load(tmp_path / "events.jsonl")
     await handler.open()
     running = asyncio.ensure_future(handler.handle(envelope(1)))
     await asyncio.sleep(0)
-    (thread,) = (thread for thread in threading.enumerate() if thread.name.startswith("file-handler"))
+    (thread,) = set(threading.enumerate()) - others
     await handler.close()
     await running
     await asyncio.to_thread(thread.join)
@@ -142,7 +148,9 @@ async def test_closing_waits_for_what_is_being_written_and_leaves_no_thread(tmp_
 
 
 async def test_a_missing_directory_is_refused_with_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(HandlerError, match=r"cannot open .*no dir/events\.jsonl.*mkdir -p '.*no dir'"):
+    with pytest.raises(
+        HandlerError, match=r"handlers\.events: cannot open .*no dir/events\.jsonl.*mkdir -p '.*no dir'"
+    ):
         await load(tmp_path / "no dir" / "events.jsonl").open()
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import select
+import socket
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -344,6 +346,19 @@ def test_a_directory_is_refused(path: Path) -> None:
         JsonLinesFile(path).open()
 
 
+def test_a_socket_is_refused(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        with pytest.raises(HandlerError, match="a socket cannot be opened"):
+            JsonLinesFile(path).open()
+
+
+def test_a_link_to_itself_is_refused(path: Path) -> None:
+    path.symlink_to(path)
+    with pytest.raises(HandlerError, match="Too many levels of symbolic links; name another path"):
+        JsonLinesFile(path).open()
+
+
 def test_a_permission_error_names_the_remedy(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "open", failing(os.open, errno.EACCES))
     with pytest.raises(HandlerError, match="let the user that rc-push runs as read and write it"):
@@ -410,6 +425,27 @@ def test_a_fifo_whose_reader_stands_still_fails_and_the_half_line_is_ended(
     file.close()
     assert _drain(reader) == b"{3}\n"
     os.close(reader)
+
+
+def test_a_fifo_whose_reader_is_slower_gets_every_byte(path: Path) -> None:
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    os.set_blocking(reader, True)
+    file, got = JsonLinesFile(path), bytearray()
+    file.open()
+    line = b"{" + b"x" * (1 << 20) + b"}\n"
+
+    def read() -> None:
+        while len(got) < len(line):
+            got.extend(os.read(reader, 5000))
+
+    reading = threading.Thread(target=read)
+    reading.start()
+    file.append(line)
+    reading.join()
+    file.close()
+    os.close(reader)
+    assert got == line
 
 
 def _drain(reader: int) -> bytes:

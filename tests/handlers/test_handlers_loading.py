@@ -253,6 +253,37 @@ def test_a_plug_ins_own_check_of_its_settings_is_a_problem_too(plugins: Plugins)
     assert (problem.key, problem.found) == ("handlers.mine", "low is above high")
 
 
+def test_a_setting_without_a_description_is_told_by_its_type(plugins: Plugins) -> None:
+    source = """
+        from typing import Annotated
+        import msgspec
+        class Bare:
+            class Settings(msgspec.Struct):
+                size: int
+                share: Annotated[float, msgspec.Meta(ge=0)]
+            def __init__(self, settings): ...
+            async def handle(self, envelope): ...
+    """
+    plugins.install(source, target="Bare")
+    assert [problem.remedy for problem in problems_of(config())] == ["add it: int", "add it: float"]
+
+
+def test_settings_of_a_type_that_a_file_cannot_hold_are_the_plug_ins_mistake(plugins: Plugins) -> None:
+    source = """
+        import msgspec
+        class Odd:
+            class Settings(msgspec.Struct):
+                lock: range
+            async def handle(self, envelope): ...
+    """
+    plugins.install(source, target="Odd")
+    with (
+        capture_logs(),
+        pytest.raises(HandlerError, match=r"cannot be loaded: .*a setting cannot be of the type range"),
+    ):
+        handlers.load(config(lock="x"))
+
+
 class Failing:
     """Fails wherever it can."""
 
