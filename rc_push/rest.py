@@ -5,7 +5,7 @@ Knows HTTP through RingCentral's own SDK, which blocks and so runs in worker thr
 Rules for editors:
 * The SDK and `requests` are imported when an account opens: a command that needs none does not pay 100 ms for them.
 * The event loop owns the OAuth session and the limiter; a worker gets what it needs, and gives an answer or an error.
-* Exceptions of `requests` and of the SDK hold the request with its Authorization header. None of them leaves `_Http`,
+* Exceptions of `requests` and of the SDK hold the request with its Authorization header. None of them leaves `Http`,
   not as a context either: ours are raised after the `except` block, and lose the worker's frames with their locals.
 """
 
@@ -13,12 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import hashlib
-import ipaddress
 import math
-import socket
-import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +22,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
-from urllib.parse import urlsplit
 
 import msgspec
 import structlog
@@ -34,6 +29,7 @@ import structlog
 from rc_push import __version__
 from rc_push.config import AccountConfig, NetworkConfig, Secret
 from rc_push.errors import ConfigError, CredentialsRefused, Problem, ProtocolError, RcPushError, UnreachableError
+from rc_push.http import Answer, Http
 from rc_push.limiter import Limiter, retry_after_s_from
 from rc_push.protocol.refusals import error_from_response
 
@@ -41,7 +37,6 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 
-USER_AGENT = f"rc-push/{__version__}"
 TOKEN_PATH = "/restapi/oauth/token"  # noqa: S105 - a path
 WSTOKEN_PATH = "/restapi/oauth/wstoken"
 REVOKE_PATH = "/restapi/oauth/revoke"
@@ -53,8 +48,6 @@ PRODUCTION_GATEWAY = "wss://ws-api.ringcentral.com/ws"
 # An access token is refreshed this long before it expires, or a third of its life where that is less.
 LEEWAY_S = 120.0
 LIFE_MAX_S = 366 * 86400.0
-ANSWER_MAX_BYTES = 8 << 20
-CHUNK_BYTES = 64 << 10
 # Calls of one account at the same time; the rest queue. RingCentral's limits allow about one a second.
 WORKERS = 4
 # What a refresh in flight gets at the end. One that is cut is repeated at the next start with the old refresh token.
@@ -197,7 +190,7 @@ class Account:
         self._loop = asyncio.get_running_loop()
         self._session = self._static_session() or await self._stored_session()
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix=f"rest-{self.config.name}")
-        self._http = await self._loop.run_in_executor(self._workers, _Http, self._network)
+        self._http = await self._loop.run_in_executor(self._workers, Http, self._network)
         return self
 
     async def __aexit__(
@@ -261,10 +254,10 @@ class Account:
 
     # ---------------------------------------------------------------------------------------------------------- calls
 
-    async def _call(self, request: _Request) -> _Answer:
+    async def _call(self, request: _Request) -> Answer:
         """Call with a live token; once more where RingCentral has ended it early (revoked, or superseded)."""
 
-        async def attempt(session: OAuthSession) -> _Answer:
+        async def attempt(session: OAuthSession) -> Answer:
             return await self._exchange(request, lambda platform: _call(platform, session, request), session)
 
         session = await self._live_session()
@@ -278,8 +271,8 @@ class Account:
         return await attempt(await self._live_session())
 
     async def _exchange(
-        self, request: _Request, send: Callable[[Any], _Answer], session: OAuthSession | None = None
-    ) -> _Answer:
+        self, request: _Request, send: Callable[[Any], Answer], session: OAuthSession | None = None
+    ) -> Answer:
         """Do one exchange within the limits; raise what a refused one means. *session* is what must not be told."""
         await self._wait_allowed(request)
         self._count(calls=1)
@@ -300,13 +293,13 @@ class Account:
             log.info("rate_limit_wait", account=self.config.name, call=request.name, wait_s=round(wait_s, 1))
             await self._sleep(wait_s)
 
-    def _send(self, request: _Request, send: Callable[[Any], _Answer]) -> _Answer:
+    def _send(self, request: _Request, send: Callable[[Any], Answer]) -> Answer:
         """Do one exchange; runs in a worker. The limiter learns of the answer even if the caller has gone."""
         answer = send(_platform_from(self.config, self._http))
         self._loop.call_soon_threadsafe(self._learn, request, answer)
         return answer
 
-    def _learn(self, request: _Request, answer: _Answer) -> None:
+    def _learn(self, request: _Request, answer: Answer) -> None:
         self._limiter.learn(request.method, request.path, answer.status, answer.headers, now=self._now())
 
     async def _in_worker(self, function: Callable[..., T], *args: Any) -> T:
@@ -368,7 +361,7 @@ class Account:
     async def _refresh(self, old: OAuthSession) -> OAuthSession:
         """Refresh. A lost answer is asked for again at once: for a while the old refresh token gives the same one."""
 
-        async def attempt() -> _Answer:
+        async def attempt() -> Answer:
             return await self._exchange(_TOKEN, lambda platform: _refresh(platform, old), old)
 
         started_at = self._now()
@@ -384,7 +377,7 @@ class Account:
         log.info("oauth_refresh", account=self.config.name, took_s=round(self._now() - started_at, 3))
         return session
 
-    def _session_from(self, answer: _Answer, old: OAuthSession | None = None) -> OAuthSession:
+    def _session_from(self, answer: Answer, old: OAuthSession | None = None) -> OAuthSession:
         """Return the session that *answer* grants; a refresh may leave out what does not change."""
         info = self._decoded(_TOKEN, answer, _TokenInfo)
         at = self._at()
@@ -439,7 +432,7 @@ class Account:
     def _where(self, request: _Request) -> str:
         return f"account {self.config.name}: {request.name}"
 
-    def _decoded(self, request: _Request, answer: _Answer, type_: Any) -> Any:
+    def _decoded(self, request: _Request, answer: Answer, type_: Any) -> Any:
         """Return the JSON of *answer* as *type_*. Raises ProtocolError, which names the field and never its value."""
         try:
             return msgspec.json.decode(answer.body, type=type_, strict=False)
@@ -466,146 +459,38 @@ class Account:
 # ---------------------------------------------------------------------------------------------- what runs in a worker
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """A complete HTTP answer."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes = field(repr=False)
-
-    @property
-    def is_ok(self) -> bool:
-        return 200 <= self.status < 300  # noqa: PLR2004 - an HTTP status says it best
-
-    def json_dict(self) -> dict[str, Any]:
-        """Return nothing: the SDK would keep the tokens of an answer in its own state, and we keep them in ours."""
-        return {}
-
-
-def _platform_from(config: AccountConfig, http: _Http) -> Any:
+def _platform_from(config: AccountConfig, http: Http) -> Any:
     """Return the SDK's Platform. Each call has its own: it holds tokens, and does not lock them."""
     from ringcentral.http import Client  # noqa: PLC0415 - see the top
     from ringcentral.platform import Platform  # noqa: PLC0415
 
     class PooledClient(Client):  # type: ignore[misc] # the SDK is untyped
-        def send(self, request: Any) -> _Answer:
+        def send(self, request: Any) -> Answer:
             return http.send(request)
 
     server, secret = config.server.rstrip("/"), _revealed(config.client_secret)
     return Platform(PooledClient(), config.client_id or "", secret, server, "rc-push", __version__)
 
 
-def _refresh(platform: Any, session: OAuthSession) -> _Answer:
+def _refresh(platform: Any, session: OAuthSession) -> Answer:
     platform.auth().set_data({"refresh_token": session.refresh_token, "refresh_token_expire_time": math.inf})
-    answer: _Answer = platform.refresh()
+    answer: Answer = platform.refresh()
     return answer
 
 
-def _revoke(platform: Any, session: OAuthSession) -> _Answer:
+def _revoke(platform: Any, session: OAuthSession) -> Answer:
     platform.auth().set_data({"access_token": session.access_token})
-    answer: _Answer = platform.logout()
+    answer: Answer = platform.logout()
     return answer
 
 
-def _call(platform: Any, session: OAuthSession, request: _Request) -> _Answer:
+def _call(platform: Any, session: OAuthSession, request: _Request) -> Answer:
     # For the SDK the token never expires: it would refresh in here, once per thread.
     platform.auth().set_data({"token_type": "Bearer", "access_token": session.access_token, "expire_time": math.inf})
     pairs = list(request.query.items()) if request.query else None  # the SDK does not quote what is in a dict
     create = platform._client.create_request  # noqa: SLF001 - the same as its get, post …, for any method
-    answer: _Answer = platform.send_request(create(request.method, request.path, query_params=pairs, body=request.body))
+    answer: Answer = platform.send_request(create(request.method, request.path, query_params=pairs, body=request.body))
     return answer
-
-
-class _Http:
-    """One pooled session of `requests`, with what the SDK's client leaves out: timeouts, proxies, CAs, bounds."""
-
-    def __init__(self, network: NetworkConfig) -> None:
-        import requests  # noqa: PLC0415 - see the top
-
-        self._session = requests.Session()
-        self._network = network
-
-    def close(self) -> None:
-        self._session.close()
-
-    def send(self, request: Any) -> _Answer:
-        """Send a `requests.Request` and return the answer, whatever its status. Follows no redirect."""
-        try:
-            return self._answer_to(request)
-        except (OSError, ValueError) as exc:  # all of requests' are OSError; a bad URL or header is a ValueError
-            failure = _unreachable_from(exc, urlsplit(request.url).hostname or "")
-        raise failure
-
-    def _answer_to(self, request: Any) -> _Answer:
-        request.headers["User-Agent"] = USER_AGENT
-        request.headers.setdefault("Accept", "application/json")
-        prepared = request.prepare()
-        ca_file = self._network.ca_file
-        options = self._session.merge_environment_settings(
-            prepared.url, self._proxies(prepared.url), stream=True, verify=str(ca_file) if ca_file else None, cert=None
-        )
-        timeouts = (self._network.connect_timeout_s, self._network.read_timeout_s)
-        with self._session.send(prepared, timeout=timeouts, allow_redirects=False, **options) as response:
-            body = bytearray()
-            for chunk in response.iter_content(CHUNK_BYTES):
-                body += chunk
-                if len(body) > ANSWER_MAX_BYTES:
-                    raise ProtocolError(f"an answer of more than {ANSWER_MAX_BYTES} bytes")
-            return _Answer(response.status_code, response.headers, bytes(body))
-
-    def _proxies(self, url: str) -> dict[str, str]:
-        """Return what goes before the environment's proxies: ours, or none for this machine itself."""
-        host, proxy = urlsplit(url).hostname or "", self._network.proxy
-        if _is_loopback(host):
-            return {"no_proxy": host}
-        return {"http": proxy, "https": proxy} if proxy else {}
-
-
-def _unreachable_from(exc: Exception, host: str) -> UnreachableError:
-    """Return *exc* as one of ours: how far it got, and what the system said. Nothing else of it is safe to tell."""
-    import requests  # noqa: PLC0415 - see the top
-    import urllib3.exceptions as of_pool  # noqa: PLC0415
-
-    causes = list(_causes(exc))
-    phases: tuple[tuple[str, tuple[type[BaseException], ...]], ...] = (
-        (
-            "proxy",
-            (requests.exceptions.ProxyError, requests.exceptions.InvalidProxyURL, requests.exceptions.InvalidSchema),
-        ),
-        ("tls", (requests.exceptions.SSLError, ssl.SSLError)),
-        ("dns", (of_pool.NameResolutionError, socket.gaierror)),
-        ("connect", (of_pool.NewConnectionError,)),  # a kind of TimeoutError, so before it
-        ("timeout", (requests.Timeout, of_pool.TimeoutError, TimeoutError)),
-        ("read", (BaseException,)),
-    )
-    phase = next(phase for phase, types in phases if any(isinstance(cause, types) for cause in causes))
-    return UnreachableError(f"{host}: {phase}: {_told_by_system(causes) or type(exc).__name__}", phase=phase)
-
-
-def _causes(exc: BaseException) -> Iterator[BaseException]:
-    """Yield *exc* and what led to it, by all the ways in which urllib3 and requests wrap."""
-    waiting, seen = [exc], set()
-    while waiting:
-        cause = waiting.pop(0)
-        if id(cause) in seen:
-            continue
-        seen.add(id(cause))
-        yield cause
-        nested = (*cause.args, getattr(cause, "reason", None), cause.__cause__, cause.__context__)
-        waiting += [inner for inner in nested if isinstance(inner, BaseException)]
-
-
-def _told_by_system(causes: list[BaseException]) -> str:
-    """Return the words of the operating system or of OpenSSL, such as "Connection refused"."""
-    for cause in causes:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return cause.verify_message
-        if isinstance(cause, ssl.SSLError):
-            return str(cause.reason or "")
-        if type(cause).__module__ in ("builtins", "socket") and isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-    return ""
 
 
 def _life(seconds: float) -> timedelta:
@@ -622,9 +507,3 @@ def _without(secrets: Iterator[str], body: bytes) -> bytes:
         if len(secret) >= SECRET_MIN_CHARS:
             body = body.replace(secret.encode(), b"***")
     return body
-
-
-def _is_loopback(host: str) -> bool:
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"

@@ -39,7 +39,8 @@ from rc_push.errors import (
     ServerError,
     UnreachableError,
 )
-from rc_push.rest import ANSWER_MAX_BYTES, Account
+from rc_push.http import ANSWER_MAX_BYTES
+from rc_push.rest import Account
 
 CLIENT_SECRET, JWT, BOT_TOKEN = "planted-client-secret", "planted.user.jwt", "planted-bot-token"
 TOKEN, WSTOKEN, REVOKE = "/restapi/oauth/token", "/restapi/oauth/wstoken", "/restapi/oauth/revoke"

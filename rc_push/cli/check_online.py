@@ -42,13 +42,21 @@ class _Glance:
             stored = reader.oauth_session(account)
         finally:
             reader.close()
-        if not stored or msgspec.json.decode(stored, type=OAuthSession).is_due(datetime.now(UTC)):
-            return None
-        return stored
+        session = _live_from(stored)
+        return None if session is None else msgspec.json.encode(session)
 
     async def save_session(self, account: str, session: bytes) -> None:  # noqa: ARG002 - the interface's
         """Note that there is a session to revoke."""
         self.has_logged_in = bool(session)
+
+
+def _live_from(stored: bytes | None) -> OAuthSession | None:
+    """Return the daemon's session without its refresh token, which is the daemon's to use."""
+    try:
+        session = msgspec.json.decode(stored or b"", type=OAuthSession)
+    except msgspec.DecodeError:
+        return None
+    return None if session.is_due(datetime.now(UTC)) else msgspec.structs.replace(session, refresh_token="")
 
 
 def check_online(config: Config) -> list[Finding]:

@@ -6,7 +6,6 @@ Knows sockets, clocks and what a fact means for the journal; knows no frame.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import ssl
 import time
@@ -21,10 +20,10 @@ import structlog
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
-from rc_push import __version__
 from rc_push.config import NetworkConfig, SubscriptionConfig
 from rc_push.envelope import Batch, Cursor, Envelope, Gap, Source, Unreadable, envelope_from_payload, ms_from_iso
 from rc_push.errors import ProtocolError, UnreachableError
+from rc_push.http import USER_AGENT, is_loopback
 from rc_push.protocol import subscription as subscriptions
 from rc_push.protocol import wsg
 from rc_push.protocol.frames import HEARTBEAT, BadFrame, Wsc
@@ -110,7 +109,7 @@ class WebSocketTransport:
 
     async def _open(self, uri: str) -> ClientConnection:
         host = urlsplit(uri).hostname or ""
-        options: dict[str, Any] = {"proxy": None if _is_loopback(host) else self._network.proxy or True}
+        options: dict[str, Any] = {"proxy": None if is_loopback(host) else self._network.proxy or True}
         if uri.startswith("wss:"):
             options["ssl"] = ssl.create_default_context(cafile=self._network.ca_file)
         try:
@@ -122,7 +121,7 @@ class WebSocketTransport:
                 compression=None,
                 max_size=FRAME_MAX_BYTES,
                 max_queue=(256, 64),
-                user_agent_header=f"rc-push/{__version__}",
+                user_agent_header=USER_AGENT,
                 logger=_quiet,
                 **options,
             )
@@ -411,13 +410,6 @@ def _uri_with(token: WsToken, wsc: Wsc | None) -> str:
     parts = urlsplit(token.uri)
     query = {"access_token": token.token} | ({"wsc": wsc.token} if wsc else {})
     return urlunsplit(parts._replace(query="&".join(filter(None, (parts.query, urlencode(query))))))
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _new_id() -> str:
