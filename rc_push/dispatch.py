@@ -27,6 +27,8 @@ T = TypeVar("T")
 
 # Events read at once: one read, one hand-over where the handler takes batches, one note of progress.
 READ_AT_ONCE = 256
+# What is kept of why something failed. A handler can put a whole message into its exception.
+REASON_MAX_LENGTH = 1000
 JOURNAL_LADDER_S = ((0.1, 0.1), (0.5, 1.0), (2.0, 5.0))
 
 
@@ -202,7 +204,7 @@ class Dispatcher:
             raise asyncio.CancelledError
 
     def _park(self, envelope: Envelope, attempts: int, reason: str) -> Parked:
-        reason = reason.encode(errors="replace").decode()[:1000]  # a cut emoji would not go into the journal
+        reason = _storable(reason)
         self._parked += 1
         self._last_error = reason
         log.error("event_parked", handler=self._name, position=envelope.position, attempts=attempts, reason=reason)
@@ -262,5 +264,10 @@ def _is_cancelled() -> bool:
 
 
 def _describe(exc: Exception) -> str:
-    """Return *exc* in a line, even where its own text cannot be had."""
-    return "".join(traceback.format_exception_only(exc)).strip()
+    """Return what *exc* says, even where its own text cannot be had."""
+    return _storable("".join(traceback.format_exception_only(exc)).strip())
+
+
+def _storable(text: str) -> str:
+    """Return *text* as the journal can keep it: bounded, and without halves of emojis."""
+    return text[:REASON_MAX_LENGTH].encode(errors="replace").decode()

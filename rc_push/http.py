@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from rc_push import __version__
 from rc_push.config import NetworkConfig
@@ -147,6 +148,15 @@ def _told_by_system(causes: list[BaseException]) -> str:
         if type(cause).__module__ in ("builtins", "socket") and isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
     return ""
+
+
+def proxy_for(host: str, network: NetworkConfig) -> str | None:
+    """Return the HTTP proxy that leads to *host* over TLS: the configured one, else the environment's."""
+    if is_loopback(host):
+        return None
+    if network.proxy or proxy_bypass(host):
+        return network.proxy
+    return getproxies().get("https")
 
 
 def is_loopback(host: str) -> bool:

@@ -159,12 +159,11 @@ class Receiver:
             raise asyncio.CancelledError
 
     async def _append(self, batch: Batch) -> Appended:
-        """Store *batch* in one try. A cancellation has to wait: without the answer, nobody knows what is stored."""
+        """Store *batch* in one try. Cancellations have to wait: without the answer, nobody knows what is stored."""
         appending = asyncio.ensure_future(self._journal.append(batch))
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait([appending])
-        if not appending.done():
-            await asyncio.wait([appending])
+        while not appending.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([appending])
         return appending.result()
 
     def _count(self, batch: Batch, appended: Appended) -> None:

@@ -14,6 +14,7 @@ import click
 from rc_push.cli import Settings
 from rc_push.errors import (
     EXIT_CONFIG,
+    EXIT_FAILED,
     EXIT_JOURNAL,
     EXIT_OK,
     EXIT_REFUSED,
@@ -63,16 +64,16 @@ class Finding:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per finding.")
 @click.pass_obj
 def check(settings: Settings, *, offline: bool, as_json: bool) -> int:
-    """Check the file, the plug-ins, the paths and the account; name every mistake and its remedy."""
+    """Check file, plug-ins, paths and account. Names every mistake, and its remedy."""
     findings = []
     for finding in _findings(settings.path(), offline=offline):
         findings.append(finding)
         click.echo(json.dumps(finding.to_dict()) if as_json else str(finding))
-    problems = [finding for finding in findings if finding.level == "problem"]
+    codes = [finding.exit_code for finding in findings if finding.level == "problem"]
     if not as_json:
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        click.echo(count if problems else "configuration is fine")
-    return min((finding.exit_code for finding in problems), key=WORST_FIRST.index, default=EXIT_OK)
+        count = "1 problem" if len(codes) == 1 else f"{len(codes)} problems"
+        click.echo(count if codes else "configuration is fine")
+    return next((code for code in WORST_FIRST if code in codes), EXIT_FAILED if codes else EXIT_OK)
 
 
 def _findings(path: Path | None, *, offline: bool) -> Iterator[Finding]:

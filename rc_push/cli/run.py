@@ -17,9 +17,10 @@ SWITCH_INTERVAL_S = 0.0005
 @click.pass_obj
 def run(settings: Settings) -> None:
     """Run the daemon in the foreground, until SIGTERM or Ctrl-C."""
-    from rc_push import app, log
+    from rc_push.app import serve
+    from rc_push.log import configure
 
     config = settings.load()
-    log.configure(config.log)
+    configure(config.log)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    asyncio.run(app.serve(config))
+    asyncio.run(serve(config))

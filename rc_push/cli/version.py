@@ -29,12 +29,12 @@ def version(*, as_json: bool) -> None:
 
 def _versions() -> Iterator[tuple[str, str]]:
     import sqlite3
-    import ssl
+    from _ssl import OPENSSL_VERSION  # as `ssl` has it, without the 18 ms of the rest
 
     yield "rc-push", __version__
     yield "Python", platform.python_version()
     yield "SQLite", sqlite3.sqlite_version
-    yield "OpenSSL", ssl.OPENSSL_VERSION.removeprefix("OpenSSL ").split()[0]
+    yield "OpenSSL", OPENSSL_VERSION.removeprefix("OpenSSL ").split()[0]
     yield from _distributions()
 
 

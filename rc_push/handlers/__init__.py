@@ -153,14 +153,14 @@ def _blaming(name: str, done: str, entry_point: EntryPoint | None = None) -> Ite
         _log.error("handler_broken", handler=name, exc_info=exc)
         last_line = traceback.format_exception_only(exc)[-1].strip()
         whose = f" {_origin(entry_point)}" if entry_point else ""
-        raise HandlerError(f"handlers.{name}:{whose} cannot be {done}: {last_line}") from exc
+        raise HandlerError(f"handlers.{name}:{whose} cannot be {done}: {last_line}; the log has the traceback") from exc
 
 
 @contextmanager
 def _logging_blame() -> Iterator[None]:
     try:
         yield
-    except HandlerError as exc:
+    except (HandlerError, ConfigError) as exc:
         _log.error("handler_error", error=str(exc))
 
 

@@ -6,7 +6,7 @@ Knows the schema; never writes, never checkpoints.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,7 @@ class Reader:
 
     def oauth_session(self, account: str) -> bytes | None:
         """Return the saved OAuth session of *account*. It holds tokens."""
-        row = self._query("SELECT session FROM oauth_sessions WHERE account = ?", (account,)).fetchone()
+        row = next(self._query("SELECT session FROM oauth_sessions WHERE account = ?", (account,)), None)
         return bytes(row[0]) if row else None
 
     def tallies(self) -> list[Tally]:
@@ -140,9 +140,9 @@ class Reader:
         )
         return [Progress(*row) for row in rows]
 
-    def _query(self, sql: str, values: tuple[object, ...] = ()) -> sqlite3.Cursor:
+    def _query(self, sql: str, values: tuple[object, ...] = ()) -> Generator[tuple[Any, ...], None, None]:
         try:
-            return self._db.execute(sql, values)
+            yield from self._db.execute(sql, values)
         except sqlite3.Error as exc:
             raise journal_error_from(exc, self.path) from exc
 

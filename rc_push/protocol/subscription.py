@@ -6,10 +6,11 @@ Knows the JSON of the subscription API; knows nothing of how it is sent.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from urllib.parse import parse_qsl
 
 import msgspec
 
-from rc_push.errors import ProtocolError
+from rc_push.errors import ProtocolError, RestError
 
 PATH = "/restapi/v1.0/subscription"
 
@@ -23,9 +24,17 @@ class DisabledFilter(msgspec.Struct, frozen=True):
 
 
 class DeliveryMode(msgspec.Struct, frozen=True, rename="camel"):
-    """How RingCentral delivers."""
+    """How RingCentral delivers. All but the first are PubNub's; *encryption_key* is base64."""
 
     transport_type: str = ""
+    address: str = ""
+    subscriber_key: str = ""
+    encryption: bool | str = False
+    encryption_key: str = ""
+
+    def __repr__(self) -> str:
+        """Hide the key."""
+        return f"DeliveryMode({self.transport_type!r}, {self.address!r})"
 
 
 class SubscriptionInfo(msgspec.Struct, frozen=True, rename="camel"):
@@ -40,6 +49,7 @@ class SubscriptionInfo(msgspec.Struct, frozen=True, rename="camel"):
     event_filters: list[str] = []
     disabled_filters: list[DisabledFilter] = []
     status: str = ""
+    creation_time: str = ""
     expires_in: float | None = None
     delivery_mode: DeliveryMode = DeliveryMode()
 
@@ -47,6 +57,38 @@ class SubscriptionInfo(msgspec.Struct, frozen=True, rename="camel"):
 def creation_body(event_filters: Sequence[str], transport_type: str) -> bytes:
     """Return the body of the request that creates a subscription."""
     return msgspec.json.encode({"eventFilters": list(event_filters), "deliveryMode": {"transportType": transport_type}})
+
+
+def refused_from(info: SubscriptionInfo) -> str:
+    """Return what of the subscription RingCentral does not serve, for people; empty where all is well."""
+    refused = [f"{disabled.filter} ({disabled.reason})" for disabled in info.disabled_filters]
+    if refused:
+        return ("event filters refused: " + ", ".join(refused))[:500]
+    return "" if info.status in ("", "Active") else f"RingCentral reports the status {info.status[:40]}"
+
+
+def is_gone(exc: RestError) -> bool:
+    """Say whether *exc* means that the subscription is not there any more (protocol.md 3.3)."""
+    return exc.error_code == "SUB-507" or (exc.status == 404 and exc.error_code in ("CMN-102", ""))  # noqa: PLR2004
+
+
+def are_same_filters(ours: Sequence[str], theirs: Sequence[str], owner_id: str) -> bool:
+    """Say whether two lists of event filters mean the same: RingCentral answers with real ids where we wrote `~`.
+
+    *owner_id* is our own extension's id; empty where it is not known, and then only `~` is the same as `~`.
+    """
+    return {_normal(each, owner_id) for each in ours} == {_normal(each, owner_id) for each in theirs}
+
+
+def _normal(event_filter: str, owner_id: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    path, _, query = event_filter.partition("?")
+    parts = path.rstrip("/").split("/")
+    for index in range(1, len(parts)):
+        if parts[index - 1] in ("account", "accounts") and parts[index].isdecimal():
+            parts[index] = "~"  # an app and its user see one account only
+        if parts[index - 1] in ("extension", "extensions") and owner_id and parts[index] == owner_id:
+            parts[index] = "~"
+    return "/".join(parts), tuple(sorted(parse_qsl(query, keep_blank_values=True)))
 
 
 def info_from(body: bytes) -> SubscriptionInfo:

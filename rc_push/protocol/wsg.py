@@ -311,6 +311,7 @@ class ServerSession:
         self.subscription: dict[str, Any] | None = None
         self.dropped = 0
         self.is_connected = False
+        self.is_live = False
         self._new_id = new_id
         self._sequence = 0
         self._buffer: deque[bytes] = deque()
@@ -329,7 +330,7 @@ class ServerSession:
     def connect(
         self, now: float, creation_time: str, *, recovery: str = "", error_code: str = "", with_wsc: bool = True
     ) -> None:
-        """Begin a connection: queue ConnectionDetails, then whatever was kept for it."""
+        """Begin a connection: queue ConnectionDetails. Notifications are kept until `hand_over`."""
         self.is_connected = True
         self._connected_at = self._traffic_at = now
         self._disconnected_at = None
@@ -351,7 +352,11 @@ class ServerSession:
         if with_wsc:
             meta["wsc"] = self.next_wsc()
         self._outbox.append(frames.encode(meta, msgspec.json.encode(body)))
-        self._outbox.extend(self._buffer)
+
+    def hand_over(self) -> None:
+        """Queue what was kept, before all else that waits; from now on notifications are queued as they come."""
+        self.is_live = True
+        self._outbox.extendleft(reversed(self._buffer))
         self._buffer.clear()
 
     def disconnect(self, now: float) -> None:
@@ -363,9 +368,10 @@ class ServerSession:
             return
         self._buffer.extend(frame for sent_at, frame in self._sent if sent_at >= now - self.limits.replay_sent_s)
         self._sent.clear()
-        self.is_connected = False
+        self.is_connected = self.is_live = False
         self._disconnected_at = now
         self._outbox.clear()
+        self._trim()
 
     def refusal_to_recover(self, oauth_session: str, now: float, *, expired_code: str) -> str:
         """Return the recoveryErrorCode that a recovery at *now* meets; empty where it succeeds.
@@ -411,23 +417,25 @@ class ServerSession:
         self._outbox.append(frames.encode(meta, body))
 
     def publish(self, payload: bytes, uuid: str, now: float, *, with_wsc: bool = False) -> None:
-        """Queue the notification *payload*, or keep it where no connection is there; the oldest kept go first."""
+        """Queue the notification *payload*, or keep it until `hand_over`.
+
+        While no connection is there, the newest `recovery_buffer_size` are kept: the oldest go first.
+        """
         if with_wsc:
             meta = self._meta(frames.SERVER_NOTIFICATION, uuid, 200)
             meta["wsc"] = self.next_wsc()
             frame = frames.encode(meta, payload)
         else:
             frame = _NOTIFICATION % (uuid.encode(), uuid.encode(), payload)
-        if self.is_connected:
+        if self.is_live:
             self._traffic_at = now
             self._outbox.append(frame)
             if self.limits.replay_sent_s:
                 self._sent.append((now, frame))
             return
         self._buffer.append(frame)
-        if len(self._buffer) > self.limits.recovery_buffer_size:
-            self._buffer.popleft()
-            self.dropped += 1
+        if not self.is_connected:
+            self._trim()
 
     def inject(self, data: bytes) -> None:
         """Queue *data* as it is: for what no rule allows."""
@@ -460,6 +468,11 @@ class ServerSession:
         self._sequence += 1
         self.wsc_token = f"{self.session_id}-{self._sequence}"
         return {"token": self.wsc_token, "sequence": self._sequence}
+
+    def _trim(self) -> None:
+        while len(self._buffer) > self.limits.recovery_buffer_size:
+            self._buffer.popleft()
+            self.dropped += 1
 
     def _meta(self, kind: str, message_id: str, status: int) -> dict[str, Any]:
         return {"type": kind, "messageId": message_id, "status": status, "headers": {"RCRequestId": message_id}}

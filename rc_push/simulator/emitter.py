@@ -144,7 +144,7 @@ class Emitter:
         every = self._world.knobs.wsc_every
         with_wsc = bool(every) and session.published % every == 0
         session.wsg.publish(payload, uuid, self._world.clock.now(), with_wsc=with_wsc)
-        if session.wsg.is_connected and session.link:
+        if session.wsg.is_live and session.link:
             session.link.traffic.sent += 1
 
     def _notify_badly(self, session: GatewaySession, payload: bytes, uuid: str) -> None:
@@ -196,7 +196,7 @@ class _Posts:
 
 
 # What stands around a body: the six fields with values of usual length.
-_ENVELOPE_BYTES = 220
+_ENVELOPE_BYTES = 190
 # id, text, two times
 _POST = (
     b'{"id":"3100%010d","groupId":"990011223344","type":"TextMessage","text":"%b","creatorId":"'

@@ -56,6 +56,8 @@ class Knobs(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     max_active_requests: Count = 10
     close_code: Count = 1000  # 11.1: no source lists any
     bad_ws_token: Literal["refuse", "error"] = "refuse"  # noqa: S105 - 11.1: HTTP 401, or an Error frame
+    used_ws_token: Literal["refuse", "accept"] = "refuse"  # noqa: S105 - 4.1: accept = it ends the first connection
+    kept_after_s: Seconds = 0.05  # what was kept, after ConnectionDetails; @rc-ex/ws misses what comes in the same read
     bare_errors: bool = False  # 11.2: Error frames without messageId and status
     failed_request_type: Literal["ClientRequest", "Error"] = "ClientRequest"  # 11.2
     above_max_requests: Literal["refuse", "serve"] = "refuse"  # 11.3: 429, or nothing happens

@@ -8,10 +8,9 @@ from __future__ import annotations
 import asyncio
 import re
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import formatdate
-from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -123,12 +122,17 @@ def _operation_of(call: Call) -> Operation | None:
     return None
 
 
-def pause(world: World, path: str) -> Coroutine[Any, Any, object] | None:
-    """Return what has to be awaited before the call at *path* is answered; None = nothing."""
-    slow = world.faults.take(Slow, path)
-    if slow:
-        return asyncio.sleep(slow.delay_s)
-    return world.released.wait() if world.faults.take(Hang, path) else None
+def delay_at(world: World, path: str) -> Slow | Hang | None:
+    """Return the fault that keeps the answer to a call at *path* back; None = none does."""
+    return world.faults.take(Slow, path) or world.faults.take(Hang, path)
+
+
+async def wait(world: World, delay: Slow | Hang) -> None:
+    """Wait as long as *delay* says: some seconds, or until the next reset."""
+    if isinstance(delay, Slow):
+        await asyncio.sleep(delay.delay_s)
+    else:
+        await world.released.wait()
 
 
 def routes(world: World) -> list[Route]:
@@ -136,9 +140,9 @@ def routes(world: World) -> list[Route]:
 
     async def endpoint(request: Request) -> Response:
         body = await request.body()
-        waiting = pause(world, request.url.path)
-        if waiting:
-            await waiting
+        delay = delay_at(world, request.url.path)
+        if delay:
+            await wait(world, delay)
         query, headers = dict(request.query_params), dict(request.headers)
         said = answer(world, Call(request.method, request.url.path, body, query, headers))
         headers = {"Server": "nginx", "Date": formatdate(usegmt=True)} | said.headers

@@ -18,7 +18,7 @@ from rc_push.simulator import rest
 from rc_push.simulator.admin import Admin
 from rc_push.simulator.clock import Clock
 from rc_push.simulator.emitter import Emitter, Event
-from rc_push.simulator.gateway import Gateway
+from rc_push.simulator.gateway import Gateway, url_host
 from rc_push.simulator.knobs import Knobs
 from rc_push.simulator.samples import sample
 from rc_push.simulator.state import World
@@ -100,8 +100,7 @@ class Simulator:
     async def __aenter__(self) -> Self:
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
         listener = socket.create_server((self._host, self._port), family=family)
-        host = f"[{self._host}]" if family == socket.AF_INET6 else self._host
-        self.state.server_url = f"http://{host}:{listener.getsockname()[1]}"
+        self.state.server_url = f"http://{url_host(self._host)}:{listener.getsockname()[1]}"
         async with AsyncExitStack() as stack:
             stack.callback(listener.close)
             await stack.enter_async_context(Gateway(self.state, self._host))

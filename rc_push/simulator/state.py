@@ -47,6 +47,10 @@ class Link(Protocol):
 
     traffic: Traffic
 
+    @property
+    def ws_token(self) -> str:
+        """The token that the connection was made with."""
+
     def flush(self) -> None:
         """Write what the session has to say."""
 

@@ -176,8 +176,10 @@ class Tokens:
         return value, lifetime_s
 
     def redeem_ws_token(self, value: str) -> OAuthSession | None:
-        """Return whose ws token *value* is, once; None where it is unknown, used, too old or its session over."""
-        session, expires_at = self._ws.pop(value, (None, 0.0))
+        """Return whose ws token *value* is; None where it is unknown, used, too old or its session over."""
+        session, expires_at = self._ws.get(value, (None, 0.0))
+        if self._knobs.used_ws_token == "refuse":  # noqa: S105 - no password
+            self._ws.pop(value, None)
         return session if session and not session.is_over and self._clock.now() < expires_at else None
 
     def clear(self) -> None:

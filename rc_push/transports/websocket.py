@@ -312,7 +312,7 @@ class WebSocketLink:
             return
         self._state.subscription_id = info.id
         self._state.event_filters = list(self._subscription.event_filters)
-        self._state.refused = _refused_from(info)
+        self._state.refused = subscriptions.refused_from(info)
         self._subscribed_at = self._loop.time()
         batch.closes_gaps_at_ms = at_ms
         self._seen_at_ms = max(self._seen_at_ms or 0, at_ms)
@@ -395,14 +395,6 @@ def _state_from(cursor: Cursor | None) -> _State:
     except msgspec.DecodeError:
         log.warning("cursor_unusable", subscription=cursor.subscription)
         return _State()
-
-
-def _refused_from(info: subscriptions.SubscriptionInfo) -> str:
-    """Return what of the subscription RingCentral does not serve, for people; empty where all is well."""
-    refused = [f"{disabled.filter} ({disabled.reason})" for disabled in info.disabled_filters]
-    if refused:
-        return ("event filters refused: " + ", ".join(refused))[:500]
-    return "" if info.status in ("", "Active") else f"RingCentral reports the status {info.status[:40]}"
 
 
 def _uri_with(token: WsToken, wsc: Wsc | None) -> str:

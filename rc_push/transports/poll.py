@@ -1,0 +1,106 @@
+"""How does one long poll go? The official pubnub package, one request at a time.
+
+Knows the package; knows nothing of what a message means or of where the next poll goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rc_push.config import NetworkConfig
+from rc_push.errors import UnreachableError
+from rc_push.http import is_loopback, proxy_for
+from rc_push.protocol.pubnub import Answer, answer_from
+
+if TYPE_CHECKING:
+    from pubnub.pubnub_asyncio import PubNubAsyncio
+
+# PubNub may hold a poll for up to 300 s; the package's own value.
+POLL_WITHIN_S = 310
+USER_ID = "rc-push"
+
+# The package logs whole answers at debug, and failures, which we report ourselves, as errors.
+logging.getLogger("pubnub").setLevel(logging.CRITICAL)
+
+
+class Poller(Protocol):
+    """Polls the channels of one subscriber key."""
+
+    async def poll(self, channel: str, timetoken: str, region: int) -> Answer:
+        """Return the next answer behind *timetoken*. Raises UnreachableError, ProtocolError."""
+        ...
+
+    async def close(self) -> None:
+        """Close the connections."""
+        ...
+
+
+class PubNubPoller:
+    """The official package's asyncio client, without its subscription managers."""
+
+    def __init__(self, subscriber_key: str, origin: str, network: NetworkConfig) -> None:
+        """Take *origin* as ``host[:port]``; TLS always, but for a loopback address. Needs a running loop."""
+        self._client = _client(subscriber_key, origin, network)
+
+    async def poll(self, channel: str, timetoken: str, region: int) -> Answer:
+        """Return the next answer behind *timetoken*.
+
+        Safe to cancel: the package turns a cancellation into a value, which nobody then reads.
+        """
+        from pubnub.endpoints.pubsub.subscribe import Subscribe  # noqa: PLC0415 - only where PubNub is used
+
+        request = Subscribe(self._client).channels(channel).timetoken(timetoken)
+        if region:
+            request = request.region(str(region))
+        envelope = await request.future()
+        if envelope.is_error():
+            raise _unreachable_from(envelope.status)
+        return answer_from(envelope.result)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close_session()
+
+
+def _client(subscriber_key: str, origin: str, network: NetworkConfig) -> PubNubAsyncio:
+    from pubnub.pnconfiguration import PNConfiguration  # noqa: PLC0415 - only where PubNub is used
+    from pubnub.pubnub_asyncio import PubNubAsyncio  # noqa: PLC0415
+    from pubnub.request_handlers.async_httpx import (  # noqa: PLC0415
+        AsyncHttpxRequestHandler,
+        PubNubAsyncHTTPTransport,
+    )
+
+    host = origin.rpartition(":")[0].strip("[]") if origin.rpartition(":")[2].isdecimal() else origin
+    is_local = is_loopback(host)
+
+    class Handler(AsyncHttpxRequestHandler):  # type: ignore[misc] # the package is untyped
+        """The package's own, with our proxy and our authorities: given a transport, httpx looks at no environment."""
+
+        def __init__(self, pubnub: Any) -> None:
+            super().__init__(pubnub)
+            verify = ssl.create_default_context(cafile=network.ca_file)
+            self._connector = PubNubAsyncHTTPTransport(
+                verify=verify, http2=not is_local, proxy=proxy_for(host, network)
+            )
+
+    configuration = PNConfiguration()
+    configuration.subscribe_key = subscriber_key
+    configuration.uuid = USER_ID
+    configuration.origin = origin
+    configuration.ssl = not is_local
+    configuration.subscribe_request_timeout = POLL_WITHIN_S
+    configuration.connect_timeout = network.connect_timeout_s
+    configuration.enable_subscribe = False  # no manager
+    configuration.suppress_leave_events = True
+    return PubNubAsyncio(configuration, custom_request_handler=Handler)
+
+
+def _unreachable_from(status: Any) -> UnreachableError:
+    """Return what a failed poll means. The package's texts can hold the URL, so only the status is told."""
+    code = getattr(status, "status_code", None)
+    if code:
+        return UnreachableError(f"PubNub answered the poll with HTTP {code}", phase="poll")
+    cause = getattr(getattr(status, "error_data", None), "exception", None)
+    return UnreachableError(f"PubNub: {type(cause).__name__ if cause else 'no answer'}", phase="poll")

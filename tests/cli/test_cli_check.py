@@ -1,0 +1,161 @@
+"""`check`: every finding with its remedy, and an exit code that says what to repair first."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+
+import pytest
+import structlog
+
+from rc_push import log
+from rc_push.__main__ import main
+from rc_push.cli import check_online
+from rc_push.cli.check import Finding
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch):
+    for name in list(os.environ):
+        if name.startswith("RC_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("RC_USER_JWT", "PLANTED")
+    yield
+    structlog.reset_defaults()
+    root = logging.getLogger()
+    root.handlers[:] = [handler for handler in root.handlers if not isinstance(handler, log._Stdlib)]
+
+
+@pytest.fixture
+def check(tmp_path: Path, capfd):
+    """Return a function that checks a file with a journal in *tmp_path* and *more* in it; it gives code and output."""
+
+    def check(more: str = "", *options: str, journal: Path | None = None) -> tuple[int, str]:
+        path = tmp_path / "rc-push.toml"
+        path.write_text(
+            f"journal.path = '{journal or tmp_path / 'state' / 'journal.db'}'\n"
+            "accounts.main.access_token.env = 'RC_USER_JWT'\n"
+            f"subscriptions.team.event_filters = ['/x']\n{more}\n"
+        )
+        code = main(["-c", str(path), "check", *(options or ["--offline"])])
+        out = capfd.readouterr()
+        assert "PLANTED" not in out.out + out.err
+        return code, out.out
+
+    return check
+
+
+@pytest.fixture
+def online(monkeypatch):
+    """Return a list that stands for what RingCentral says."""
+    findings: list[Finding] = []
+    monkeypatch.setattr(check_online, "check_online", lambda _config: findings)
+    return findings
+
+
+def test_a_good_file_is_fine_and_nothing_is_created(check, tmp_path):
+    code, out = check(f"[handlers.events]\nuse = 'file'\npath = '{tmp_path}/events.jsonl'\n")
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[-1] == "configuration is fine"
+    assert all(line.startswith("✓ ") for line in lines[:-1])
+    assert [path.name for path in tmp_path.iterdir()] == ["rc-push.toml"]
+
+
+def test_every_mistake_of_the_file_is_listed_and_counted(check):
+    code, out = check("[netwrk]\n[log]\nlevel = 'loud'\n")
+    assert code == 78
+    first, second, count = out.splitlines()
+    assert first == '✗ line 4: netwrk: there is no such key; did you mean "network"?'
+    assert second.startswith('✗ line 6: log.level: "loud"; write one of ')
+    assert count == "2 problems"
+
+
+def test_a_warning_is_no_problem(check):
+    code, out = check("network.proxy = 'http://u:PLANTED@x:1'")
+    assert code == 0
+    assert "! line 4: network.proxy: a password in the file; " in out
+
+
+@pytest.mark.parametrize(
+    ("handler", "key", "line"),
+    [
+        ("use = 'no-such'", "handlers.h", None),
+        ("use = 'file'", "handlers.h.path", 4),
+        ("use = 'file'\npath = 5", "handlers.h.path", 6),
+        ("use = 'log'\ntimeut_s = 5", "handlers.h.timeut_s", 6),
+    ],
+)
+def test_a_handler_that_cannot_be_loaded_is_a_mistake_with_its_line(check, handler, key, line):
+    code, out = check(f"[handlers.h]\n{handler}\n", "--offline", "--json")
+    assert code == 78
+    findings = {finding["key"]: finding for finding in map(json.loads, out.splitlines())}
+    assert findings[key]["level"] == "problem"
+    assert findings[key]["line"] == line
+    assert findings[key]["found"]
+    assert findings[key]["remedy"]
+
+
+def test_a_handler_that_is_not_enabled_is_not_loaded(check):
+    code, out = check("[handlers.h]\nuse = 'no-such'\nenabled = false\n")
+    assert code == 0
+    assert "! handlers.h: not enabled" in out
+
+
+def test_a_journal_below_a_file_cannot_be_written(check, tmp_path):
+    (tmp_path / "file").touch()
+    code, out = check(journal=tmp_path / "file" / "journal.db")
+    assert code == 74
+    assert f"{tmp_path}/file is no directory; name a path" in out
+
+
+def test_a_directory_is_no_journal(check, tmp_path):
+    code, out = check(journal=tmp_path)
+    assert code == 74
+    assert "✗ journal.path" in out
+
+
+def test_a_directory_that_this_user_cannot_write_is_told_with_the_command_that_helps(check, tmp_path, monkeypatch):
+    refused = tmp_path / "state"
+    refused.mkdir()
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != refused and real(path, mode))
+    code, out = check()
+    assert code == 74
+    assert f"this user cannot write in {refused}; " in out
+    assert f"install -d -m 0700 -o USER {refused}" in out
+
+
+def test_offline_does_not_ask_and_without_it_ringcentral_is_asked(check, online):
+    online.append(Finding("ok", "accounts.main", "RingCentral accepts the credentials"))
+    assert "accepts" not in check()[1]
+    assert "accepts" in check("", "--json")[1]
+
+
+def test_with_a_wrong_file_ringcentral_is_not_asked(check, online):
+    online.append(Finding("ok", "accounts.main", "RingCentral accepts the credentials"))
+    assert "accepts" not in check("[netwrk]", "--json")[1]
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"), [([69], 69), ([69, 77], 77), ([77, 69], 77), ([69, 78], 78), ([1], 1), ([], 0)]
+)
+def test_the_exit_code_says_what_to_repair_first(check, online, codes, expected):
+    online.extend(Finding("problem", "accounts.main", "no", "yes", exit_code=code) for code in codes)
+    assert check("", "--json")[0] == expected
+
+
+def test_json_is_one_object_per_finding_with_stable_keys(check):
+    _, out = check("[log]\nlevel = 5\n", "--offline", "--json")
+    (finding,) = map(json.loads, out.splitlines())
+    assert list(finding) == ["level", "key", "line", "found", "remedy"]
+    assert (finding["level"], finding["key"], finding["line"], finding["found"]) == ("problem", "log.level", 5, "5")
+
+
+def test_without_a_file_check_says_how_to_begin(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rc_push.config.SEARCHED", (Path("rc-push.toml"),))
+    assert main(["check", "--offline"]) == 78
+    assert "rc-push init > rc-push.toml" in capfd.readouterr().out

@@ -1,0 +1,880 @@
+"""What is in the journal after each transaction, and what is not; who may open it, and what it says to the others."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rc_push.envelope import Batch, Cursor, Envelope, Gap, Source, Unreadable
+from rc_push.errors import JournalError, JournalFull, JournalInUse, JournalTooNew
+from rc_push.journal.reader import Progress, Reader, Tally
+from rc_push.journal.store import (
+    APPLICATION_ID,
+    ROWS_AT_ONCE,
+    Appended,
+    Parked,
+    Store,
+    connect_read_only,
+    journal_error_from,
+)
+
+SOURCE = Source("main", "team", "websocket")
+
+
+def envelope(uuid: int | str, source: Source = SOURCE, received_at_ms: int = 1000) -> Envelope:
+    return Envelope(str(uuid), "post.added", b'{"uuid":"%b"}' % str(uuid).encode(), source, received_at_ms)
+
+
+def batch(*uuids: int | str, subscription: str = "team") -> Batch:
+    source = Source("main", subscription, "websocket")
+    return Batch(subscription, [envelope(uuid, source) for uuid in uuids])
+
+
+def append(store: Store, batch: Batch) -> Appended:
+    with store.transaction():
+        return store.append(batch)
+
+
+def park(store: Store, handler: str, *positions: int) -> None:
+    with store.transaction():
+        store.save_progress(handler, 0, [Parked(position, 1, "why", 0) for position in positions])
+
+
+def prune(store: Store, before_ms: int = 1 << 60, limit: int = 1 << 60) -> int:
+    with store.transaction():
+        return store.prune(before_ms, limit)
+
+
+def register(store: Store, name: str) -> int:
+    with store.transaction():
+        return store.register_handler(name)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Store]:
+    with closing(Store(path)) as store:
+        yield store
+
+
+@contextmanager
+def reading(store: Store) -> Iterator[Reader]:
+    with closing(Reader(store.path)) as reader:
+        yield reader
+
+
+def uuids_in(store: Store) -> list[str]:
+    with reading(store) as reader:
+        return [envelope.uuid for envelope in reader.after(0, 1 << 30)]
+
+
+def positions_in(store: Store) -> list[int]:
+    with reading(store) as reader:
+        return [envelope.position for envelope in reader.after(0, 1 << 30)]
+
+
+def tally_of(store: Store, subscription: str = "team") -> Tally:
+    with reading(store) as reader:
+        return next(tally for tally in reader.tallies() if tally.subscription == subscription)
+
+
+@pytest.fixture
+def store(tmp_path):
+    with opened(tmp_path / "journal.db") as store:
+        yield store
+
+
+# -------------------------------------------------------------------------------------------------------------- events
+
+
+def test_an_event_is_stored_whole(store):
+    source = Source("main", "team", "pubnub", "recovered")
+    sent = Envelope("77", "post.added", '{"uuid":"77","text":"\\ud800 ☕"}'.encode(), source, 1795428000190)
+    assert append(store, Batch("team", [sent])) == Appended(stored=1, duplicate=0, head=1)
+    with reading(store) as reader:
+        (read,) = reader.after(0, 10)
+    assert read == Envelope(sent.uuid, sent.type, sent.payload, source, sent.received_at_ms, 1)
+
+
+def test_an_empty_batch_stores_nothing(store):
+    assert append(store, Batch("team")) == Appended(0, 0, 0)
+    assert tally_of(store) == Tally("team", 0, 0, 0, 0)
+
+
+def test_one_uuid_on_one_subscription_is_one_event(store):
+    append(store, batch(1, 2))
+    assert append(store, batch(2, 1, 3)).stored == 1
+    assert uuids_in(store) == ["1", "2", "3"]
+
+
+def test_one_uuid_on_two_subscriptions_is_two_events(store):
+    append(store, batch(1, subscription="team"))
+    assert append(store, batch(1, subscription="calls")).stored == 1
+    assert uuids_in(store) == ["1", "1"]
+
+
+def test_one_uuid_by_two_ways_to_one_subscription_is_one_event(store):
+    append(store, Batch("team", [envelope(1)]))
+    again = [
+        envelope(1, Source("main", "team", "websocket", "recovered")),
+        envelope(1, Source("main", "team", "pubnub")),
+    ]
+    assert append(store, Batch("team", again)) == Appended(stored=0, duplicate=2, head=store.head())
+    with reading(store) as reader:
+        assert [e.origin for e in reader.after(0, 10)] == ["live"], "the first one counts"
+
+
+def test_the_same_uuid_twice_in_one_batch_is_one_event(store):
+    appended = append(store, batch(*[7] * 40))
+    assert (appended.stored, appended.duplicate) == (1, 39)
+
+
+def test_a_uuid_with_an_odd_character_is_not_cut_at_it(store):
+    assert append(store, batch("a", "a\x00b", "a\x00c", "é", "É")).stored == 5
+    assert append(store, batch("a\x00b")).stored == 0
+
+
+@pytest.mark.parametrize("count", [1, 31, 32, 33, 255, 256, 257, 300, 256 + 32 + 1])
+def test_a_batch_of_any_size_is_stored_whole_and_in_order(store, count):
+    assert append(store, batch(*range(count))) == Appended(count, 0, count)
+    assert uuids_in(store) == [str(n) for n in range(count)]
+    assert positions_in(store) == list(range(1, count + 1))
+
+
+@pytest.mark.parametrize("known", [1, 31, 32, 33, 255, 256, 300])
+def test_what_is_known_is_counted_in_batches_of_any_size(store, known):
+    append(store, batch(*range(known)))
+    appended = append(store, batch(*range(300)))
+    assert (appended.stored, appended.duplicate) == (300 - known, known)
+    assert sorted(uuids_in(store), key=int) == [str(n) for n in range(300)]
+
+
+def test_a_large_batch_takes_few_statements(store):
+    """A statement per row would give the GIL away at each: see the comment at ROWS_AT_ONCE."""
+    statements: list[str] = []
+    store._db.set_trace_callback(statements.append)
+    append(store, batch(*range(2 * ROWS_AT_ONCE[0])))
+    assert sum(statement.startswith("INSERT INTO events") for statement in statements) == 2
+
+
+def test_a_duplicate_never_moves_the_head_back_nor_hides_what_comes_after(store):
+    append(store, batch(1, 2))
+    first = append(store, batch(1, 2)).head
+    second = append(store, batch(1, 3)).head
+    assert first >= 2
+    assert positions_in(store)[-1] <= second
+    assert positions_in(store)[-1] > first
+
+
+def test_what_was_received_is_stored_duplicate_or_unreadable(store):
+    unreadable = Unreadable(b"?", "why", SOURCE, 1000)
+    append(store, Batch("team", [envelope(1), envelope(2), envelope(1)], [unreadable]))
+    append(store, Batch("team", [envelope(2), envelope(3)], [unreadable, unreadable]))
+    append(store, batch(1, subscription="calls"))
+    assert tally_of(store) == Tally("team", received=8, stored=3, duplicate=2, unreadable=3)
+    assert tally_of(store, "calls") == Tally("calls", received=1, stored=1, duplicate=0, unreadable=0)
+
+
+def test_an_unreadable_message_is_kept_as_it_came_each_time_it_came(store):
+    record = Unreadable(b"\xff\x00 not json", "not UTF-8", SOURCE, 1795428000190)
+    append(store, Batch("team", unreadables=[record]))
+    append(store, Batch("team", unreadables=[record]))
+    with reading(store) as reader:
+        first, second = reader.unreadables(10)
+    assert (first.raw, first.reason, first.received_at_ms) == (record.raw, record.reason, record.received_at_ms)
+    assert (first.subscription, first.transport) == ("team", "websocket")
+    assert second.id > first.id
+
+
+MESSAGES = st.lists(
+    st.tuples(
+        st.sampled_from(["team", "calls"]), st.integers(0, 40), st.sampled_from(["live", "recovered"]), st.booleans()
+    ),
+    max_size=400,
+)
+
+
+def stored_when_cut(messages, cuts: list[int], folder: str) -> tuple[object, ...]:
+    """Store *messages*, a batch ending at each of *cuts* and wherever the subscription changes; return what is there."""
+    with opened(Path(folder) / "journal.db") as store:
+        todo = Batch("")
+        for index, (subscription, number, origin, is_readable) in enumerate(messages):
+            if index in cuts or subscription != todo.subscription:
+                if todo:
+                    append(store, todo)
+                todo = Batch(subscription)
+            source = Source("main", subscription, "websocket", origin)
+            if is_readable:
+                todo.envelopes.append(envelope(number, source, index))
+            else:
+                todo.unreadables.append(Unreadable(b"%d" % number, "why", source, index))
+        if todo:
+            append(store, todo)
+        with reading(store) as reader:
+            events = [(e.uuid, e.source, e.received_at_ms, e.payload) for e in reader.after(0, 1 << 30)]
+            unreadables = [(u.subscription, u.received_at_ms, u.raw) for u in reader.unreadables(1 << 30)]
+            return events, unreadables, reader.tallies()
+
+
+@settings(deadline=None, max_examples=40)
+@given(MESSAGES, st.lists(st.integers(0, 400), max_size=60))
+def test_any_cut_of_a_stream_into_batches_gives_the_same_journal(messages, cuts):
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
+        whole = stored_when_cut(messages, [], one)
+        assert stored_when_cut(messages, cuts, other) == whole
+    events, unreadables, tallies = whole
+    assert len(events) == len({(subscription, number) for subscription, number, _, readable in messages if readable})
+    assert len(unreadables) == sum(not readable for *_, readable in messages)
+    received = Counter(subscription for subscription, *_ in messages)
+    for tally in tallies:
+        assert tally.received == received[tally.subscription]
+        assert tally.received == tally.stored + tally.duplicate + tally.unreadable
+
+
+# -------------------------------------------------------------------------------------------------------- transactions
+
+
+class OutOfLuckError(Exception):
+    pass
+
+
+def test_what_fails_leaves_nothing_behind(store):
+    register(store, "file")
+    whole = Batch(
+        "team",
+        [envelope(1)],
+        [Unreadable(b"?", "why", SOURCE, 0)],
+        [Gap("team", "websocket", 0, None, "why", "certain")],
+        Cursor("team", "websocket", 5),
+    )
+
+    def fail_after_all() -> None:
+        with store.transaction():
+            store.append(whole)
+            store.save_oauth_session("main", b"tokens")
+            store.save_progress("file", 9, [Parked(1, 1, "why", 0)])
+            raise OutOfLuckError
+
+    with pytest.raises(OutOfLuckError):
+        fail_after_all()
+    assert store.head() == 0
+    assert store.cursor("team") is None
+    assert store.oauth_session("main") is None
+    with reading(store) as reader:
+        assert reader.tallies() == []
+        assert reader.unreadables(9) == []
+        assert list(reader.gaps()) == []
+        assert reader.progress() == [Progress("file", 0, 0, 0)]
+
+
+def test_ids_made_in_a_failed_transaction_are_forgotten(store):
+    """Had the store kept them, the next event would hang on rows that are not there, or on another subscription's."""
+
+    def fail() -> None:
+        with store.transaction():
+            store.append(batch(1, subscription="new"))
+            raise OutOfLuckError
+
+    with pytest.raises(OutOfLuckError):
+        fail()
+    append(store, batch(1, subscription="other"))
+    append(store, batch(1, subscription="new"))
+    with reading(store) as reader:
+        assert [e.subscription for e in reader.after(0, 9)] == ["other", "new"]
+        assert [tally.subscription for tally in reader.tallies()] == ["new", "other"]
+
+
+def test_a_handler_registered_in_a_failed_transaction_is_forgotten_and_the_others_are_not(store):
+    append(store, batch(1, 2, 3))
+    register(store, "early")
+
+    def fail() -> None:
+        with store.transaction():
+            store.register_handler("late")
+            raise OutOfLuckError
+
+    with pytest.raises(OutOfLuckError):
+        fail()
+    with pytest.raises(KeyError), store.transaction():
+        store.save_progress("late", 9)
+    assert register(store, "third") == 3, "it gets the id that `late` had"
+    with store.transaction():
+        store.save_progress("early", 5)
+    with reading(store) as reader:
+        assert reader.progress() == [Progress("early", 5, 0, 0), Progress("third", 3, 0, 0)]
+
+
+def test_an_sqlite_error_inside_becomes_a_journal_error_and_the_store_works_on(store):
+    with pytest.raises(JournalError, match="CHECK constraint failed") as caught, store.transaction():
+        store.append(Batch("team", [envelope(1)], gaps=[Gap("team", "websocket", 0, 1, "why", "perhaps")]))
+    assert str(store.path) in str(caught.value)
+    assert uuids_in(store) == []
+    assert append(store, batch(1)).stored == 1
+
+
+def test_a_transaction_within_a_transaction_is_refused_and_takes_the_outer_one_with_it(store):
+    def nest() -> None:
+        with store.transaction():
+            store.append(batch(1))
+            with store.transaction():
+                store.append(batch(2))
+
+    with pytest.raises(JournalError, match="within a transaction"):
+        nest()
+    assert uuids_in(store) == []
+
+
+# ---------------------------------------------------------------------------------------------------------------- gaps
+
+
+def gaps_in(store: Store) -> list[Gap]:
+    with reading(store) as reader:
+        return list(reader.gaps())
+
+
+def gap(since_ms: int, until_ms: int | None = None, *, reason: str = "lost", subscription: str = "team") -> Gap:
+    return Gap(subscription, "websocket", since_ms, until_ms, reason, "possible")
+
+
+def test_an_open_gap_is_closed_by_the_instant_that_a_batch_names(store):
+    append(store, Batch("team", gaps=[gap(100)]))
+    assert gaps_in(store) == [gap(100)]
+    append(store, Batch("team", closes_gaps_at_ms=250))
+    assert gaps_in(store) == [gap(100, 250)]
+    append(store, Batch("team", closes_gaps_at_ms=900))
+    assert gaps_in(store) == [gap(100, 250)], "closed is closed"
+
+
+def test_a_second_open_gap_only_says_more_of_the_first(store):
+    append(store, Batch("team", gaps=[gap(100, reason="connection lost")]))
+    later = Gap("team", "websocket", 300, None, "session expired", "certain")
+    append(store, Batch("team", gaps=[later]))
+    assert gaps_in(store) == [Gap("team", "websocket", 100, None, "session expired", "certain")]
+
+
+def test_closed_gaps_are_each_recorded_whether_one_is_open_or_not(store):
+    append(store, Batch("team", gaps=[gap(100), gap(20, 30), gap(20, 30)]))
+    assert gaps_in(store) == [gap(20, 30), gap(20, 30), gap(100)]
+
+
+def test_a_batch_closes_what_was_open_before_it_and_not_what_it_opens(store):
+    append(store, Batch("team", gaps=[gap(100)]))
+    append(store, Batch("team", gaps=[gap(300)], closes_gaps_at_ms=200))
+    assert gaps_in(store) == [gap(100, 200), gap(300)]
+
+
+def test_a_gap_never_ends_before_it_began(store):
+    append(store, Batch("team", gaps=[gap(100)]))
+    append(store, Batch("team", closes_gaps_at_ms=40))
+    assert gaps_in(store) == [gap(100, 100)]
+
+
+def test_the_gaps_of_another_subscription_are_left_alone(store):
+    append(store, Batch("team", gaps=[gap(100)]))
+    append(store, Batch("calls", gaps=[gap(150, subscription="calls")]))
+    append(store, Batch("calls", closes_gaps_at_ms=200))
+    assert gaps_in(store) == [gap(100), gap(150, 200, subscription="calls")]
+
+
+# --------------------------------------------------------------------------------------------------- cursors, sessions
+
+
+def test_a_cursor_is_where_its_subscription_stood_last(store):
+    assert store.cursor("team") is None
+    append(store, Batch("team", cursor=Cursor("team", "websocket", 5, b'{"wsc":"a"}')))
+    append(store, Batch("calls", cursor=Cursor("calls", "websocket", 6)))
+    append(store, Batch("team", [envelope(1)]))
+    assert store.cursor("team") == Cursor("team", "websocket", 5, b'{"wsc":"a"}')
+    append(store, Batch("team", cursor=Cursor("team", "pubnub", 4, b'{"timetoken":"1"}')))
+    assert store.cursor("team") == Cursor("team", "pubnub", 4, b'{"timetoken":"1"}')
+    assert store.cursor("calls") == Cursor("calls", "websocket", 6)
+
+
+def test_a_session_is_the_one_saved_last(store):
+    assert store.oauth_session("main") is None
+    for session in (b"first", b"\x00second"):
+        with store.transaction():
+            store.save_oauth_session("main", session)
+    assert store.oauth_session("main") == b"\x00second"
+    assert store.oauth_session("other") is None
+
+
+# ------------------------------------------------------------------------------------------------------------ handlers
+
+
+def test_a_new_handler_begins_at_the_head_and_a_known_one_where_it_was(store):
+    append(store, batch(1, 2, 3))
+    assert register(store, "file") == 3
+    append(store, batch(4, 5))
+    assert register(store, "file") == 3
+    assert register(store, "log") == 5
+
+
+def test_a_handler_registered_in_an_empty_journal_begins_before_the_first_event(store):
+    assert register(store, "file") == 0
+    append(store, batch(1))
+    with reading(store) as reader:
+        assert reader.progress() == [Progress("file", 0, 1, 0)]
+
+
+def test_progress_goes_forward_only(store):
+    register(store, "file")
+    for position in (5, 3, 4):
+        with store.transaction():
+            store.save_progress("file", position)
+    assert register(store, "file") == 5
+
+
+def test_progress_of_a_handler_that_nobody_registered_is_a_mistake(store):
+    with pytest.raises(KeyError), store.transaction():
+        store.save_progress("stranger", 1)
+
+
+def test_progress_outlives_the_process_but_registration_does_not(store, tmp_path):
+    register(store, "file")
+    with store.transaction():
+        store.save_progress("file", 7)
+    store.close()
+    with opened(store.path) as again:
+        with pytest.raises(KeyError), again.transaction():
+            again.save_progress("file", 9)
+        assert register(again, "file") == 7
+    with opened(tmp_path / "unused.db") as unused:
+        store._db, store._lock = unused._db, os.dup(unused._lock)  # what the fixture closes
+
+
+def test_an_event_is_parked_once_however_often_that_is_noted(store):
+    append(store, batch(1, 2))
+    for reason in ("first", "second"):
+        with store.transaction():
+            register_again = store.register_handler("file")
+            store.save_progress("file", 2, [Parked(2, 10, reason, 1000)])
+    assert register_again == 2
+    rows = store._db.execute("SELECT position, state, attempts, reason, parked_at FROM exceptions").fetchall()
+    assert rows == [(2, "parked", 10, "first", 1000)]
+    with reading(store) as reader:
+        assert reader.progress() == [Progress("file", 2, 0, 1)]
+
+
+def test_two_handlers_park_the_same_event_each_for_itself(store):
+    append(store, batch(1))
+    for name in ("file", "log"):
+        register(store, name)
+        park(store, name, 1)
+    with reading(store) as reader:
+        assert [progress.parked for progress in reader.progress()] == [1, 1]
+
+
+# ------------------------------------------------------------------------------------------------------------- pruning
+
+
+def test_pruning_takes_the_oldest_first_and_no_more_than_it_may(store):
+    append(store, batch(*range(10)))
+    assert prune(store, limit=4) == 4
+    assert positions_in(store) == [5, 6, 7, 8, 9, 10]
+    assert prune(store, limit=100) == 6
+    assert prune(store) == 0
+
+
+def test_pruning_takes_what_was_received_before_the_instant_and_nothing_later(store):
+    append(store, Batch("team", [envelope(n, received_at_ms=n) for n in range(10)]))
+    assert prune(store, before_ms=4) == 4
+    assert uuids_in(store) == ["4", "5", "6", "7", "8", "9"]
+
+
+def test_what_a_registered_handler_has_not_finished_stays(store):
+    register(store, "slow")
+    append(store, batch(*range(10)))
+    register(store, "quick")
+    with store.transaction():
+        store.save_progress("slow", 3)
+    assert prune(store) == 3
+    assert positions_in(store)[0] == 4
+
+
+def test_what_a_handler_that_is_no_longer_registered_has_not_finished_goes(tmp_path):
+    path = tmp_path / "journal.db"
+    with opened(path) as store:
+        register(store, "gone")
+        append(store, batch(1, 2))
+    with opened(path) as store:
+        register(store, "here")
+        assert prune(store) == 2
+
+
+def test_what_is_parked_stays_even_where_all_around_it_goes(store):
+    append(store, batch(*range(10)))
+    register(store, "file")
+    park(store, "file", 2, 7)
+    assert prune(store) == 8
+    assert positions_in(store) == [2, 7]
+
+
+def test_pruning_counts_its_limit_in_events_that_can_go(store):
+    """Else a few parked ones at the front would stop it for ever."""
+    append(store, batch(*range(10)))
+    register(store, "file")
+    park(store, "file", 1, 2, 3)
+    assert prune(store, limit=3) == 3
+    assert positions_in(store)[:4] == [1, 2, 3, 7]
+
+
+def test_unreadables_are_pruned_by_their_age(store):
+    old, new = (Unreadable(b"?", "why", SOURCE, at_ms) for at_ms in (1, 2))
+    append(store, Batch("team", unreadables=[old, new]))
+    assert prune(store, before_ms=2) == 0
+    with reading(store) as reader:
+        assert [row.received_at_ms for row in reader.unreadables(9)] == [2]
+
+
+def test_a_position_is_never_given_out_twice_not_even_after_all_is_pruned(tmp_path):
+    path = tmp_path / "journal.db"
+    with opened(path) as store:
+        append(store, batch(1, 2, 3))
+        assert prune(store) == 3
+        assert store.head() == 3
+    with opened(path) as store:
+        assert store.head() == 3
+        assert register(store, "new") == 3
+        assert append(store, batch(1)).head == 4
+        assert positions_in(store) == [4]
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.integers(0, 60),
+    st.dictionaries(st.sampled_from(["a", "b", "c"]), st.tuples(st.integers(0, 60), st.sets(st.integers(1, 60)))),
+    st.integers(0, 60),
+    st.integers(0, 60),
+)
+def test_pruning_never_takes_what_somebody_needs(count, handlers, before_ms, limit):
+    with tempfile.TemporaryDirectory() as folder, opened(Path(folder) / "journal.db") as store:
+        for name, (position, parked) in handlers.items():
+            register(store, name)
+            with store.transaction():
+                store.save_progress(name, position, [Parked(p, 1, "why", 0) for p in parked])
+        append(store, Batch("team", [envelope(n, received_at_ms=n) for n in range(1, count + 1)]))
+        pruned = prune(store, before_ms, limit)
+        finished = min((position for position, _ in handlers.values()), default=count)
+        parked_anywhere = {p for _, parked in handlers.values() for p in parked}
+        may_go = [p for p in range(1, count + 1) if p < before_ms and p <= finished and p not in parked_anywhere]
+        gone = may_go[:limit]
+        assert pruned == len(gone)
+        assert positions_in(store) == [p for p in range(1, count + 1) if p not in gone]
+
+
+# ------------------------------------------------------------------------------------------------------------- opening
+
+
+def test_all_files_of_the_journal_are_for_its_owner_only(tmp_path):
+    umask = os.umask(0)
+    try:
+        with opened(tmp_path / "new" / "folder" / "journal.db") as store:
+            append(store, batch(1))
+            modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in store.path.parent.iterdir()}
+            assert modes == dict.fromkeys(["journal.db", "journal.db-wal", "journal.db-shm", "journal.db.lock"], 0o600)
+            assert stat.S_IMODE(store.path.parent.stat().st_mode) == 0o700
+    finally:
+        os.umask(umask)
+
+
+def test_a_journal_that_others_could_read_is_closed_to_them(tmp_path):
+    path = tmp_path / "journal.db"
+    with opened(path) as store:
+        append(store, batch(1))
+    path.chmod(0o644)
+    with opened(path):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_what_was_stored_is_there_when_it_is_opened_again(tmp_path):
+    path = tmp_path / "journal.db"
+    with opened(path) as store:
+        append(store, batch(1, 2))
+    with opened(path) as store:
+        assert append(store, batch(1, 2, 3)).stored == 1
+        assert tally_of(store) == Tally("team", received=5, stored=3, duplicate=2, unreadable=0)
+
+
+def test_it_is_safe_against_power_loss(store):
+    assert store._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert store._db.execute("PRAGMA synchronous").fetchone() == (2,), "FULL: each commit is fsynced"
+    assert store._db.execute("PRAGMA foreign_keys").fetchone() == (1,)
+
+
+def test_a_second_store_in_the_same_process_is_refused(store):
+    with pytest.raises(JournalInUse, match=rf"pid {os.getpid()}\b"):
+        Store(store.path)
+    assert append(store, batch(1)).stored == 1
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from rc_push.journal.store import Store
+store = Store(Path(sys.argv[1]))
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_journal_that_another_process_holds_is_refused_with_its_pid_until_it_is_gone(tmp_path):
+    path = tmp_path / "journal.db"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        try:
+            assert holder.stdout.readline() == b"open\n"
+            with pytest.raises(JournalInUse, match=rf"pid {holder.pid}\b.*stop it, or name another"):
+                Store(path)
+            with closing(Reader(path)) as reader:
+                assert reader.tallies() == [], "readers are welcome"
+        finally:
+            holder.kill()
+    with opened(path) as store:
+        assert Path(f"{path}.lock").read_text() == str(os.getpid())
+        assert append(store, batch(1)).stored == 1
+
+
+def test_a_holder_that_did_not_tell_its_pid_is_unknown(store):
+    Path(f"{store.path}.lock").write_bytes(b"")
+    with pytest.raises(JournalInUse, match="pid unknown"):
+        Store(store.path)
+
+
+def test_the_lock_is_held_even_where_its_file_cannot_be_written(tmp_path, monkeypatch):
+    def no_room(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "journal.db"
+    monkeypatch.setattr("os.pwrite", no_room)
+    with opened(path), pytest.raises(JournalInUse):
+        Store(path)
+
+
+def test_the_lock_is_free_again_after_opening_failed(tmp_path):
+    path = tmp_path / "journal.db"
+    path.write_bytes(b"no database" * 100)
+    for _ in range(2):
+        with pytest.raises(JournalError, match="file is not a database"):
+            Store(path)
+    path.unlink()
+    with opened(path) as store:
+        assert store.head() == 0
+
+
+def test_a_journal_of_a_newer_version_is_refused_and_left_as_it_is(tmp_path):
+    path = tmp_path / "journal.db"
+    with opened(path) as store:
+        store._db.execute("PRAGMA user_version = 999")
+    before = path.read_bytes()
+    for open_it in (Store, Reader):
+        with pytest.raises(JournalTooNew, match="schema 999, known 1.*upgrade rc-push"):
+            open_it(path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "CREATE TABLE theirs (a)",
+        "PRAGMA user_version = 1",
+        f"PRAGMA application_id = {APPLICATION_ID + 1}",
+        f"PRAGMA application_id = {APPLICATION_ID + 1}; CREATE TABLE theirs (a); PRAGMA user_version = 1",
+    ],
+)
+def test_the_database_of_another_program_is_refused_and_left_as_it_is(tmp_path, script):
+    path = tmp_path / "theirs.db"
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript(script)
+    before = path.read_bytes()
+    for open_it in (Store, Reader):
+        with pytest.raises(JournalError, match="another program's database; name another path"):
+            open_it(path)
+    assert path.read_bytes() == before
+
+
+def test_an_empty_file_becomes_a_journal(tmp_path):
+    path = tmp_path / "journal.db"
+    path.touch()
+    with opened(path) as store:
+        assert append(store, batch(1)).stored == 1
+        assert store._db.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
+
+
+def test_a_folder_that_cannot_be_made_is_named_with_the_remedy(tmp_path):
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / "journal.db"
+    with pytest.raises(JournalError, match="give this user the right to write in .*/file"):
+        Store(path)
+
+
+def test_a_folder_in_place_of_the_journal_is_named(tmp_path):
+    (tmp_path / "journal.db").mkdir()
+    with pytest.raises(JournalError, match=r"journal\.db: Is a directory; give this user"):
+        Store(tmp_path / "journal.db")
+
+
+def test_migrating_is_all_or_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "journal.db"
+    good = "CREATE TABLE first (a); CREATE TABLE second (a)"
+    monkeypatch.setattr("rc_push.journal.store._migrations", lambda: [good, "CREATE TABLE third (a); NONSENSE"])
+    with pytest.raises(JournalError, match="syntax error"):
+        Store(path)
+    with closing(sqlite3.connect(path)) as db:
+        tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
+        assert tables == {"first", "second"}
+        assert db.execute("PRAGMA user_version").fetchone() == (1,)
+    monkeypatch.setattr("rc_push.journal.store._migrations", lambda: [good, "CREATE TABLE third (a)"])
+    with opened(path) as store:
+        assert store._db.execute("PRAGMA user_version").fetchone() == (2,)
+        store._db.execute("SELECT * FROM third")
+
+
+def test_a_path_with_odd_characters_is_no_uri(tmp_path):
+    path = tmp_path / "a?mode=memory&b#c %20.db"
+    with opened(path) as store:
+        append(store, batch(1))
+        assert uuids_in(store) == ["1"]
+    assert path.exists()
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
+def test_a_read_only_connection_cannot_write(store):
+    with closing(connect_read_only(store.path)) as db, pytest.raises(sqlite3.OperationalError, match="readonly"):
+        db.execute("INSERT INTO subscriptions (name) VALUES ('x')")
+
+
+@pytest.mark.parametrize("make", [None, Path.touch])
+def test_where_there_is_no_journal_yet_readers_are_told_who_makes_it(tmp_path, make):
+    path = tmp_path / "journal.db"
+    if make:
+        make(path)
+    with pytest.raises(JournalError, match="there is no journal yet; `rc-push run` creates it"):
+        connect_read_only(path)
+
+
+def test_a_file_that_is_no_database_is_said_to_be_none(tmp_path):
+    path = tmp_path / "journal.db"
+    path.write_bytes(b"no database" * 100)
+    with pytest.raises(JournalError, match="file is not a database"):
+        connect_read_only(path)
+
+
+READ_AS_NOBODY = """
+import os, sys
+from pathlib import Path
+from rc_push.errors import JournalError
+from rc_push.journal.store import connect_read_only
+os.setgid(65534)
+os.setuid(65534)
+try:
+    connect_read_only(Path(sys.argv[1]))
+except JournalError as exc:
+    print(exc)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize(("folder_mode", "message"), [(0o700, "Permission denied"), (0o755, "no right to read it")])
+def test_another_user_is_told_to_become_the_daemons(folder_mode, message):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "journal.db"
+        with opened(path):
+            Path(folder).chmod(folder_mode)
+            said = subprocess.run(
+                [sys.executable, "-c", READ_AS_NOBODY, str(path)], capture_output=True, check=True, text=True
+            ).stdout
+    assert said == f"{path}: {message}; run this as the user that runs the daemon\n"
+
+
+# ----------------------------------------------------------------------------------------------------------- full disk
+
+
+def big_batch(start: int) -> Batch:
+    payload = b'{"uuid":"%d","x":"' + b"x" * 4000 + b'"}'
+    return Batch("team", [Envelope(str(n), "other", payload % n, SOURCE, 1) for n in range(start, start + 20)])
+
+
+def fill(store: Store) -> int:
+    """Append until the disk is full; return how many events were acknowledged."""
+    for start in range(0, 100_000, 20):
+        try:
+            append(store, big_batch(start))
+        except JournalFull as exc:
+            assert "no room on the disk" in str(exc)  # noqa: PT017 - the loop is the point
+            return start
+    raise AssertionError("never full")
+
+
+def test_when_there_is_no_room_nothing_is_stored_and_the_same_write_works_once_there_is(store):
+    pages = store._db.execute("PRAGMA page_count").fetchone()[0]
+    store._db.execute(f"PRAGMA max_page_count = {pages + 100}")
+    acknowledged = fill(store)
+    assert acknowledged > 0
+    assert uuids_in(store) == [str(n) for n in range(acknowledged)]
+    with pytest.raises(JournalFull):
+        append(store, big_batch(acknowledged))
+    store._db.execute("PRAGMA max_page_count = 1000000")
+    assert append(store, big_batch(acknowledged)).stored == 20
+    assert tally_of(store).stored == acknowledged + 20
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("mounting a small tmpfs is not permitted here")
+    yield tmp_path
+    subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_on_a_disk_that_is_really_full_nothing_acknowledged_is_lost_and_room_mends_it(small_disk):
+    with opened(small_disk / "journal.db") as store:
+        acknowledged = fill(store)
+        assert acknowledged > 0
+        assert uuids_in(store) == [str(n) for n in range(acknowledged)]
+        subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
+        assert append(store, big_batch(acknowledged)).stored == 20
+        assert uuids_in(store) == [str(n) for n in range(acknowledged + 20)]
+        assert store._db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+@pytest.mark.parametrize("room_kib", [0, 4, 8, 16, 24, 32, 40, 48, 64])
+def test_a_journal_that_cannot_be_made_for_want_of_room_says_so_and_can_be_made_later(small_disk, room_kib):
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(b"x" * ((1024 - room_kib) << 10))
+    with pytest.raises(JournalFull):
+        Store(small_disk / "journal.db")
+    ballast.unlink()
+    with opened(small_disk / "journal.db") as store:
+        assert append(store, batch(1)).stored == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("SQLITE_FULL", JournalFull), ("SQLITE_IOERR_SHMSIZE", JournalFull), ("SQLITE_CORRUPT", JournalError)],
+)
+def test_what_sqlite_says_is_told_with_the_journals_path(name, kind):
+    exc = sqlite3.OperationalError("what it says")
+    exc.sqlite_errorcode = getattr(sqlite3, name)
+    error = journal_error_from(exc, Path("/somewhere/journal.db"))
+    assert type(error) is kind
+    assert str(error).startswith("/somewhere/journal.db: ")
+
+
+def test_an_error_without_a_code_is_no_full_disk():
+    assert type(journal_error_from(sqlite3.ProgrammingError("closed"), Path("x"))) is JournalError

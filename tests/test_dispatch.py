@@ -1,0 +1,883 @@
+"""Loop 2: each handler sees each event at least once, in order, or it is parked; whatever fails or stops."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from rc_push.config import HandlerConfig, RetryConfig
+from rc_push.dispatch import READ_AT_ONCE, Dispatcher
+from rc_push.envelope import Batch, Envelope, Source
+from rc_push.errors import JournalError, JournalFull, Reject, Retry
+from rc_push.handlers import adapt
+from rc_push.journal import Journal, Reader
+
+SOURCE = Source("main", "team", "fake")
+T0 = 1_800_000_000.0
+SHORT_S = 0.01
+
+
+class Clock:
+    """Virtual time: a sleep is over at once; one of *hold_s* or more lasts until it is cancelled."""
+
+    def __init__(self) -> None:
+        self.slept: list[float] = []
+        self.hold_s = float("inf")
+        self.holding = asyncio.Event()
+
+    async def sleep(self, delay_s):
+        self.slept.append(delay_s)
+        if delay_s >= self.hold_s:
+            self.holding.set()
+            await asyncio.Event().wait()
+        await asyncio.sleep(0)
+
+    def wall(self):
+        return T0
+
+
+class WatchedJournal:
+    """The real journal. Its next calls fail with *failures* (by the name of the method); progress can be awaited."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self.failures: dict[str, list[Exception | None]] = {"read": [], "save_progress": []}
+        self.gate: asyncio.Event | None = None
+        self.saved: list[tuple[str, int]] = []
+        self._moved = asyncio.Event()
+
+    def __getattr__(self, name):
+        return getattr(self.journal, name)
+
+    async def read(self, after, limit):
+        self._fail("read")
+        return await self.journal.read(after, limit)
+
+    async def save_progress(self, handler, position, parked=()):
+        if self.gate:
+            await self.gate.wait()
+        self._fail("save_progress")
+        await self.journal.save_progress(handler, position, parked)
+        self.saved.append((handler, position))
+        self._moved.set()
+        self._moved = asyncio.Event()
+
+    def _fail(self, name):
+        if self.failures[name] and (failure := self.failures[name].pop(0)):
+            raise failure
+
+    async def wait_saved(self, handler, position):
+        while max((at for name, at in self.saved if name == handler), default=0) < position:
+            await self._moved.wait()
+
+
+class Recorder:
+    """A handler that plays *outcomes*, one a call: an exception to raise, an awaitable's maker to await, None: done."""
+
+    def __init__(self, *outcomes) -> None:
+        self.outcomes = list(outcomes)
+        self.calls: list[str] = []
+        self.done: list[str] = []
+        self.cut: list[str] = []
+        self.called = asyncio.Event()
+
+    async def wait_calls(self, count):
+        while len(self.calls) < count:
+            self.called.clear()
+            await self.called.wait()
+
+    async def handle(self, envelope):
+        self.calls.append(envelope.uuid)
+        self.called.set()
+        outcome = self.outcomes.pop(0) if self.outcomes else None
+        try:
+            if callable(outcome):
+                await outcome()
+            elif outcome is not None:
+                raise outcome
+        except asyncio.CancelledError:
+            self.cut.append(envelope.uuid)
+            raise
+        self.done.append(envelope.uuid)
+
+
+class BatchRecorder(Recorder):
+    """The same with batches: *batch_outcomes* come first, one a batch."""
+
+    def __init__(self, *batch_outcomes, outcomes=()) -> None:
+        super().__init__(*outcomes)
+        self.batch_outcomes = list(batch_outcomes)
+        self.batches: list[list[str]] = []
+
+    async def handle_batch(self, envelopes):
+        self.batches.append([envelope.uuid for envelope in envelopes])
+        self.called.set()
+        outcome = self.batch_outcomes.pop(0) if self.batch_outcomes else None
+        if callable(outcome):
+            await outcome()
+        elif outcome is not None:
+            raise outcome
+        self.done += self.batches[-1]
+
+
+def for_ever():
+    return asyncio.Event().wait()
+
+
+def envelope(uuid, type_="post.added", payload=None):
+    payload = payload or json.dumps({"uuid": uuid, "event": "/team-messaging/v1/posts"}).encode()
+    return Envelope(uuid, type_, payload, SOURCE, 0)
+
+
+async def fill(journal, *events):
+    """Store *events*: uuids of posts, or envelopes."""
+    made = [envelope(event) if isinstance(event, str) else event for event in events]
+    await journal.append(Batch("team", made))
+
+
+def config(name="h", **more):
+    retry = RetryConfig(**{"first_delay_s": 1.0, "max_delay_s": 300.0, "max_attempts": 3} | more.pop("retry", {}))
+    return HandlerConfig(name, "log", retry=retry, **more)
+
+
+@pytest.fixture(autouse=True)
+def logs():
+    """Keep the log off the terminal: rich's tracebacks cost more than all the rest."""
+    with capture_logs() as lines:
+        yield lines
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "journal.db"
+
+
+@pytest.fixture
+async def journal(path):
+    async with Journal(path) as opened:
+        yield WatchedJournal(opened)
+
+
+@pytest.fixture
+async def clock():
+    return Clock()
+
+
+class Harness:
+    """One dispatcher at work, registered before the events come."""
+
+    def __init__(self, journal, clock, handler, grace_s=SHORT_S, **rules) -> None:
+        self.journal = journal
+        self.handler = handler
+        self.config = config(**rules)
+        loaded = adapt(self.config.name, handler)
+        self.dispatcher = Dispatcher(self.config, loaded, journal, grace_s=grace_s, sleep=clock.sleep, wall=clock.wall)
+        self.task: asyncio.Future | None = None
+
+    async def run(self):
+        await self.dispatcher.register()
+        self.task = asyncio.ensure_future(self.dispatcher.run())
+        return self
+
+    async def until(self, waiting):
+        """Wait for *waiting*; fail at once where the loop ends before it."""
+        waiting = asyncio.ensure_future(waiting)
+        await asyncio.wait([waiting, self.task], return_when=asyncio.FIRST_COMPLETED)
+        if not waiting.done():
+            waiting.cancel()
+            await self.task
+        assert waiting.done(), "the loop ended"
+
+    async def until_saved(self, position):
+        await self.until(self.journal.wait_saved(self.config.name, position))
+
+    async def stop(self):
+        self.task.cancel()
+        await self.stopped()
+
+    async def stopped(self):
+        with pytest.raises(asyncio.CancelledError):
+            await self.task
+
+    @property
+    def statistics(self):
+        return self.dispatcher.statistics()
+
+
+@pytest.fixture
+async def start(journal, clock):
+    started = []
+
+    async def start(handler, **rules):
+        started.append(Harness(journal, clock, handler, **rules))
+        return await started[-1].run()
+
+    yield start
+    for harness in started:
+        if not harness.task.done():
+            await harness.stop()
+
+
+def progress(path, name="h"):
+    reader = Reader(path)
+    try:
+        return next(one for one in reader.progress() if one.handler == name)
+    finally:
+        reader.close()
+
+
+def parked(path):
+    reader = Reader(path)
+    try:
+        return [tuple(row) for row in reader._query("SELECT position, attempts, reason, parked_at FROM exceptions")]
+    finally:
+        reader.close()
+
+
+# --------------------------------------------------------------------------------------------------------- in order
+
+
+async def test_events_are_handed_over_in_the_order_of_the_journal(start, journal):
+    harness = await start(Recorder())
+    await fill(journal, "a", "b", "c")
+    await fill(journal, "d")
+    await harness.until_saved(4)
+    assert harness.handler.done == ["a", "b", "c", "d"]
+    assert harness.statistics.delivered == 4
+    assert harness.statistics.position == 4
+
+
+async def test_more_events_than_one_read_takes_are_all_handed_over_once(start, journal):
+    uuids = [str(number) for number in range(READ_AT_ONCE * 2 + 3)]
+    harness = await start(Recorder())
+    await fill(journal, *uuids)
+    await harness.until_saved(len(uuids))
+    assert harness.handler.done == uuids
+
+
+async def test_what_the_handler_does_not_want_is_counted_and_passed(start, journal, path):
+    harness = await start(Recorder(), types=("post.*",))
+    await fill(journal, "a", envelope("b", "group.joined"), "c", envelope("d", "other"))
+    await harness.until_saved(4)
+    assert harness.handler.done == ["a", "c"]
+    assert (harness.statistics.filtered, harness.statistics.delivered) == (2, 2)
+    assert progress(path).pending == 0
+
+
+async def test_a_handler_that_wants_none_of_them_still_makes_progress(start, journal):
+    harness = await start(BatchRecorder(), types=("fax.*",))
+    await fill(journal, "a", "b")
+    await harness.until_saved(2)
+    assert harness.handler.batches == []
+    assert harness.statistics.filtered == 2
+
+
+async def test_an_event_that_the_rules_cannot_be_applied_to_is_parked_and_the_others_go_on(start, journal, path):
+    harness = await start(Recorder(), events=("*/posts",))
+    await fill(journal, "a", envelope("b", payload=b'{"uuid":"b","event":'), "c")
+    await harness.until_saved(3)
+    assert harness.handler.done == ["a", "c"]
+    ((position, attempts, reason, _),) = parked(path)
+    assert (position, attempts) == (2, 0)
+    assert "cannot be routed" in reason
+    assert (harness.statistics.parked, harness.statistics.filtered) == (1, 0)
+
+
+async def test_progress_is_noted_after_the_hand_over_and_not_before(start, journal, path):
+    release = asyncio.Event()
+    harness = await start(Recorder(None, release.wait))
+    await fill(journal, "a", "b")
+    await harness.until(harness.handler.wait_calls(2))
+    assert progress(path).position == 0
+    release.set()
+    await harness.until_saved(2)
+    assert progress(path).position == 2
+
+
+async def test_a_sync_function_is_a_handler_too(start, journal):
+    seen = []
+    harness = await start(lambda event: seen.append(event.uuid))
+    await fill(journal, "a", "b")
+    await harness.until_saved(2)
+    assert seen == ["a", "b"]
+
+
+# ---------------------------------------------------------------------------------------------------------- batches
+
+
+async def test_a_handler_that_takes_batches_gets_what_is_there_at_once(start, journal):
+    handler = BatchRecorder()
+    await journal.register_handler("h")
+    await fill(journal, "a", envelope("x", "other"), "b")
+    await fill(journal, "c")
+    harness = await start(handler, types=("post.*",))
+    await harness.until_saved(4)
+    assert handler.batches == [["a", "b", "c"]]
+    assert handler.calls == []
+    assert (harness.statistics.delivered, harness.statistics.filtered) == (3, 1)
+
+
+async def test_a_batch_that_fails_is_handed_over_one_by_one(start, journal, path):
+    handler = BatchRecorder(ValueError("one of them"), outcomes=[None, Reject("this one"), None])
+    harness = await start(handler)
+    await fill(journal, "a", "b", "c")
+    await harness.until_saved(3)
+    assert handler.batches == [["a", "b", "c"]]
+    assert handler.done == ["a", "c"]
+    assert [row[0] for row in parked(path)] == [2]
+    statistics = harness.statistics
+    assert (statistics.delivered, statistics.failed, statistics.parked) == (2, 1, 1)
+
+
+async def test_after_a_failed_batch_the_next_events_come_as_a_batch_again(start, journal):
+    handler = BatchRecorder(ValueError("x"))
+    harness = await start(handler)
+    await fill(journal, "a", "b")
+    await harness.until_saved(2)
+    await fill(journal, "c", "d")
+    await harness.until_saved(4)
+    assert handler.batches == [["a", "b"], ["c", "d"]]
+    assert handler.done == ["a", "b", "c", "d"]
+
+
+async def test_a_batch_that_takes_too_long_is_handed_over_one_by_one(start, journal):
+    handler = BatchRecorder(for_ever)
+    harness = await start(handler, timeout_s=SHORT_S)
+    await fill(journal, "a", "b")
+    await harness.until_saved(2)
+    assert handler.calls == ["a", "b"]
+    assert "not done within 0.01 s" in harness.statistics.last_error
+
+
+async def test_a_batch_can_ask_for_a_pause_which_is_no_failure(start, journal, clock):
+    handler = BatchRecorder(Retry(40.0))
+    harness = await start(handler)
+    await fill(journal, "a", "b")
+    await harness.until_saved(2)
+    assert clock.slept == [40.0]
+    assert handler.done == ["a", "b"]
+    assert harness.statistics.failed == 0
+
+
+async def test_a_batch_can_be_rejected_where_one_event_is_and_only_that_is_parked(start, journal, path, clock):
+    handler = BatchRecorder(Reject("one of them"), outcomes=[Reject("a is"), None])
+    harness = await start(handler)
+    await fill(journal, "a", "b")
+    await harness.until_saved(2)
+    assert [row[:3] for row in parked(path)] == [(1, 1, "a is")]
+    assert clock.slept == []
+    assert harness.statistics.failed == 0
+
+
+# --------------------------------------------------------------------------------------------------------- failures
+
+
+async def test_a_failure_is_retried_and_later_events_wait(start, journal, clock):
+    harness = await start(Recorder(ValueError("x"), OSError("y")))
+    await fill(journal, "a", "b")
+    await harness.until_saved(2)
+    assert harness.handler.calls == ["a", "a", "a", "b"]
+    assert (harness.statistics.failed, harness.statistics.delivered) == (2, 2)
+
+
+async def test_the_pauses_between_attempts_follow_the_handlers_retry_table(start, journal, clock):
+    failures = [ValueError("x")] * 9
+    harness = await start(Recorder(*failures), retry={"first_delay_s": 2.0, "max_delay_s": 20.0, "max_attempts": 10})
+    await fill(journal, "a")
+    await harness.until_saved(1)
+    longest = [2.0, 4.0, 8.0, 16.0, 20.0, 20.0, 20.0, 20.0, 20.0]
+    assert all(limit / 2 <= slept <= limit for slept, limit in zip(clock.slept, longest, strict=True))
+
+
+async def test_the_next_event_begins_the_ladder_anew(start, journal, clock):
+    harness = await start(Recorder(ValueError("x"), ValueError("x"), None, ValueError("x")))
+    await fill(journal, "a", "b")
+    await harness.until_saved(2)
+    assert clock.slept[2] <= 1.0
+
+
+async def test_after_the_last_attempt_the_event_is_parked_with_its_reason(start, journal, path):
+    harness = await start(Recorder(*[ValueError("no such ticket")] * 3))
+    await fill(journal, "a", "b")
+    await harness.until_saved(2)
+    assert harness.handler.calls == ["a", "a", "a", "b"]
+    assert parked(path) == [(1, 3, "ValueError: no such ticket", round(T0 * 1000))]
+    statistics = harness.statistics
+    assert (statistics.parked, statistics.delivered) == (1, 1)
+    assert statistics.last_error == "ValueError: no such ticket"
+
+
+async def test_a_single_attempt_parks_at_the_first_failure(start, journal, path, clock):
+    harness = await start(Recorder(ValueError("x")), retry={"max_attempts": 1})
+    await fill(journal, "a")
+    await harness.until_saved(1)
+    assert [row[:2] for row in parked(path)] == [(1, 1)]
+    assert clock.slept == []
+
+
+async def test_retry_is_no_failure_and_never_parks(start, journal, path, clock):
+    harness = await start(Recorder(*[Retry(7.0)] * 20))
+    await fill(journal, "a")
+    await harness.until_saved(1)
+    assert clock.slept == [7.0] * 20
+    assert harness.handler.done == ["a"]
+    assert (harness.statistics.failed, harness.statistics.parked, parked(path)) == (0, 0, [])
+
+
+async def test_failures_around_a_retry_are_counted_together(start, journal, path):
+    harness = await start(Recorder(ValueError("x"), Retry(), ValueError("x"), Retry(), ValueError("x")))
+    await fill(journal, "a")
+    await harness.until_saved(1)
+    assert [row[:2] for row in parked(path)] == [(1, 3)]
+
+
+async def test_reject_parks_at_once(start, journal, path, clock):
+    harness = await start(Recorder(Reject("no ticket in it")))
+    await fill(journal, "a", "b")
+    await harness.until_saved(2)
+    assert [row[:3] for row in parked(path)] == [(1, 1, "no ticket in it")]
+    assert harness.handler.done == ["b"]
+    assert clock.slept == []
+
+
+async def test_a_call_that_takes_too_long_is_a_failure_that_names_the_time(start, journal, path):
+    harness = await start(Recorder(*[for_ever] * 3), timeout_s=SHORT_S)
+    await fill(journal, "a", "b")
+    await harness.until_saved(2)
+    assert harness.handler.cut == ["a"] * 3
+    assert [row[:3] for row in parked(path)] == [(1, 3, "TimeoutError: not done within 0.01 s")]
+    assert harness.handler.done == ["b"]
+
+
+async def test_a_timeout_of_the_handlers_own_stays_its_own(start, journal, path):
+    harness = await start(Recorder(*[TimeoutError("the ticket system")] * 3))
+    await fill(journal, "a")
+    await harness.until_saved(1)
+    assert parked(path)[0][2] == "TimeoutError: the ticket system"
+
+
+class Unprintable(Exception):
+    def __str__(self):
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    "exc",
+    [
+        asyncio.CancelledError(),
+        SystemExit(1),
+        ExceptionGroup("several", [ValueError("x"), OSError("y")]),
+        Unprintable(),
+        StopAsyncIteration(),
+        RecursionError(),
+        JournalError("the handler's own"),
+    ],
+    ids=lambda exc: type(exc).__name__,
+)
+@pytest.mark.parametrize("batches", [False, True])
+async def test_nothing_that_a_handler_raises_ends_the_loop(start, journal, path, exc, batches):
+    handler = BatchRecorder(exc, outcomes=[exc] * 3) if batches else Recorder(*[exc] * 3)
+    harness = await start(handler)
+    await fill(journal, "a")
+    await harness.until_saved(1)
+    assert [row[:2] for row in parked(path)] == [(1, 3)]
+    await fill(journal, "b")
+    await harness.until_saved(2)
+    assert handler.done == ["b"]
+
+
+@pytest.mark.parametrize("text", ["cut emoji \ud83d", "x" * 100_000, "two\nlines", "\0"])
+async def test_any_text_of_a_failure_can_be_parked(start, journal, path, text):
+    harness = await start(Recorder(Reject(text), *[ValueError(text)] * 3))
+    await fill(journal, "a", "b")
+    await harness.until_saved(2)
+    assert [row[0] for row in parked(path)] == [1, 2]
+    assert all(0 < len(row[2]) <= 1000 for row in parked(path))
+
+
+async def test_a_failure_is_logged_with_what_happens_next(start, journal, logs):
+    bug = ValueError("x")
+    harness = await start(Recorder(bug, Reject("no")))
+    await fill(journal, "a")
+    await harness.until_saved(1)
+    failed, at_the_end = logs
+    assert (failed["event"], failed["position"], failed["attempt"], failed["exc_info"]) == ("handler_failed", 1, 1, bug)
+    assert 0.5 <= failed["next_try_s"] <= 1.0
+    assert (at_the_end["event"], at_the_end["attempts"], at_the_end["reason"]) == ("event_parked", 2, "no")
+
+
+@pytest.mark.parametrize("trouble", ["hangs", "fails", "asks for later"])
+async def test_other_handlers_go_on_while_one_is_in_trouble(start, journal, clock, path, trouble):
+    clock.hold_s = 0.5
+    outcome = {"hangs": for_ever, "fails": ValueError("x"), "asks for later": Retry(60.0)}[trouble]
+    broken = await start(Recorder(outcome), name="broken")
+    healthy = await start(Recorder(), name="healthy")
+    for uuid in "abc":
+        await fill(journal, uuid)
+    await healthy.until_saved(3)
+    assert healthy.handler.done == ["a", "b", "c"]
+    assert (progress(path, "broken").position, broken.handler.done) == (0, [])
+
+
+# ------------------------------------------------------------------------------------------------------------- stop
+
+
+async def test_cancelled_while_there_is_nothing_to_do_it_ends(start):
+    harness = await start(Recorder())
+    await harness.stop()
+    assert harness.handler.calls == []
+
+
+async def test_a_running_call_may_finish_and_is_not_handed_over_again(start, journal, path):
+    release = asyncio.Event()
+    harness = await start(Recorder(release.wait), grace_s=60.0)
+    await fill(journal, "a")
+    await harness.until(harness.handler.called.wait())
+    harness.task.cancel()
+    await asyncio.sleep(0)
+    release.set()
+    await harness.stopped()
+    assert harness.handler.done == ["a"]
+    assert progress(path).position == 1
+
+
+async def test_within_the_grace_no_further_call_begins(start, journal, path):
+    release = asyncio.Event()
+    harness = await start(Recorder(None, release.wait), grace_s=60.0)
+    await fill(journal, "a", "b", "c", "d")
+    await harness.until(harness.handler.wait_calls(2))
+    harness.task.cancel()
+    await asyncio.sleep(0)
+    release.set()
+    await harness.stopped()
+    assert harness.handler.calls == ["a", "b"]
+    assert progress(path).position == 2
+
+
+async def test_within_the_grace_a_failure_is_not_waited_for(start, journal, clock, path):
+    async def fail_when_released():
+        await release.wait()
+        raise ValueError
+
+    release = asyncio.Event()
+    clock.hold_s = 0.1
+    harness = await start(Recorder(None, fail_when_released), grace_s=60.0)
+    await fill(journal, "a", "b")
+    await harness.until(harness.handler.wait_calls(2))
+    harness.task.cancel()
+    await asyncio.sleep(0)
+    release.set()
+    await harness.stopped()
+    assert progress(path).position == 1
+    assert clock.slept == []
+
+
+async def test_a_batch_may_finish_within_the_grace(start, journal, path):
+    release = asyncio.Event()
+    harness = await start(BatchRecorder(release.wait), grace_s=60.0)
+    await fill(journal, "a", "b")
+    await harness.until(harness.handler.called.wait())
+    harness.task.cancel()
+    await asyncio.sleep(0)
+    release.set()
+    await harness.stopped()
+    assert harness.handler.done == ["a", "b"]
+    assert progress(path).position == 2
+
+
+async def test_a_batch_that_fails_within_the_grace_is_left_for_the_next_start(start, journal, path):
+    async def fail_when_released():
+        await release.wait()
+        raise ValueError
+
+    release = asyncio.Event()
+    harness = await start(BatchRecorder(fail_when_released), grace_s=60.0)
+    await fill(journal, "a", "b")
+    await harness.until(harness.handler.called.wait())
+    harness.task.cancel()
+    await asyncio.sleep(0)
+    release.set()
+    await harness.stopped()
+    assert harness.handler.calls == []
+    assert progress(path).position == 0
+
+
+async def test_a_call_that_outlasts_the_grace_is_cut_and_handed_over_again_at_the_next_start(
+    start, journal, path, logs
+):
+    harness = await start(Recorder(None, Reject("no"), for_ever))
+    await fill(journal, "a", "b", "c", "d")
+    await harness.until(harness.handler.wait_calls(3))
+    await harness.stop()
+    assert harness.handler.cut == ["c"]
+    assert logs[-1]["event"] == "handler_cut"
+    assert (progress(path).position, [row[0] for row in parked(path)]) == (2, [2])
+    again = await start(Recorder())
+    await again.until_saved(4)
+    assert again.handler.done == ["c", "d"]
+
+
+class Stubborn:
+    """Answers a cancellation in the way *answer* says."""
+
+    def __init__(self, answer) -> None:
+        self.answer = answer
+        self.called = asyncio.Event()
+
+    async def handle(self, envelope):
+        self.called.set()
+        try:
+            await for_ever()
+        except asyncio.CancelledError:
+            if self.answer == "returns":
+                return
+            raise (SystemExit(1) if self.answer == "exits" else ValueError("interrupted")) from None
+
+
+@pytest.mark.parametrize("answer", ["raises", "exits", "returns"])
+async def test_a_handler_that_answers_the_cut_in_its_own_way_cannot_keep_it_running(
+    start, journal, path, clock, answer
+):
+    clock.hold_s = 0.1
+    harness = await start(Stubborn(answer))
+    await fill(journal, "a", "b")
+    await harness.until(harness.handler.called.wait())
+    await harness.stop()
+    assert progress(path).position == (1 if answer == "returns" else 0)
+
+
+async def test_a_pause_is_cut_at_once(start, journal, clock, path):
+    clock.hold_s = 0.1
+    harness = await start(Recorder(None, ValueError("x")), grace_s=3600.0)
+    await fill(journal, "a", "b")
+    await harness.until(clock.holding.wait())
+    await harness.stop()
+    assert progress(path).position == 1
+
+
+async def test_a_second_cancellation_cuts_the_call_at_once_and_leaves_nothing_running(start, journal, path):
+    harness = await start(Recorder(for_ever), grace_s=3600.0)
+    await fill(journal, "a")
+    await harness.until(harness.handler.called.wait())
+    harness.task.cancel()
+    await asyncio.sleep(0)
+    assert harness.handler.cut == []
+    await harness.stop()
+    assert harness.handler.cut == ["a"]
+
+
+async def test_cancelled_before_the_first_call_it_makes_none(start, journal, path):
+    harness = await start(Recorder(), grace_s=60.0)
+    read, waiting, answer = journal.read, asyncio.Event(), asyncio.Event()
+
+    async def slow_read(after, limit):
+        waiting.set()
+        await answer.wait()
+        return await read(after, limit)
+
+    journal.read = slow_read
+    await fill(journal, "a")
+    await harness.until(waiting.wait())
+    harness.task.cancel()
+    answer.set()
+    await harness.stopped()
+    assert harness.handler.calls == []
+    assert progress(path).position == 0
+
+
+async def test_cancelled_while_progress_is_noted_it_waits_for_it(start, journal, path):
+    journal.gate = asyncio.Event()
+    harness = await start(Recorder(), grace_s=60.0)
+    await fill(journal, "a")
+    await harness.until(harness.handler.called.wait())
+    harness.task.cancel()
+    await asyncio.sleep(0)
+    journal.gate.set()
+    await harness.stopped()
+    assert progress(path).position == 1
+
+
+# ---------------------------------------------------------------------------------------------------------- journal
+
+
+async def test_a_journal_that_cannot_be_read_is_tried_again(start, journal, clock):
+    journal.failures["read"] = [JournalError("disk I/O error")] * 3
+    harness = await start(Recorder())
+    await fill(journal, "a")
+    await harness.until_saved(1)
+    assert harness.handler.calls == ["a"]
+    assert len(clock.slept) == 3
+    assert "disk I/O error" in harness.statistics.last_error
+
+
+async def test_progress_that_cannot_be_noted_is_noted_later_without_a_second_hand_over(start, journal, clock, path):
+    journal.failures["save_progress"] = [JournalFull("no room"), JournalFull("no room")]
+    harness = await start(Recorder(Reject("no")))
+    await fill(journal, "a", "b")
+    await harness.until_saved(2)
+    assert harness.handler.calls == ["a", "b"]
+    assert [row[0] for row in parked(path)] == [1]
+    assert len(clock.slept) == 2
+
+
+async def test_while_progress_cannot_be_noted_the_position_does_not_move_and_no_more_is_handed_over(
+    start, journal, clock
+):
+    journal.failures["save_progress"] = [JournalFull("no room")] * 100
+    clock.hold_s = 0.1
+    harness = await start(Recorder(), grace_s=3600.0)
+    await fill(journal, "a")
+    await harness.until(clock.holding.wait())
+    await fill(journal, "b")
+    assert harness.statistics.position == 0
+    await harness.stop()
+    assert harness.handler.calls == ["a"]
+
+
+async def test_a_journal_without_room_does_not_keep_a_cut_handler_from_ending(start, journal, clock):
+    journal.failures["save_progress"] = [JournalFull("no room")] * 100
+    harness = await start(Recorder(None, for_ever))
+    await fill(journal, "a", "b")
+    await harness.until(harness.handler.wait_calls(2))
+    await harness.stop()
+    assert clock.slept == []
+    journal.failures["save_progress"] = []
+    again = await start(Recorder())
+    await again.until_saved(2)
+    assert again.handler.done == ["a", "b"]
+
+
+async def test_a_new_start_goes_on_where_the_journal_says(journal, clock, path):
+    await Harness(journal, clock, Recorder()).dispatcher.register()
+    await fill(journal, "a", "b", "c")
+    await journal.save_progress("h", 2)
+    harness = await Harness(journal, clock, Recorder()).run()
+    assert harness.statistics.position == 2
+    await harness.until_saved(3)
+    assert harness.handler.done == ["c"]
+    await harness.stop()
+
+
+async def test_a_new_handler_begins_at_the_head(start, journal):
+    await fill(journal, "a", "b")
+    harness = await start(Recorder())
+    assert harness.statistics.position == 2
+    await fill(journal, "c")
+    await harness.until_saved(3)
+    assert harness.handler.done == ["c"]
+
+
+async def test_a_position_whose_events_are_pruned_is_passed(start, journal, path):
+    harness = Harness(journal, Clock(), Recorder())
+    await harness.dispatcher.register()
+    await fill(journal, "a", "b")
+    await journal.save_progress("h", 2)
+    await journal.prune(1, 10)
+    await journal.save_progress("h", 0)
+    harness.dispatcher._position = 0
+    harness.task = asyncio.ensure_future(harness.dispatcher.run())
+    await harness.until_saved(2)
+    assert harness.handler.calls == []
+    await harness.stop()
+
+
+# --------------------------------------------------------------------------------------------------------- property
+
+OUTCOMES = st.lists(st.sampled_from(["done", "done", "fail", "later", "reject", "cancel"]), max_size=40)
+
+
+class RandomHandler:
+    """Plays *outcomes* and remembers what it has done, in order."""
+
+    def __init__(self, outcomes, batches) -> None:
+        self.outcomes = list(outcomes)
+        self.seen: list[str] = []
+        self.done: list[str] = []
+        if batches:
+            self.handle_batch = self._handle_batch
+
+    async def handle(self, envelope):
+        await self._take([envelope.uuid])
+
+    async def _handle_batch(self, envelopes):
+        await self._take([envelope.uuid for envelope in envelopes])
+
+    async def _take(self, uuids):
+        outcome = self.outcomes.pop(0) if self.outcomes else "done"
+        await asyncio.sleep(0)
+        self.seen += uuids
+        if outcome == "done":
+            self.done += uuids
+        elif outcome == "fail":
+            raise ValueError("x")
+        elif outcome == "later":
+            raise Retry(1.0)
+        elif outcome == "reject":
+            raise Reject("x")
+        elif outcome == "cancel":
+            raise asyncio.CancelledError
+
+
+@asynccontextmanager
+async def life(journal, clock, handler, grace_s):
+    """Run one dispatcher; at the end it is cancelled wherever it stands."""
+    harness = await Harness(journal, clock, handler, grace_s=grace_s, retry={"max_attempts": 2}).run()
+    yield harness
+    await harness.stop()
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    cuts=st.lists(st.integers(1, 5), min_size=1, max_size=4),
+    lives=st.lists(st.tuples(OUTCOMES, st.booleans(), st.integers(0, 12), st.sampled_from([0.0, 60.0])), max_size=3),
+    failures=st.lists(st.booleans(), max_size=8),
+)
+def test_whatever_fails_and_however_often_it_is_stopped_each_event_is_done_in_order_or_parked(cuts, lives, failures):
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(_dispatch_under_faults(Path(folder) / "journal.db", cuts, lives, failures))
+
+
+async def _dispatch_under_faults(path, cuts, lives, failures):
+    uuids: list[str] = []
+    done: list[str] = []
+    clock = Clock()
+    async with Journal(path) as opened:
+        journal = WatchedJournal(opened)
+        await journal.register_handler("h")
+        for size in cuts:
+            fresh = [f"{len(uuids) + number:03}" for number in range(size)]
+            uuids += fresh
+            await fill(journal, *fresh)
+        journal.failures["save_progress"] = [JournalFull("no room") if failing else None for failing in failures]
+        with capture_logs():
+            for outcomes, batches, steps, grace_s in lives:
+                handler = RandomHandler(outcomes, batches)
+                async with life(journal, clock, handler, grace_s):
+                    for _ in range(steps):
+                        await asyncio.sleep(0)
+                done += handler.done
+                in_order(handler)
+            handler = RandomHandler([], batches=False)
+            async with life(journal, clock, handler, 60.0) as harness:
+                if harness.statistics.position < len(uuids):
+                    await harness.until_saved(len(uuids))
+            done += handler.done
+            in_order(handler)
+    given_up = {uuids[row[0] - 1] for row in parked(path)}
+    assert set(done) | given_up == set(uuids)
+    assert progress(path).position == len(uuids)
+
+
+def in_order(handler):
+    """Within one life no event is begun before all that stand before it are done or parked."""
+    singly = [uuid for number, uuid in enumerate(handler.seen) if uuid not in handler.seen[:number]]
+    assert singly == sorted(singly)
+    assert handler.done == sorted(set(handler.done))
