@@ -8,8 +8,6 @@ context either: ours are raised after the `except` block.
 
 from __future__ import annotations
 
-import contextlib
-import ipaddress
 import os
 import socket
 import ssl
@@ -20,7 +18,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from rc_push import __version__
-from rc_push.config import NetworkConfig
+from rc_push.config import NetworkConfig, is_loopback
 from rc_push.errors import ProtocolError, UnreachableError
 
 USER_AGENT = f"rc-push/{__version__}"
@@ -157,10 +155,3 @@ def proxy_for(host: str, network: NetworkConfig) -> str | None:
     if network.proxy or proxy_bypass(host):
         return network.proxy
     return getproxies().get("https")
-
-
-def is_loopback(host: str) -> bool:
-    """Say whether *host* is this machine itself, which no proxy leads to."""
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,14 +26,20 @@ HANDLER_SETTINGS = """\
 # The file handler's own settings: the file that gets one JSON object per line.
 path = "/var/log/rc-push/events.jsonl"
 """
+SERVICE_DIRECTORIES = ("/var/lib/rc-push", "/var/log/rc-push")
 # What an option's help need not say.
 PLAIN = ("a string", "a list of strings", "an absolute path", "true or false")
 
 
 @click.command()
 def init() -> None:
-    """Print a commented starter file: rc-push init > rc-push.toml."""
-    click.echo(starter(), nl=False)
+    """Print a commented starter file; for an ordinary user, with paths of their own."""
+    text = starter()
+    if os.geteuid() != 0:  # an ordinary user can write none of the service's directories
+        state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+        for directory in SERVICE_DIRECTORIES:
+            text = text.replace(directory, f"{state}/rc-push")
+    click.echo(text, nl=False)
 
 
 def starter() -> str:

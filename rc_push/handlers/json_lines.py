@@ -28,6 +28,7 @@ log = structlog.get_logger()
 
 # Owner writes, group reads (a log shipper), others nothing: events are private. The umask may take more away.
 FILE_MODE = 0o640
+DIRECTORY_MODE = 0o750
 # A longer end without a newline is none of our lines: a frame has at most 16 MiB (transports/websocket.py), and we add
 # less than a block.
 LINE_MAX_BYTES = (16 << 20) + (64 << 10)
@@ -50,8 +51,9 @@ class JsonLinesFile:
         self._prefix = b""
 
     def open(self) -> None:
-        """Open the file, create it where it is missing, repair its end. Raises HandlerError, naming the remedy."""
+        """Open the file, create it with its directory where missing, repair its end. Raises HandlerError."""
         try:
+            self._path.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
             self._open()
         except OSError as exc:
             if exc.errno == errno.ENXIO and self._path.is_fifo():

@@ -316,6 +316,7 @@ class ServerSession:
         self._sequence = 0
         self._buffer: deque[bytes] = deque()
         self._outbox: deque[bytes] = deque()
+        self._late: deque[bytes] = deque()  # what has to wait for `hand_over`
         self._sent: deque[tuple[float, bytes]] = deque(maxlen=limits.recovery_buffer_size)
         self._connected_at = 0.0
         self._traffic_at = 0.0
@@ -330,7 +331,7 @@ class ServerSession:
     def connect(
         self, now: float, creation_time: str, *, recovery: str = "", error_code: str = "", with_wsc: bool = True
     ) -> None:
-        """Begin a connection: queue ConnectionDetails. Notifications are kept until `hand_over`."""
+        """Begin a connection: queue ConnectionDetails. All else waits for `hand_over`."""
         self.is_connected = True
         self._connected_at = self._traffic_at = now
         self._disconnected_at = None
@@ -354,10 +355,11 @@ class ServerSession:
         self._outbox.append(frames.encode(meta, msgspec.json.encode(body)))
 
     def hand_over(self) -> None:
-        """Queue what was kept, before all else that waits; from now on notifications are queued as they come."""
+        """Queue what was kept, then all else that waits; from now on everything is queued as it comes."""
         self.is_live = True
-        self._outbox.extendleft(reversed(self._buffer))
+        self._outbox += self._buffer + self._late
         self._buffer.clear()
+        self._late.clear()
 
     def disconnect(self, now: float) -> None:
         """End the connection; from now on notifications are kept, the newest `recovery_buffer_size` of them.
@@ -371,6 +373,7 @@ class ServerSession:
         self.is_connected = self.is_live = False
         self._disconnected_at = now
         self._outbox.clear()
+        self._late.clear()
         self._trim()
 
     def refusal_to_recover(self, oauth_session: str, now: float, *, expired_code: str) -> str:
@@ -395,11 +398,11 @@ class ServerSession:
         if isinstance(frame, BadFrame):
             return frame
         if frame.meta.type == frames.HEARTBEAT:
-            self._outbox.append(frames.encode({"type": frames.HEARTBEAT, "messageId": frame.meta.messageId}))
+            self._say(frames.encode({"type": frames.HEARTBEAT, "messageId": _sendable(frame.meta.messageId)}))
             return HeartbeatReceived()
         if frame.meta.type == frames.CLIENT_REQUEST:
             meta = frame.meta
-            return Requested(meta.messageId, meta.method.upper(), meta.path, meta.query, bytes(frame.body))
+            return Requested(_sendable(meta.messageId), meta.method.upper(), meta.path, meta.query, bytes(frame.body))
         return Unknown(frame.meta.type, data)
 
     def answer(
@@ -414,7 +417,7 @@ class ServerSession:
         """Queue the answer to a request. Whether a failed one is of type Error is undocumented: *kind*."""
         meta = self._meta(kind, message_id, status)
         meta["headers"].update(headers or {})
-        self._outbox.append(frames.encode(meta, body))
+        self._say(frames.encode(meta, body))
 
     def publish(self, payload: bytes, uuid: str, now: float, *, with_wsc: bool = False) -> None:
         """Queue the notification *payload*, or keep it until `hand_over`.
@@ -439,13 +442,13 @@ class ServerSession:
 
     def inject(self, data: bytes) -> None:
         """Queue *data* as it is: for what no rule allows."""
-        self._outbox.append(data)
+        self._say(data)
 
     def fail(self, code: str, message: str, status: int = 400, *, bare: bool = False) -> None:
         """Queue an Error frame. Whether its meta has an id and a status is undocumented: *bare* = it has not."""
         body = msgspec.json.encode({"errorCode": code, "message": message})
         meta = {"type": frames.ERROR} if bare else self._meta(frames.ERROR, self._new_id(), status)
-        self._outbox.append(frames.encode(meta, body))
+        self._say(frames.encode(meta, body))
 
     def data_to_send(self) -> list[bytes]:
         """Return the frames to send, in order, and forget them."""
@@ -469,6 +472,9 @@ class ServerSession:
         self.wsc_token = f"{self.session_id}-{self._sequence}"
         return {"token": self.wsc_token, "sequence": self._sequence}
 
+    def _say(self, frame: bytes) -> None:
+        (self._outbox if self.is_live else self._late).append(frame)
+
     def _trim(self) -> None:
         while len(self._buffer) > self.limits.recovery_buffer_size:
             self._buffer.popleft()
@@ -476,6 +482,11 @@ class ServerSession:
 
     def _meta(self, kind: str, message_id: str, status: int) -> dict[str, Any]:
         return {"type": kind, "messageId": message_id, "status": status, "headers": {"RCRequestId": message_id}}
+
+
+def _sendable(text: str) -> str:
+    """Return *text* without the lone surrogates that JSON can bring and UTF-8 cannot take back."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _plain(seconds: float) -> float:

@@ -60,7 +60,7 @@ class GatewayLink:
 
     def begin(self) -> None:
         """Write ConnectionDetails, and a moment later what was kept for the connection."""
-        self._connection.write_messages(self.session.wsg.data_to_send())
+        self.flush()
         if self.session.wsg.kept:
             delay_s = self._world.clock.scaled_s(self._world.knobs.kept_after_s)
             asyncio.get_running_loop().call_later(delay_s, self._hand_over)
@@ -68,8 +68,8 @@ class GatewayLink:
             self._hand_over()
 
     def flush(self) -> None:
-        """Write what the session has to say; before `hand_over` it waits behind what was kept."""
-        messages = self.session.wsg.data_to_send() if self.session.wsg.is_live else []
+        """Write what the session has to say."""
+        messages = self.session.wsg.data_to_send()
         if messages:
             self._connection.write_messages(messages)
 

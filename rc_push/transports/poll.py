@@ -9,9 +9,9 @@ import logging
 import ssl
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rc_push.config import NetworkConfig
+from rc_push.config import NetworkConfig, is_loopback
 from rc_push.errors import UnreachableError
-from rc_push.http import is_loopback, proxy_for
+from rc_push.http import proxy_for
 from rc_push.protocol.pubnub import Answer, answer_from
 
 if TYPE_CHECKING:

@@ -20,10 +20,10 @@ import structlog
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
-from rc_push.config import NetworkConfig, SubscriptionConfig
+from rc_push.config import NetworkConfig, SubscriptionConfig, is_loopback
 from rc_push.envelope import Batch, Cursor, Envelope, Gap, Source, Unreadable, envelope_from_payload, ms_from_iso
 from rc_push.errors import ProtocolError, UnreachableError
-from rc_push.http import USER_AGENT, is_loopback
+from rc_push.http import USER_AGENT
 from rc_push.protocol import subscription as subscriptions
 from rc_push.protocol import wsg
 from rc_push.protocol.frames import HEARTBEAT, BadFrame, Wsc

@@ -1,4 +1,4 @@
-"""What do the tests of real processes share? Daemon and simulator as processes, and waits that end.
+"""What the tests of real processes share: daemon and simulator as processes, and waits that end.
 
 Every process is ended by its own handle, and every wait says what it has waited for.
 """
@@ -127,7 +127,12 @@ class Daemon:
         self.write_config()
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
-                self._command("run"), env=self.environ, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                self._command("run"),
+                env=self.environ,
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
         return self
 
@@ -158,7 +163,7 @@ class Daemon:
         return self.log_path.read_text("utf-8")
 
     def lines(self, event=None):
-        """The log lines of this process that are JSON, or those of them that tell of *event*."""
+        """Return the log lines of this process that are JSON, or those of them that tell of *event*."""
         whole = self.said().rpartition("\n")[0].splitlines()
         lines = [json.loads(line) for line in whole if line.startswith("{")]
         return [line for line in lines if event in (None, line["event"])]
@@ -196,7 +201,7 @@ class Daemon:
         )
 
     async def listed(self, *arguments):
-        """What a command lists with --json."""
+        """Return what a command lists with --json."""
         done = await self.run(*arguments, "--json")
         assert done.returncode == 0, done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()]
@@ -280,12 +285,12 @@ def simulate():
 
 @pytest.fixture
 async def simulator():
-    """A simulator in this process."""
+    """Run a simulator in this process."""
     async with Simulator() as running:
         yield running
 
 
 @pytest.fixture
 def daemon(simulator, make_daemon):
-    """The daemon of most tests: one account, one subscription to posts, one file. Not started."""
+    """Make the daemon of most tests, not started: one account, one subscription to posts, one file."""
     return make_daemon(simulator.ready)

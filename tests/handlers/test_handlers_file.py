@@ -147,11 +147,17 @@ async def test_closing_waits_for_what_is_being_written_and_leaves_no_thread(tmp_
     assert positions(tmp_path / "events.jsonl") == [1]
 
 
-async def test_a_missing_directory_is_refused_with_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(
-        HandlerError, match=r"handlers\.events: cannot open .*no dir/events\.jsonl.*mkdir -p '.*no dir'"
-    ):
-        await load(tmp_path / "no dir" / "events.jsonl").open()
+async def test_a_missing_directory_is_created_for_owner_and_group(tmp_path: Path) -> None:
+    handler = load(tmp_path / "no dir" / "events.jsonl")
+    await handler.open()
+    await handler.close()
+    assert (tmp_path / "no dir").stat().st_mode & 0o777 == 0o750
+
+
+async def test_a_directory_that_cannot_be_created_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "a file").touch()
+    with pytest.raises(HandlerError, match=r"handlers\.events: cannot open .*mkdir -p '.*a file/logs'"):
+        await load(tmp_path / "a file" / "logs" / "events.jsonl").open()
 
 
 @pytest.mark.parametrize("path", ["events.jsonl", "", "/a\0b", 5])

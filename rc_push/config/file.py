@@ -1,0 +1,310 @@
+"""What did the user ask for? The TOML file, and everything that is wrong with it, at once.
+
+Knows the file and the environment; knows nothing of what the settings do.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from rc_push.config.lines import lines_by_key
+from rc_push.config.settings import (
+    DEFAULT_SERVER,
+    FROM_ENVIRONMENT,
+    NAMED_TABLES,
+    TABLES,
+    TRANSPORTS,
+    AccountConfig,
+    Config,
+    HandlerConfig,
+    JournalConfig,
+    LogConfig,
+    NetworkConfig,
+    Option,
+    RetryConfig,
+    Secret,
+    ServiceConfig,
+    SubscriptionConfig,
+    options,
+)
+from rc_push.config.values import SOURCES_REMEDY, Mistake, is_server, one_line, plain_value, split_url, text_from_source
+from rc_push.config.words import SHOWN_MAX_LENGTH, Key, dotted, found_url, kind_of, listed, nearest, short
+from rc_push.errors import ConfigError, Problem
+
+# Where the file is looked for when nobody names it.
+SEARCHED = (Path("rc-push.toml"), Path("/etc/rc-push/config.toml"))
+FILE_MAX_BYTES = 1 << 20
+
+
+def find_config(option: Path | None, environ: Mapping[str, str]) -> Path | None:
+    """Return the file to read: *option* (-c), else $RC_PUSH_CONFIG, else the first of `SEARCHED` that exists."""
+    named = option or (Path(environ["RC_PUSH_CONFIG"]) if environ.get("RC_PUSH_CONFIG") else None)
+    return named or next((path for path in SEARCHED if _exists(path)), None)
+
+
+def load(path: Path | None, environ: Mapping[str, str]) -> tuple[Config, list[Problem]]:
+    """Return what the file at *path* says, with secrets resolved, and the warnings.
+
+    Raises ConfigError with every mistake at once, warnings included. A mistake in the syntax hides all others.
+    """
+    if path is None:
+        searched = ", ".join(str(path) for path in SEARCHED)
+        remedy = "name it with -c or $RC_PUSH_CONFIG, or begin one: rc-push init > rc-push.toml"
+        raise ConfigError([Problem("configuration", f"there is no file (searched: {searched})", remedy)])
+    reading = _Reading(path, environ)
+    config = reading.config()
+    problems = sorted(reading.problems, key=lambda problem: problem.line or 0)
+    if not all(problem.warning for problem in problems):
+        raise ConfigError(problems, path=str(path))
+    return config, problems
+
+
+def load_journal(path: Path | None) -> JournalConfig:
+    """Return [journal] alone: who only reads the journal needs no secrets. Raises ConfigError."""
+    if path is None:
+        return JournalConfig()
+    reading = _Reading(path, {})
+    journal = JournalConfig(**reading.table(("journal",), JournalConfig))
+    if reading.problems:
+        raise ConfigError(reading.problems, path=str(path))
+    return journal
+
+
+def with_lines(problems: Iterable[Problem], path: Path) -> list[Problem]:
+    """Return *problems* with the lines of their keys in the file at *path*, where they have none yet."""
+    reading = _Reading(path, {})
+    return [
+        problem if problem.line else replace(problem, line=reading.line_of(tuple(problem.key.split("."))))
+        for problem in problems
+    ]
+
+
+def _exists(path: Path) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:  # it may be there: reading it then says what is wrong
+        return True
+    return True
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(FILE_MAX_BYTES + 1)
+    except (OSError, ValueError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "no path"
+        raise _unusable(path, f"cannot be read: {reason}", "name a file that this user can read") from None
+    if len(content) > FILE_MAX_BYTES:
+        raise _unusable(path, "larger than 1 MiB", "name a configuration file")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        raise _unusable(path, "not UTF-8", "save it as UTF-8", content.count(b"\n", 0, exc.start) + 1) from None
+
+
+def _parse(text: str, path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        what, _, where = str(exc).rpartition(" (at ")
+        number = re.match(r"line (\d+)", where)
+        line = int(number[1]) if number else max(1, len(text.splitlines()))
+        remedy = "correct the TOML: key = value, strings in quotes, tables in [brackets]"
+        raise _unusable(path, what[:SHOWN_MAX_LENGTH], remedy, line) from None
+    except (ValueError, RecursionError):  # a number of thousands of digits, brackets a thousand deep
+        raise _unusable(path, "nested or long beyond reason", "name a configuration file") from None
+
+
+def _unusable(path: Path, found: str, remedy: str, line: int | None = None) -> ConfigError:
+    return ConfigError([Problem(str(path), found, remedy, line)], path=str(path))
+
+
+class _Reading:
+    """One pass over a file: makes settings of it, and notes every mistake in *problems*."""
+
+    def __init__(self, path: Path, environ: Mapping[str, str]) -> None:
+        text = _read(path)
+        self.problems: list[Problem] = []
+        self._path = path
+        self._document = _parse(text, path)
+        self._lines = lines_by_key(text)
+        self._environ = environ
+
+    def config(self) -> Config:
+        """Return the configuration. What is wrong in it is a problem, and here its default."""
+        self._refuse_unknown((), self._document, [*NAMED_TABLES, *TABLES])
+        if self._document.get("accounts", {}) == {}:
+            server = self._environ.get("RC_SERVER_URL") or DEFAULT_SERVER
+            self._document["accounts"] = {"main": {"server": server, **FROM_ENVIRONMENT}}
+        accounts = {name: self._account(name, raw) for name, raw in self._named("accounts")}
+        subscriptions = {name: self._subscription(name, raw) for name, raw in self._named("subscriptions")}
+        handlers = {name: self._handler(name, raw) for name, raw in self._named("handlers")}
+        if self._document.get("subscriptions", {}) == {}:
+            self._complain(("subscriptions",), "there is none", "say what to receive under [subscriptions.NAME]")
+        return Config(
+            accounts,
+            subscriptions,
+            handlers,
+            JournalConfig(**self.table(("journal",), JournalConfig)),
+            self._network(),
+            LogConfig(**self.table(("log",), LogConfig)),
+            ServiceConfig(**self.table(("service",), ServiceConfig)),
+            self._path,
+        )
+
+    def line_of(self, key: Key) -> int | None:
+        """Return the line of *key*, else of the nearest table around it; None where there is none."""
+        return next((self._lines[key[:n]] for n in range(len(key), 0, -1) if key[:n] in self._lines), None)
+
+    def table(self, key: Key, kind: type[msgspec.Struct], *, open_: bool = False) -> dict[str, Any]:
+        """Return what is right in the table at *key*, by option. Unknown keys are mistakes, unless it is *open_*."""
+        raw: Any = self._document
+        for part in key:
+            raw = raw.get(part, {})
+        if not isinstance(raw, dict):
+            self._complain(key, kind_of(raw), f"write a table: [{dotted(key)}]")
+            return {}
+        known = {option.name: option for option in options(kind)}
+        if not open_:
+            self._refuse_unknown(key, raw, known)
+        values = {name: self._value((*key, name), known[name], raw[name]) for name in raw if name in known}
+        return {name: value for name, value in values.items() if value is not None}
+
+    # -------------------------------------------------------------------------------------------- tables with own rules
+
+    def _named(self, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        raw = self._document.get(kind, {})
+        if not isinstance(raw, dict):
+            self._complain((kind,), kind_of(raw), f"write tables: [{kind}.NAME]")
+            return
+        for name, table in raw.items():
+            if not isinstance(table, dict):
+                self._complain((kind, name), kind_of(table), f"write it into a table: [{kind}.NAME]")
+            elif not re.fullmatch("[A-Za-z0-9_-]+", name):
+                self._complain((kind, name), "no usable name", "use letters, digits, _ and - only")
+            else:
+                yield name, table
+
+    def _account(self, name: str, raw: dict[str, Any]) -> AccountConfig:
+        key = ("accounts", name)
+        account = AccountConfig(name, **self.table(key, AccountConfig))
+        if "access_token" not in raw:
+            for part in FROM_ENVIRONMENT.keys() - raw.keys():
+                source = f'{{ env = "{FROM_ENVIRONMENT[part]["env"]}" }}'
+                remedy = f"give it, such as {source}; a bot needs access_token alone"
+                self._complain((*key, part), "missing", remedy)
+        elif "jwt" in raw:
+            self._complain((*key, "jwt"), "given beside access_token", "leave one of the two out")
+        if not is_server(account.server):
+            remedy = f'write an address such as "{DEFAULT_SERVER}"; http is for loopback addresses only'
+            self._complain((*key, "server"), found_url(account.server), remedy)
+        return msgspec.structs.replace(account, server=account.server.rstrip("/"))
+
+    def _subscription(self, name: str, raw: dict[str, Any]) -> SubscriptionConfig:
+        key = ("subscriptions", name)
+        values = self.table(key, SubscriptionConfig)
+        accounts = self._names("accounts")
+        if "account" not in raw and len(accounts) == 1:
+            values["account"] = accounts[0]
+        elif "account" not in raw:
+            self._complain(
+                (*key, "account"), "missing, and there is not exactly one", f"name one of {listed(accounts)}"
+            )
+        subscription = SubscriptionConfig(name, **{"account": ""} | values)
+        self._refuse_strangers((*key, "account"), [subscription.account] if "account" in values else [], accounts)
+        self._refuse_strangers((*key, "transport"), [subscription.transport], TRANSPORTS)
+        example = "such as /team-messaging/v1/posts"
+        if raw.get("event_filters", []) == []:
+            self._complain((*key, "event_filters"), "there is none", f"list at least one, {example}")
+        for event_filter in subscription.event_filters:
+            if not re.fullmatch(r"/\S+", event_filter):
+                self._complain((*key, "event_filters"), short(event_filter), f"begin it with /, {example}")
+        return subscription
+
+    def _handler(self, name: str, raw: dict[str, Any]) -> HandlerConfig:
+        key = ("handlers", name)
+        values = self.table(key, HandlerConfig, open_=True)
+        if "use" not in raw:
+            self._complain((*key, "use"), "missing", 'name the handler, such as use = "file"')
+        self._refuse_strangers((*key, "subscriptions"), values.get("subscriptions", ()), self._names("subscriptions"))
+        known = {option.name for option in options(HandlerConfig)}
+        settings = {part: value for part, value in raw.items() if part not in known}
+        return HandlerConfig(name, **{"use": ""} | values, settings=settings)
+
+    def _network(self) -> NetworkConfig:
+        key = ("network",)
+        network = NetworkConfig(**self.table(key, NetworkConfig))
+        if network.proxy is not None:
+            parts = split_url(network.proxy)
+            if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
+                remedy = 'write an address such as "http://proxy.example.com:3128"'
+                self._complain((*key, "proxy"), found_url(network.proxy), remedy)
+            elif parts.password:
+                remedy = "better: leave it out and set HTTPS_PROXY"
+                self._complain((*key, "proxy"), "a password in the file", remedy, warning=True)
+        if network.ca_file is not None and not network.ca_file.is_file():
+            self._complain(
+                (*key, "ca_file"), f"there is no file {network.ca_file}", "name a file of certificates (PEM)"
+            )
+        return network
+
+    # -------------------------------------------------------------------------------------------------------- one value
+
+    def _value(self, key: Key, option: Option, raw: Any) -> Any:
+        """Return the setting in *raw*; None where it is wrong, which is then a problem."""
+        if option.table is RetryConfig:
+            return self._retry(key)
+        try:
+            if option.type is Secret:
+                return self._secret(key, raw)
+            if option.name == "client_id" and isinstance(raw, dict):
+                return text_from_source(raw, self._environ)
+            return plain_value(option, raw)
+        except Mistake as mistake:
+            self._complain(key, mistake.found, mistake.remedy)
+            return None
+
+    def _secret(self, key: Key, raw: Any) -> Secret:
+        if not isinstance(raw, str):
+            return Secret(text_from_source(raw, self._environ))
+        secret = Secret(one_line(raw))
+        self._complain(key, "a secret in the file itself", f"better: {SOURCES_REMEDY}", warning=True)
+        return secret
+
+    def _retry(self, key: Key) -> RetryConfig:
+        retry = RetryConfig(**self.table(key, RetryConfig))
+        if retry.max_delay_s < retry.first_delay_s:
+            found = f"{retry.max_delay_s:g} is below first_delay_s = {retry.first_delay_s:g}"
+            self._complain((*key, "max_delay_s"), found, "raise this one or lower the other")
+        return retry
+
+    # --------------------------------------------------------------------------------------------------------- problems
+
+    def _names(self, kind: str) -> list[str]:
+        """Return the names that the file gives, right or wrong."""
+        raw = self._document.get(kind, {})
+        return list(raw) if isinstance(raw, dict) else []
+
+    def _refuse_unknown(self, key: Key, raw: Iterable[str], known: Iterable[str]) -> None:
+        known = list(known)
+        for name in raw:
+            if name not in known:
+                self._complain((*key, name), "there is no such key", nearest(name, known))
+
+    def _refuse_strangers(self, key: Key, names: Iterable[str], known: Iterable[str]) -> None:
+        known = list(known)
+        for name in names:
+            if name not in known:
+                self._complain(key, f"there is no {short(name)}", nearest(name, known))
+
+    def _complain(self, key: Key, found: str, remedy: str, *, warning: bool = False) -> None:
+        self.problems.append(Problem(dotted(key), found, remedy, self.line_of(key), warning))

@@ -1,0 +1,175 @@
+"""What one gateway frame says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rc_push.protocol import frames
+from rc_push.protocol.frames import BadFrame, Frame, Wsc
+
+SAMPLES = Path(__file__).resolve().parents[2] / ".." / "shared" / "samples"
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=20,
+)
+# Objects that look like a meta, with any value at any place.
+metas = st.fixed_dictionaries(
+    {},
+    optional={
+        name: json_values | st.sampled_from(["Heartbeat", "ClientRequest", "7", 7, {"token": "t", "sequence": 2}])
+        for name in ("type", "messageId", "status", "wsc", "method", "path", "query", "headers")
+    },
+)
+frame_like = st.tuples(metas, json_values) | st.tuples(metas)
+
+
+def decoded(data: bytes) -> Frame:
+    frame = frames.decode(data)
+    assert isinstance(frame, Frame), frame
+    return frame
+
+
+def refused(data: bytes) -> BadFrame:
+    frame = frames.decode(data)
+    assert isinstance(frame, BadFrame), frame
+    assert frame.raw == data
+    return frame
+
+
+def test_a_frame_gives_its_meta_and_its_body_byte_for_byte():
+    body = b'{ "uuid" : "1",\t"n": 1.50, "text":"\\u00e9 \xc3\xa9" }'
+    meta = b'{"type":"ServerNotification","messageId":"1","status":200,"wsc":{"token":"t","sequence":3},"new":[1]}'
+    frame = decoded(b"[" + meta + b"," + body + b"]")
+    assert (frame.meta.type, frame.meta.messageId, frame.meta.status) == ("ServerNotification", "1", 200)
+    assert frame.meta.wsc == Wsc("t", 3)
+    assert bytes(frame.body) == body
+
+
+def test_a_frame_of_one_element_has_an_empty_body():
+    assert bytes(decoded(b'[{"type":"Heartbeat","messageId":"h"}]').body) == b""
+
+
+def test_a_request_keeps_method_path_and_query():
+    meta = decoded(b'[{"type":"ClientRequest","method":"GET","path":"/x","query":{"a":1}}]').meta
+    assert (meta.method, meta.path, meta.query) == ("GET", "/x", {"a": 1})
+
+
+@pytest.mark.parametrize(
+    ("meta", "expected"),
+    [
+        ('{"type":"X","messageId":12}', ("X", "12", 0, None)),
+        ('{"type":"X","status":"404"}', ("X", "", 404, None)),
+        ('{"type":"X","status":"soon","messageId":[]}', ("X", "", 0, None)),
+        ('{"type":"X","wsc":{"token":5}}', ("X", "", 0, None)),
+        ('{"type":"X","wsc":{"token":""},"messageId":1}', ("X", "1", 0, None)),
+        ('{"type":"X","wsc":{"token":"t","sequence":"9"}}', ("X", "", 0, Wsc("t", 0))),
+        ('{"type":"X","wsc":{"token":"t","sequence":9},"messageId":1}', ("X", "1", 0, Wsc("t", 9))),
+        ('{"type":"X","wsc":"t","method":5,"path":null}', ("X", "", 0, None)),
+        ('{"type":"X","messageId":"\\ud800"}', ("X", "\ud800", 0, None)),
+    ],
+)
+def test_values_of_a_wrong_type_are_read_as_far_as_they_make_sense(meta, expected):
+    found = decoded(f"[{meta}]".encode()).meta
+    assert (found.type, found.messageId, found.status, found.wsc) == expected
+
+
+def test_the_body_survives_the_lenient_reading():
+    assert json.loads(bytes(decoded(b'[{"type":"X","messageId":1},{"a":[1,"\\ud800"]}]').body)) == {"a": [1, "\ud800"]}
+
+
+def test_a_multipart_answer_keeps_its_parts_as_the_body():
+    frame = decoded(
+        b'[{"type":"ClientRequest","messageId":"1","status":200},--Boundary_1\r\n\r\nabc\r\n--Boundary_1--]'
+    )
+    assert (frame.meta.type, frame.meta.status) == ("ClientRequest", 200)
+    assert bytes(frame.body) == b"--Boundary_1\r\n\r\nabc\r\n--Boundary_1--]"
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "not JSON"),
+        (b"not-json", "not JSON"),
+        (b"{}", "not an array"),
+        (b"[]", "not an array"),
+        (b"[7]", "not an array"),
+        (b"null", "not an array"),
+        (b"[{}]", "no type"),
+        (b'[{"type":7}]', "no type"),
+        (b'[{"type":""},{}]', None),
+        (b"[" * 100_000, "nested too deeply"),
+        (b"\xff\xfe", "not UTF-8: invalid start byte at byte 0"),
+        (b'[{"type":"X"},{"a":"\xff"}]', "not UTF-8"),
+        (b'["' + b"x" * 5_000_000 + b'"]', "not an array"),
+    ],
+)
+def test_what_is_no_frame_comes_back_whole_with_the_reason(data, reason):
+    if reason is None:
+        assert decoded(data).meta.type == ""
+    else:
+        assert reason in refused(data).reason
+
+
+def test_a_refused_frame_says_why_in_few_words():
+    assert len(refused(b"x" * 1_000_000).reason) < 200
+
+
+def test_what_is_encoded_is_decoded():
+    meta = {"type": "ClientRequest", "messageId": "1", "method": "POST", "path": "/p"}
+    assert bytes(decoded(frames.encode(meta, b'{"a":1}')).body) == b'{"a":1}'
+    assert frames.encode(meta) == b"[" + json.dumps(meta, separators=(",", ":")).encode() + b"]"
+
+
+def test_a_wsc_does_not_show_its_token():
+    assert repr(Wsc("planted-secret", 4)) == "Wsc(sequence=4)"
+
+
+@pytest.mark.skipif(not SAMPLES.is_dir(), reason="the published samples are not here")
+def test_every_published_frame_is_understood():
+    paths = sorted(SAMPLES.glob("ws-docs-*.json")) + sorted(SAMPLES.glob("ws-php-*.json"))
+    paths += sorted(SAMPLES.glob("ws-real*.json"))
+    assert len(paths) >= 10
+    for path in paths:
+        published = json.loads(path.read_text())
+        frame = decoded(path.read_bytes())
+        assert frame.meta.type == published[0]["type"], path.name
+        assert (json.loads(bytes(frame.body)) if frame.body else None) == (published[1:] or [None])[0], path.name
+
+
+# ------------------------------------------------------------------------------------------------------- properties
+
+
+@given(st.binary())
+def test_arbitrary_bytes_raise_nothing(data):
+    assert isinstance(frames.decode(data), Frame | BadFrame)
+
+
+@given(json_values | frame_like)
+def test_arbitrary_json_raises_nothing(value):
+    assert isinstance(frames.decode(json.dumps(value).encode()), Frame | BadFrame)
+
+
+@given(frame_like, st.data())
+def test_a_frame_that_was_cut_or_changed_raises_nothing(value, data):
+    text = json.dumps(value)
+    place = data.draw(st.integers(0, len(text)))
+    change = data.draw(st.text(max_size=3))
+    end = data.draw(st.integers(place, len(text)))
+    assert isinstance(frames.decode((text[:place] + change + text[end:]).encode("utf-8", "replace")), Frame | BadFrame)
+
+
+@pytest.mark.xfail(raises=UnicodeDecodeError, strict=True, reason="frames.decode catches msgspec.DecodeError only")
+def test_broken_utf_8_inside_the_meta_is_no_frame():
+    assert "not UTF-8" in refused(b'[{"type":"\xff"}]').reason
+
+
+@pytest.mark.xfail(raises=ValueError, strict=True, reason="frames.decode converts digits of any number")
+def test_a_status_of_thousands_of_digits_is_none():
+    assert decoded(b'[{"type":"X","messageId":1,"status":"' + b"9" * 5000 + b'"}]').meta.status == 0
