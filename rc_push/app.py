@@ -16,13 +16,14 @@ from dataclasses import dataclass
 import structlog
 
 from rc_push import __version__, handlers
-from rc_push.config import Config
+from rc_push.config import Config, SubscriptionConfig
 from rc_push.dispatch import Dispatcher, DispatcherStatistics
 from rc_push.errors import JournalError, RefusedError
 from rc_push.handlers import LoadedHandler
 from rc_push.journal import Journal
 from rc_push.receive import Receiver, ReceiverStatistics
 from rc_push.rest import Account
+from rc_push.transports import Transport
 from rc_push.transports.websocket import WebSocketTransport
 
 log = structlog.get_logger()
@@ -74,7 +75,7 @@ class App:
                 stack.push_async_callback(handler.close)
             receivers = []
             for subscription in config.subscriptions.values():
-                transport = WebSocketTransport(subscription, accounts[subscription.account], config.network)
+                transport = _transport(config, subscription, accounts[subscription.account])
                 receivers.append(Receiver(subscription.name, transport, journal, on_change=on_change))
             grace_s = config.service.shutdown_grace_s
             dispatchers = [Dispatcher(c, handler, journal, grace_s=grace_s) for c, handler in loaded]
@@ -132,6 +133,17 @@ async def serve(config: Config) -> None:
             loop.add_signal_handler(number, running.cancel)
         with contextlib.suppress(asyncio.CancelledError):
             await running
+
+
+def _transport(config: Config, subscription: SubscriptionConfig, account: Account) -> Transport:
+    """Return the way in which the events of *subscription* come."""
+    if subscription.transport == "websocket":
+        return WebSocketTransport(subscription, account, config.network)
+    from rc_push.transports.poll import PubNubPoller  # noqa: PLC0415 - a daemon without PubNub does not pay for it
+    from rc_push.transports.pubnub import PubNubTransport  # noqa: PLC0415
+
+    origin = config.accounts[subscription.account].pubnub_origin
+    return PubNubTransport(subscription, account, lambda key: PubNubPoller(key, origin, config.network))
 
 
 @contextlib.contextmanager

@@ -34,7 +34,16 @@ from rc_push.config.settings import (
     SubscriptionConfig,
     options,
 )
-from rc_push.config.values import SOURCES_REMEDY, Mistake, is_server, one_line, plain_value, split_url, text_from_source
+from rc_push.config.values import (
+    SOURCES_REMEDY,
+    Mistake,
+    is_origin,
+    is_server,
+    one_line,
+    plain_value,
+    split_url,
+    text_from_source,
+)
 from rc_push.config.words import SHOWN_MAX_LENGTH, Key, dotted, found_url, kind_of, listed, nearest, short
 from rc_push.errors import ConfigError, Problem
 
@@ -207,6 +216,9 @@ class _Reading:
         if not is_server(account.server):
             remedy = f'write an address such as "{DEFAULT_SERVER}"; http is for loopback addresses only'
             self._complain((*key, "server"), found_url(account.server), remedy)
+        if not is_origin(account.pubnub_origin):
+            remedy = 'write a host, with a port if need be, such as "ps.pndsn.com"'
+            self._complain((*key, "pubnub_origin"), found_url(account.pubnub_origin), remedy)
         return msgspec.structs.replace(account, server=account.server.rstrip("/"))
 
     def _subscription(self, name: str, raw: dict[str, Any]) -> SubscriptionConfig:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-TRANSPORTS = ("websocket",)
+TRANSPORTS = ("websocket", "pubnub")
 DEFAULT_SERVER = "https://platform.ringcentral.com"
 # The account `main` of a file without [accounts]; $RC_SERVER_URL is its server.
 FROM_ENVIRONMENT = {
@@ -69,6 +69,9 @@ class AccountConfig(msgspec.Struct, frozen=True):
     access_token: Annotated[
         Secret | None, _option("a bot's access token, in place of the jwt", example={"file": "/etc/rc-push/bot-token"})
     ] = None
+    pubnub_origin: Annotated[
+        str, _option("PubNub's address for this account, host[:port]; TLS always, but for a loopback address")
+    ] = "ps.pndsn.com"
 
 
 class SubscriptionConfig(msgspec.Struct, frozen=True):

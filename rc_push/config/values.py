@@ -123,6 +123,12 @@ def is_server(url: str) -> bool:
     return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname))
 
 
+def is_origin(text: str) -> bool:
+    """Say whether *text* is host[:port], nothing else."""
+    parts = split_url(f"//{text}")
+    return parts is not None and bool(parts.hostname) and parts.netloc == text and "@" not in text
+
+
 def is_loopback(host: str) -> bool:
     """Say whether *host* is this machine itself."""
     try:

@@ -8,13 +8,12 @@ import json
 import os
 import shutil
 import subprocess
-import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
-from urllib.request import ProxyHandler, Request, build_opener
 
 import pytest
+from conftest import SimulatorProcess, wait_until
 from ringcentral import SDK
 from ringcentral.websocket.events import WebSocketEvents
 
@@ -26,49 +25,39 @@ WITHIN_S = 20.0
 INSTALL_WITHIN_S = 90
 
 
-class SimulatorProcess:
-    """A simulator in a process of its own: the Python SDK blocks the event loop that it runs in."""
+@pytest.fixture
+def simulated(simulate):
+    """Start a simulator with these knobs, in a process: the Python SDK blocks the event loop that it runs in."""
+    return lambda **knobs: Simulated(simulate(*(f"--knob={name}={value}" for name, value in knobs.items())))
 
-    def __init__(self, ready: dict[str, str]) -> None:
-        self.ready = ready
-        self._opener = build_opener(ProxyHandler({}))
 
-    def call(self, path: str, body: object = None) -> Any:
-        """Make an admin call: POST with a *body*, else GET."""
-        data = None if body is None else json.dumps(body).encode()
-        with self._opener.open(Request(f"{self.ready['server']}/simulator/{path}", data), timeout=WITHIN_S) as answer:
-            return json.load(answer)
+class Simulated:
+    """What these tests do with a simulator."""
 
-    def emit(self, count: int = 1) -> list[str]:
+    def __init__(self, process: SimulatorProcess) -> None:
+        self.ready = process.ready
+        self._process = process
+
+    async def emit(self, count: int) -> list[str]:
         """Emit posts; return their uuids."""
-        return self.call("events", [{"event": POSTS, "body": {"eventType": "PostAdded"}}] * count)["uuids"]
+        events = [{"event": POSTS, "body": {"eventType": "PostAdded"}}] * count
+        return (await self._process.post("events", events))["uuids"]
 
-    def drop(self) -> None:
-        """Reset all connections."""
-        assert self.call("faults", {"fault": "drop"})["struck"]
+    async def drop(self) -> None:
+        """Reset the connection."""
+        assert (await self.fault("drop"))["struck"] == 1
 
-    def statuses(self, endpoint: str) -> list[int]:
-        """Return how the calls of *endpoint* were answered."""
-        return [call["status"] for call in self.call("state")["calls"].get(endpoint, [])]
+    async def fault(self, name: str) -> dict[str, int]:
+        """Let something go wrong."""
+        return await self._process.post("faults", {"fault": name})
 
+    async def kept(self) -> list[int]:
+        """How many events are kept for each session."""
+        return [session["kept"] for session in (await self._process.state())["sessions"]]
 
-@contextlib.asynccontextmanager
-async def simulator(**knobs: object) -> AsyncIterator[SimulatorProcess]:
-    options = [f"--knob={name}={value}" for name, value in knobs.items()]
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "rc_push", "simulate", *options, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
-    try:
-        async with asyncio.timeout(WITHIN_S):
-            yield SimulatorProcess(json.loads(await process.stdout.readline()))
-    finally:
-        process.terminate()
-        await process.wait()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110 - another process changes it
-        await asyncio.sleep(0.02)
+    async def statuses(self, endpoint: str) -> list[int]:
+        """How the calls of *endpoint* were answered."""
+        return [call["status"] for call in (await self._process.state())["calls"].get(endpoint, [])]
 
 
 # ------------------------------------------------------------------------------------------- the official Python SDK
@@ -92,15 +81,25 @@ class PythonClient:
         """Wait until *connecting*, which ends with the connection only, has connected."""
         before = self.told.count("connectionCreated")
         task = asyncio.create_task(connecting)
-        await until(lambda: task.done() or self.told.count("connectionCreated") > before)
+        await wait_until(lambda: task.done() or self.told.count("connectionCreated") > before, WITHIN_S, "a connection")
         assert not task.done()
         return task
 
     async def subscribe(self) -> None:
         """Subscribe, and wait for the answer. `subscriptionCreated` waits for a header that no answer has."""
-        await self.sdk.create_subscription([POSTS])
         before = self.told.count("receiveMessage")
-        await until(lambda: self.told.count("receiveMessage") > before)
+        await self.sdk.create_subscription([POSTS])
+        await self.hears_after(before)
+
+    async def fence(self) -> None:
+        """Wait for the echo of a Heartbeat: whatever was sent before it has been received by then."""
+        before = self.told.count("receiveMessage")
+        await self.sdk.send_message([{"type": "Heartbeat", "messageId": "fence"}])
+        await self.hears_after(before)
+
+    async def hears_after(self, before: int) -> None:
+        """Wait for one more frame than *before*."""
+        await wait_until(lambda: self.told.count("receiveMessage") > before, WITHIN_S, "an answer")
 
 
 @contextlib.asynccontextmanager
@@ -117,66 +116,62 @@ async def python_client(ready: dict[str, str]) -> AsyncIterator[PythonClient]:
         await asyncio.gather(*left, return_exceptions=True)
 
 
-async def test_the_python_sdk_receives_every_event_once_and_in_order():
-    async with simulator() as sim, python_client(sim.ready) as client:
+async def test_the_python_sdk_receives_every_event_once_and_in_order(simulated):
+    sim = simulated()
+    async with python_client(sim.ready) as client:
         await client.connect(client.sdk.create_new_connection())
         await client.subscribe()
-        emitted = sim.emit(200)
-        await until(lambda: len(client.uuids) >= 200)
+        emitted = await sim.emit(200)
+        await wait_until(lambda: len(client.uuids) >= 200, WITHIN_S, "200 events")
         assert client.uuids == emitted
 
 
-async def test_the_python_sdk_notices_a_drop_and_does_nothing_about_it():
-    async with simulator() as sim, python_client(sim.ready) as client:
+async def test_the_python_sdk_notices_a_drop_and_does_nothing_about_it(simulated):
+    sim = simulated()
+    async with python_client(sim.ready) as client:
         connection = await client.connect(client.sdk.create_new_connection())
-        sim.drop()
+        await sim.drop()
         await asyncio.wait([connection])
         assert type(connection.exception()).__name__ == "ConnectionClosedError"
         assert "createConnectionError" in client.told
-        assert sim.statuses("POST /restapi/oauth/wstoken") == [200]
+        assert await sim.statuses("POST /restapi/oauth/wstoken") == [200]
 
 
-async def test_recover_connection_of_the_python_sdk_begins_a_new_session_without_a_subscription():
+async def test_recover_connection_of_the_python_sdk_begins_a_new_session_without_a_subscription(simulated):
     """It offers no `wsc` and does not subscribe: connected, it receives nothing, and what was kept is never fetched."""
-    async with simulator() as sim, python_client(sim.ready) as client:
+    sim = simulated()
+    async with python_client(sim.ready) as client:
         connection = await client.connect(client.sdk.create_new_connection())
         await client.subscribe()
-        sim.drop()
+        await sim.drop()
         await asyncio.wait([connection])
-        sim.emit(3)
+        await sim.emit(3)
         await client.connect(client.sdk.recover_connection())
         details = json.loads(client.sdk.get_connection_info()["connection_details"])
-        sim.emit(2)
-        await _answered_heartbeat(client)
+        await sim.emit(2)
+        await client.fence()
 
-        state = sim.call("state")
         assert "recoveryState" not in details[1]
-        assert [session["kept"] for session in state["sessions"]] == [5, 0]
-        assert sim.statuses("POST /restapi/v1.0/subscription") == [200]
+        assert await sim.kept() == [5, 0]
+        assert await sim.statuses("POST /restapi/v1.0/subscription") == [200]
         assert client.uuids == []
 
 
-async def test_the_python_sdk_receives_again_after_subscribing_anew_but_twice_and_not_what_it_missed():
+async def test_the_python_sdk_receives_again_after_subscribing_anew_but_twice_and_not_what_it_missed(simulated):
     """Its old subscription object goes on listening, to every notification (no look at the subscriptionId)."""
-    async with simulator() as sim, python_client(sim.ready) as client:
+    sim = simulated()
+    async with python_client(sim.ready) as client:
         connection = await client.connect(client.sdk.create_new_connection())
         await client.subscribe()
-        sim.drop()
+        await sim.drop()
         await asyncio.wait([connection])
-        sim.emit(3)
+        await sim.emit(3)
         await client.connect(client.sdk.recover_connection())
         await client.subscribe()
-        emitted = sim.emit(2)
-        await until(lambda: len(client.uuids) >= 4)
-        await _answered_heartbeat(client)
+        emitted = await sim.emit(2)
+        await wait_until(lambda: len(client.uuids) >= 4, WITHIN_S, "the events")
+        await client.fence()
         assert client.uuids == [emitted[0], emitted[0], emitted[1], emitted[1]]
-
-
-async def _answered_heartbeat(client: PythonClient) -> None:
-    """Wait for the echo of a Heartbeat: whatever was sent before it has been received by then."""
-    before = client.told.count("receiveMessage")
-    await client.sdk.send_message([{"type": "Heartbeat", "messageId": "fence"}])
-    await until(lambda: client.told.count("receiveMessage") > before)
 
 
 # ---------------------------------------------------------------------------------------------------------- @rc-ex/ws
@@ -196,16 +191,21 @@ class NodeClient:
 
     async def says(self, key: str) -> str:
         """Wait until it says *key*, keeping all that it says before; return the value."""
-        while key not in (what := json.loads(await self._process.stdout.readline() or '{"ended": ""}')):
-            assert "ended" not in what, f"it ended before it said {key}; it said {self.said}"
-            self.said.append(what)
-        self.said.append(what)
+        async with asyncio.timeout(WITHIN_S):
+            while key not in (what := await self._hear()):
+                pass
         return what[key]
 
     async def receives(self, count: int) -> None:
         """Wait until it has received *count* events."""
         while len(self.uuids) < count:
             await self.says("uuid")
+
+    async def _hear(self) -> dict[str, str]:
+        line = await self._process.stdout.readline()
+        assert line, f"it has ended; it said {self.said}"
+        self.said.append(json.loads(line))
+        return self.said[-1]
 
 
 @pytest.fixture(scope="module")
@@ -249,9 +249,10 @@ async def node_client(ready: dict[str, str]) -> AsyncIterator[NodeClient]:
 
 
 @pytest.mark.usefixtures("node_modules")
-async def test_rc_ex_ws_receives_every_event_once_and_in_order():
-    async with simulator() as sim, node_client(sim.ready) as client:
-        emitted = sim.emit(200)
+async def test_rc_ex_ws_receives_every_event_once_and_in_order(simulated):
+    sim = simulated()
+    async with node_client(sim.ready) as client:
+        emitted = await sim.emit(200)
         await client.receives(200)
         assert client.uuids == emitted
 
@@ -264,27 +265,29 @@ async def test_rc_ex_ws_receives_every_event_once_and_in_order():
         pytest.param({"ws_token_s": 3}, id="with-a-new-ws-token-after-the-cached-one-was-refused"),
     ],
 )
-async def test_rc_ex_ws_recovers_its_session_after_a_drop_and_receives_what_it_missed(knobs):
-    async with simulator(**knobs) as sim, node_client(sim.ready) as client:
-        before = sim.emit(3)
+async def test_rc_ex_ws_recovers_its_session_after_a_drop_and_receives_what_it_missed(simulated, knobs):
+    sim = simulated(**knobs)
+    async with node_client(sim.ready) as client:
+        before = await sim.emit(3)
         await client.receives(3)
-        sim.drop()
-        missed = sim.emit(50)
+        await sim.drop()
+        missed = await sim.emit(50)
         assert await client.says("recovery") == "Successful"
-        after = sim.emit(2)
+        after = await sim.emit(2)
         await client.receives(55)
         assert client.uuids == before + missed + after
-        assert sim.statuses("POST /restapi/v1.0/subscription") == [200]
+        assert await sim.statuses("POST /restapi/v1.0/subscription") == [200]
 
 
 @pytest.mark.usefixtures("node_modules")
-async def test_rc_ex_ws_subscribes_again_on_the_same_connection_where_recovery_fails():
-    async with simulator(used_ws_token="accept") as sim, node_client(sim.ready) as client:
-        sim.call("faults", {"fault": "fail-recovery"})
-        sim.drop()
-        sim.emit(3)
+async def test_rc_ex_ws_subscribes_again_on_the_same_connection_where_recovery_fails(simulated):
+    sim = simulated(used_ws_token="accept")
+    async with node_client(sim.ready) as client:
+        await sim.fault("fail-recovery")
+        await sim.drop()
+        await sim.emit(3)
         assert await client.says("recovery") == "Failed"
-        emitted = sim.emit(2)
+        emitted = await sim.emit(2)
         await client.receives(2)
         assert client.uuids == emitted
-        assert sim.statuses("POST /restapi/v1.0/subscription") == [200, 200]
+        assert await sim.statuses("POST /restapi/v1.0/subscription") == [200, 200]
