@@ -1,0 +1,363 @@
+"""What does a link make of the gateway? Batches, gaps, cursors, over loopback against the simulator."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from rc_push.config import AccountConfig, NetworkConfig, Secret, SubscriptionConfig
+from rc_push.envelope import Batch, Cursor, Gap, ms_from_iso
+from rc_push.errors import PermissionRefused, ProtocolError, UnreachableError
+from rc_push.protocol import wsg
+from rc_push.rest import Account, WsToken
+from rc_push.simulator.faults import GARBAGE
+from rc_push.simulator.knobs import Knobs
+from rc_push.simulator.server import Simulator
+from rc_push.transports import websocket
+from rc_push.transports.websocket import WebSocketLink, WebSocketTransport
+
+POSTS = "/team-messaging/v1/posts"
+WITHIN_S = 10.0
+
+
+class NoStore:
+    """Keeps OAuth sessions in memory."""
+
+    def __init__(self) -> None:
+        self.saved: dict[str, bytes] = {}
+
+    async def load_session(self, account: str) -> bytes | None:
+        return self.saved.get(account)
+
+    async def save_session(self, account: str, session: bytes) -> None:
+        self.saved[account] = session
+
+
+@pytest.fixture
+def knobs() -> Knobs:
+    return Knobs(rate_limits=False)
+
+
+@pytest.fixture
+async def sim(knobs) -> AsyncIterator[Simulator]:
+    async with Simulator(knobs=knobs) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+async def account(sim) -> AsyncIterator[Account]:
+    config = AccountConfig(
+        "main",
+        server=sim.server,
+        client_id=sim.client_id,
+        client_secret=Secret(sim.client_secret),
+        jwt=Secret(sim.jwt),
+    )
+    async with Account(config, NetworkConfig(), NoStore()) as opened:
+        yield opened
+
+
+@pytest.fixture
+def transport(account) -> WebSocketTransport:
+    return WebSocketTransport(SubscriptionConfig("team", "main", event_filters=(POSTS,)), account, NetworkConfig())
+
+
+class Reading:
+    """All that a link has given, as the journal would have it."""
+
+    def __init__(self, link: WebSocketLink) -> None:
+        self.link = link
+        self.batches: list[Batch] = []
+
+    @property
+    def uuids(self) -> list[str]:
+        return [envelope.uuid for batch in self.batches for envelope in batch.envelopes]
+
+    @property
+    def origins(self) -> list[str]:
+        return [envelope.origin for batch in self.batches for envelope in batch.envelopes]
+
+    @property
+    def gaps(self) -> list[Gap]:
+        return [gap for batch in self.batches for gap in batch.gaps]
+
+    @property
+    def cursor(self) -> Cursor:
+        return next(batch.cursor for batch in reversed(self.batches) if batch.cursor)
+
+    async def until(self, condition: Callable[[Reading], bool]) -> Reading:
+        async with asyncio.timeout(WITHIN_S):
+            while not condition(self):
+                self.batches.append(await self.link.read())
+        return self
+
+    async def until_live(self) -> Reading:
+        return await self.until(lambda reading: reading.link.evidence.state in ("live", "degraded"))
+
+    async def until_count(self, count: int) -> Reading:
+        return await self.until(lambda reading: len(reading.uuids) >= count)
+
+
+@contextlib.asynccontextmanager
+async def linked(transport: WebSocketTransport, cursor: Cursor | None = None) -> AsyncIterator[Reading]:
+    async with transport.connect(cursor) as link:
+        yield Reading(link)
+
+
+async def first_cursor(transport: WebSocketTransport, sim: Simulator) -> Cursor:
+    """Subscribe, and let go of the connection without agreement; wait until the server has noticed."""
+    async with linked(transport) as reading:
+        await reading.until_live()
+    async with asyncio.timeout(WITHIN_S):
+        while sim.state.links:  # noqa: ASYNC110 - the simulator's own state
+            await asyncio.sleep(0)
+    return reading.cursor
+
+
+async def test_a_first_connection_subscribes_without_a_gap_and_gives_live_events(sim, transport):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        uuids = [sim.emit_sample("post.added") for _ in range(3)]
+        await reading.until_count(3)
+    assert reading.uuids == uuids
+    assert reading.origins == ["live"] * 3
+    assert reading.gaps == []
+
+
+async def test_the_intention_to_subscribe_is_given_to_be_stored_before_it_is_sent(sim, transport):
+    async with linked(transport) as reading:
+        await reading.until(lambda reading: bool(reading.batches))
+        await asyncio.sleep(0)
+        assert reading.batches[0].cursor is not None
+        assert not sim.state.subscriptions
+
+
+async def test_a_crash_while_subscribing_is_a_certain_gap_from_then_on(sim, transport):
+    async with linked(transport) as reading:
+        await reading.until(lambda reading: bool(reading.batches))
+        cursor = reading.cursor
+    await sim.admin.faults({"fault": "fail-recovery"})
+    async with linked(transport, cursor) as reading:
+        await reading.until_live()
+    (gap,) = reading.gaps
+    assert (gap.since_ms, gap.until_ms, gap.certainty) == (cursor.seen_at_ms, None, "certain")
+    assert reading.batches[-1].closes_gaps_at_ms is not None
+
+
+async def test_a_lost_connection_recovers_its_session_and_what_was_missed(sim, transport):
+    cursor = await first_cursor(transport, sim)
+    missed = [sim.emit_sample("post.added") for _ in range(5)]
+    async with linked(transport, cursor) as reading:
+        await reading.until_count(5)
+        await reading.until_live()
+        live = sim.emit_sample("post.added")
+        await reading.until_count(6)
+    assert reading.uuids == [*missed, live]
+    assert reading.origins[:5] == ["recovered"] * 5
+    assert len(sim.state.subscriptions) == 1
+    (gap,) = reading.gaps
+    assert (gap.reason, gap.certainty, gap.since_ms) == ("connection lost", "possible", cursor.seen_at_ms)
+
+
+async def test_a_connection_closed_in_agreement_leaves_no_gap(sim, transport):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        on_the_way = sim.emit_sample("post.added")
+        last = await reading.link.close()
+    assert [envelope.uuid for envelope in last.envelopes] == [on_the_way]
+    missed = [sim.emit_sample("post.added") for _ in range(3)]
+    async with linked(transport, last.cursor) as again:
+        await again.until_count(3)
+        await again.until_live()
+    assert again.uuids == missed
+    assert again.gaps == []
+
+
+async def test_a_full_recovery_buffer_is_a_possible_gap_up_to_the_first_event_that_was_kept(sim, transport):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        last = await reading.link.close()
+    uuids = [sim.emit_sample("post.added") for _ in range(130)]
+    async with linked(transport, last.cursor) as again:
+        await again.until_count(100)
+        await again.until_live()
+    assert again.uuids == uuids[30:]
+    (gap,) = again.gaps
+    assert (gap.reason, gap.certainty) == ("recovery buffer full", "possible")
+    assert last.cursor is not None
+    assert gap.since_ms == last.cursor.seen_at_ms
+    first = next(envelope for batch in again.batches for envelope in batch.envelopes)
+    assert gap.until_ms == ms_from_iso(first.timestamp)
+
+
+async def test_one_less_than_the_buffer_is_no_gap(sim, transport):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        last = await reading.link.close()
+    for _ in range(99):
+        sim.emit_sample("post.added")
+    async with linked(transport, last.cursor) as again:
+        await again.until_count(99)
+        await again.until_live()
+    assert again.gaps == []
+
+
+async def test_a_failed_recovery_subscribes_again_on_the_same_connection_and_admits_a_certain_gap(sim, transport):
+    cursor = await first_cursor(transport, sim)
+    await sim.admin.faults({"fault": "fail-recovery"})
+    async with linked(transport, cursor) as reading:
+        await reading.until_live()
+        uuid = sim.emit_sample("post.added")
+        await reading.until_count(1)
+    assert reading.uuids == [uuid]
+    (gap,) = reading.gaps
+    assert (gap.reason, gap.certainty, gap.until_ms) == ("recovery failed (WSG-1005)", "certain", None)
+    assert len(sim.state.traffic) == 2
+
+
+async def test_a_malformed_wsc_is_forgotten(sim, transport):
+    cursor = await first_cursor(transport, sim)
+    state = json.loads(cursor.state) | {"wsc": {"token": "nonsense", "sequence": 9}}
+    broken = Cursor("team", "websocket", cursor.seen_at_ms, json.dumps(state).encode())
+    async with linked(transport, broken) as reading:
+        with pytest.raises((ProtocolError, UnreachableError)):
+            await reading.until_live()
+    assert "wsc" not in json.loads(reading.cursor.state)
+    async with linked(transport, reading.cursor) as again:
+        await again.until_live()
+    assert [gap.reason for gap in again.gaps] == ["no session to recover"]
+
+
+async def test_other_event_filters_replace_the_recovered_subscription(sim, transport, account):
+    cursor = await first_cursor(transport, sim)
+    other = SubscriptionConfig("team", "main", event_filters=("/team-messaging/v1/chats",))
+    async with linked(WebSocketTransport(other, account, NetworkConfig()), cursor) as reading:
+        await reading.until_live()
+    (subscription,) = sim.state.subscriptions.values()
+    assert subscription.event_filters == ["/team-messaging/v1/chats"]
+
+
+async def test_event_filters_that_ringcentral_refuses_are_named_also_after_a_recovery(sim, transport):
+    sim.state.knobs.turn({"disabled_filters": "posts"})
+    async with linked(transport) as reading:
+        cursor = (await reading.until_live()).cursor
+        assert reading.link.evidence.state == "degraded"
+        assert "SUB-412" in reading.link.evidence.why
+    async with linked(transport, cursor) as again:
+        await again.until_live()
+        assert again.link.evidence.state == "degraded"
+
+
+async def test_a_missing_permission_is_final_and_named(sim, transport):
+    sim.state.knobs.turn({"permissions": "WebSocket,TeamMessaging"})
+    async with linked(transport) as reading:
+        with pytest.raises(PermissionRefused, match="SUB-528"):
+            await reading.until_live()
+
+
+@pytest.mark.parametrize("kind", GARBAGE)
+async def test_garbage_becomes_unreadable_and_the_stream_goes_on(sim, transport, kind):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        await sim.admin.faults({"fault": "garbage", "kind": kind})
+        uuid = sim.emit_sample("post.added")
+        await reading.until_count(1)
+    assert reading.uuids == [uuid]
+    assert sum(len(batch.unreadables) for batch in reading.batches) == 1
+
+
+@pytest.mark.parametrize(("fault", "code"), [("absolute-timeout", "WSG-903"), ("idle-timeout", "WSG-902")])
+async def test_the_gateways_own_end_is_named_and_recovered_from(sim, transport, fault, code):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        await sim.admin.faults({"fault": fault})
+        with pytest.raises(ProtocolError, match=code):
+            await reading.until_count(1)
+    uuid = sim.emit_sample("post.added")
+    async with linked(transport, reading.cursor) as again:
+        await again.until_count(1)
+    assert again.uuids == [uuid]
+
+
+async def test_what_came_before_the_end_is_given_before_the_end_is_raised(sim, transport):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        uuid = sim.emit_sample("post.added")
+        await sim.admin.faults({"fault": "drop", "clean": True})
+        with pytest.raises(UnreachableError):
+            await reading.until_count(2)
+    assert reading.uuids == [uuid]
+
+
+async def test_a_silent_connection_is_proven_by_a_heartbeat_and_moves_the_cursor(sim, transport, monkeypatch):
+    monkeypatch.setattr(wsg, "HEARTBEAT_AFTER_S", 0.05)
+    async with linked(transport) as reading:
+        await reading.until_live()
+        before = reading.cursor.seen_at_ms
+        await reading.until(lambda reading: reading.cursor.seen_at_ms > before)
+
+
+async def test_a_half_open_connection_is_noticed_by_the_missing_answer(sim, transport, monkeypatch):
+    monkeypatch.setattr(wsg, "HEARTBEAT_AFTER_S", 0.05)
+    monkeypatch.setattr(wsg, "HEARTBEAT_ANSWER_S", 0.2)
+    async with linked(transport) as reading:
+        await reading.until_live()
+        await sim.admin.faults({"fault": "half-open"})
+        with pytest.raises(UnreachableError, match="Heartbeat"):
+            await reading.until_count(1)
+
+
+async def test_a_subscription_that_somebody_replaced_is_noticed_by_the_events_of_the_other(sim, transport, monkeypatch):
+    monkeypatch.setattr(websocket, "RESUBSCRIBE_EVERY_S", 0.0)
+    async with linked(transport) as reading:
+        ours = json.loads((await reading.until_live()).cursor.state)["subscription_id"]
+        (subscription,) = sim.state.subscriptions.values()
+        subscription.id = "0000-somebody-elses"
+        sim.emit_sample("post.added")
+        await reading.until_count(1)
+        assert reading.link.evidence.state == "subscribing"
+        await reading.until_live()
+    assert json.loads(reading.cursor.state)["subscription_id"] not in (ours, "0000-somebody-elses")
+
+
+async def test_an_event_of_five_megabytes_is_received(sim, transport):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        uuid = sim.emit(POSTS, {"text": "x" * 5_000_000, "eventType": "PostAdded"})
+        await reading.until_count(1)
+    assert reading.uuids == [uuid]
+
+
+async def test_a_refused_upgrade_is_worth_another_try_and_shows_no_token(sim):
+    class Stale:
+        async def wstoken(self) -> WsToken:
+            return WsToken(sim.state.gateway_url, "PLANTED-token", 30)
+
+    config = SubscriptionConfig("team", "main", event_filters=(POSTS,))
+    with pytest.raises(UnreachableError, match="HTTP 401") as caught:
+        async with WebSocketTransport(config, Stale(), NetworkConfig()).connect(None):
+            pass
+    assert "PLANTED" not in str(caught.value)
+
+
+async def test_nobody_listening_is_unreachable_and_shows_no_token(unused_tcp_port):
+    class Nowhere:
+        async def wstoken(self) -> WsToken:
+            return WsToken(f"ws://127.0.0.1:{unused_tcp_port}/ws", "PLANTED-token", 30)
+
+    config = SubscriptionConfig("team", "main", event_filters=(POSTS,))
+    with pytest.raises(UnreachableError) as caught:
+        async with WebSocketTransport(config, Nowhere(), NetworkConfig()).connect(None):
+            pass
+    assert "PLANTED" not in repr(caught.value)
+
+
+@pytest.mark.parametrize("state", [b"", b"null", b'{"wsc":5}', b"[]"])
+async def test_a_cursor_that_makes_no_sense_begins_anew_and_admits_the_gap(transport, state):
+    async with linked(transport, Cursor("team", "websocket", 1_764_000_000_000, state)) as reading:
+        await reading.until_live()
+    assert [gap.reason for gap in reading.gaps] == ["no session to recover"]
