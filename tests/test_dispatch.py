@@ -432,10 +432,11 @@ async def test_retry_is_no_failure_and_never_parks(start, journal, path, clock):
     assert (harness.statistics.failed, harness.statistics.parked, parked(path)) == (0, 0, [])
 
 
-async def test_failures_around_a_retry_are_counted_together(start, journal, path):
+async def test_failures_around_a_retry_are_counted_together_and_the_retry_is_not(start, journal, path):
     harness = await start(Recorder(ValueError("x"), Retry(), ValueError("x"), Retry(), ValueError("x")))
     await fill(journal, "a")
     await harness.until_saved(1)
+    assert harness.handler.calls == ["a"] * 5
     assert [row[:2] for row in parked(path)] == [(1, 3)]
 
 

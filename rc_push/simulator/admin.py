@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from rc_push.envelope import iso_from_ms
 from rc_push.simulator.emitter import Emitter, Event, Many
-from rc_push.simulator.faults import ConnectionFault, ExpireToken, RevokeSession, fault_from
+from rc_push.simulator.faults import ConnectionFault, ExpireToken, PollFault, RevokeSession, fault_from
 from rc_push.simulator.state import World
 
 ROOT = "/simulator"
@@ -44,7 +44,7 @@ class Admin:
         return {"uuids": self._emitter.emit(events)}
 
     async def faults(self, body: Any) -> dict[str, Any]:
-        """Misbehave. *struck* says how many connections, tokens or sessions it met at once."""
+        """Misbehave. *struck* says how many connections, polls, tokens or sessions it met at once."""
         fault = fault_from(body)
         if isinstance(fault, ExpireToken):
             struck = self._world.tokens.expire_all()
@@ -53,6 +53,10 @@ class Admin:
             return {"struck": struck}
         if isinstance(fault, RevokeSession):
             return {"struck": self._world.tokens.end_all()}
+        if isinstance(fault, PollFault):
+            struck = self._world.channels.strike(fault)
+            self._world.faults.add(fault, struck=1 if struck else 0)
+            return {"struck": struck}
         if not isinstance(fault, ConnectionFault):
             self._world.faults.add(fault)
             return {"struck": 0}
@@ -76,7 +80,7 @@ class Admin:
     def state(self, *, with_events: bool = True) -> dict[str, Any]:
         """Return all that happened since the start or the last reset."""
         world = self._world
-        world.expire_sessions()
+        world.expire()
         emitted = world.emitted if with_events else {}
         return {
             "now": world.clock.iso(),
@@ -103,9 +107,15 @@ class Admin:
                 for session in world.tokens.sessions
             ],
             "subscriptions": [
-                {"id": entry.id, "eventFilters": entry.event_filters, "disabledFilters": entry.disabled}
+                {
+                    "id": entry.id,
+                    "transportType": "PubNub" if entry.delivery else "WebSocket",
+                    "eventFilters": entry.event_filters,
+                    "disabledFilters": entry.disabled,
+                }
                 for entry in world.subscriptions.values()
             ],
+            "channels": world.channels.to_list(),
             "calls": {endpoint: [asdict(call) for call in calls] for endpoint, calls in world.calls.items()},
             "limitsHit": world.limits.hits,
             "faults": world.faults.to_list(),

@@ -1,4 +1,4 @@
-"""How does an event reach the subscribers? From one event, or from a number of them, to the gateway sessions.
+"""How does an event reach the subscribers? From one event, or from a number of them, to gateway sessions and PubNub.
 
 Knows which subscription matches, what is recorded, and what faults do to notifications; knows no socket.
 """
@@ -6,7 +6,7 @@ Knows which subscription matches, what is recorded, and what faults do to notifi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -14,8 +14,9 @@ import msgspec
 
 from rc_push.simulator import filters
 from rc_push.simulator.clock import Clock
-from rc_push.simulator.faults import Duplicate, Garbage, Reorder, Zombie
+from rc_push.simulator.faults import Duplicate, Garbage, PubNubGarbage, Reorder, Zombie
 from rc_push.simulator.people import EXTENSION_ID
+from rc_push.simulator.pubnub import Delivery
 from rc_push.simulator.samples import POSTS
 from rc_push.simulator.state import GatewaySession, Subscription, World
 
@@ -23,6 +24,8 @@ from rc_push.simulator.state import GatewaySession, Subscription, World
 CHUNK = 256
 # How long a notification is held back for one that could overtake it, in real seconds.
 REORDER_WAIT_S = 0.5
+
+Outlet = GatewaySession | Delivery
 
 
 class Event(msgspec.Struct, forbid_unknown_fields=True):
@@ -49,7 +52,7 @@ class Many(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
 class _Target:
     """Where notifications of one event URI go to, and how they look there."""
 
-    session: GatewaySession
+    outlet: Outlet
     subscription_id: str
     template: bytes  # uuid, timestamp, body
 
@@ -63,13 +66,13 @@ class Emitter:
 
     def emit(self, events: Sequence[Event]) -> list[str]:
         """Emit *events* in order; return all their uuids."""
-        self._world.expire_sessions()
+        self._world.expire()
         uuids: list[str] = []
-        touched: dict[GatewaySession, None] = {}
+        touched: dict[Outlet, None] = {}
         for event in events:
             targets = self._targets(event.event)
             uuids += self._send_chunk(targets, [msgspec.json.encode(event.body)])
-            touched |= dict.fromkeys(target.session for target in targets)
+            touched |= dict.fromkeys(target.outlet for target in targets)
         _flush(touched)
         return uuids
 
@@ -87,22 +90,30 @@ class Emitter:
             if due <= sent:
                 await asyncio.sleep(started + sent / many.rate_per_s - loop.time() if many.rate_per_s else 0)
                 continue
-            size = min(due - sent, CHUNK)
+            size = min(due - sent, CHUNK, await self._wait_room(many.event))
             uuids += await self._emit_chunk(many.event, make_body(size))
             sent += size
         return uuids
 
     async def _emit_chunk(self, event: str, bodies: list[bytes]) -> list[str]:
-        self._world.expire_sessions()
+        self._world.expire()
         targets = self._targets(event)
         uuids = self._send_chunk(targets, bodies)
-        sessions = dict.fromkeys(target.session for target in targets)
-        _flush(sessions)
+        outlets = dict.fromkeys(target.outlet for target in targets)
+        _flush(outlets)
         await asyncio.sleep(0)
-        for session in sessions:
-            if session.link:
-                await session.link.drain()
+        for outlet in outlets:
+            if isinstance(outlet, GatewaySession) and outlet.link:
+                await outlet.link.drain()
         return uuids
+
+    async def _wait_room(self, event: str) -> int:
+        """Wait for the readers of PubNub's short queues, where the knob says so; return for how many there is room."""
+        world, rooms = self._world, [CHUNK]
+        if world.knobs.pubnub_paces and any(entry.delivery for entry in world.subscriptions.values()):
+            deliveries = [target.outlet for target in self._targets(event) if isinstance(target.outlet, Delivery)]
+            rooms += [room for delivery in deliveries if (room := await delivery.wait_room()) is not None]
+        return min(rooms)
 
     def _targets(self, event: str) -> list[_Target]:
         each = self._world.knobs.overlapping_filters == "each"
@@ -110,8 +121,9 @@ class Emitter:
         for subscription in self._world.subscriptions.values():
             uri = filters.expanded(event, subscription.user)
             hits = sum(filters.matches(event_filter, uri) for event_filter in subscription.expanded)
-            if hits and subscription.gateway:
-                target = _Target(subscription.gateway, subscription.id, _template(uri, subscription))
+            outlet = subscription.gateway or subscription.delivery
+            if hits and outlet:
+                target = _Target(outlet, subscription.id, _template(uri, subscription))
                 targets += [target] * (hits if each else 1)
         return targets
 
@@ -128,18 +140,24 @@ class Emitter:
                 uuids = uuids + shared
             world.emitted.setdefault(target.subscription_id, []).extend((uuid, at_ms) for uuid in shared)
             for uuid, body in zip(shared, bodies, strict=True):
-                self._notify(target.session, target.template % (uuid.encode(), timestamp, body), uuid)
+                self._notify(target.outlet, target.template % (uuid.encode(), timestamp, body), uuid)
         if not targets:
             world.emitted.setdefault("", []).extend((uuid, at_ms) for uuid in shared)
         return uuids
 
-    def _notify(self, session: GatewaySession, payload: bytes, uuid: str) -> None:
-        if session.held or self._world.faults.any_waiting():
-            self._notify_badly(session, payload, uuid)
+    def _notify(self, outlet: Outlet, payload: bytes, uuid: str) -> None:
+        if outlet.held or self._world.faults.any_waiting():
+            self._notify_badly(outlet, payload, uuid)
         else:
-            self._publish(session, payload, uuid)
+            self._publish(outlet, payload, uuid)
 
-    def _publish(self, session: GatewaySession, payload: bytes, uuid: str) -> None:
+    def _publish(self, outlet: Outlet, payload: bytes, uuid: str) -> None:
+        if isinstance(outlet, GatewaySession):
+            self._send(outlet, payload, uuid)
+        else:
+            outlet.publish(payload)
+
+    def _send(self, session: GatewaySession, payload: bytes, uuid: str) -> None:
         session.published += 1
         every = self._world.knobs.wsc_every
         with_wsc = bool(every) and session.published % every == 0
@@ -147,32 +165,39 @@ class Emitter:
         if session.wsg.is_live and session.link:
             session.link.traffic.sent += 1
 
-    def _notify_badly(self, session: GatewaySession, payload: bytes, uuid: str) -> None:
+    def _notify_badly(self, outlet: Outlet, payload: bytes, uuid: str) -> None:
         faults = self._world.faults
-        if faults.take(Zombie):
+        if faults.take(Zombie) or self._inject_garbage(outlet):
             self._world.withheld.append(uuid)
             return
+        if outlet.held is None and faults.take(Reorder):
+            outlet.held = (payload, uuid)
+            asyncio.get_running_loop().call_later(REORDER_WAIT_S, self._release, outlet)
+            return
+        self._publish(outlet, payload, uuid)
+        if faults.take(Duplicate):
+            self._publish(outlet, payload, uuid)
+        self._release(outlet)
+
+    def _inject_garbage(self, outlet: Outlet) -> bool:
+        """Let garbage come first, if some waits for a transport of this kind; say whether it comes instead."""
+        faults = self._world.faults
+        if isinstance(outlet, Delivery):
+            spoiling = faults.take(PubNubGarbage)
+            if spoiling:
+                outlet.inject(faults.pubnub_kind(spoiling))
+            return bool(spoiling and spoiling.replace)
         garbage = faults.take(Garbage)
         if garbage:
-            session.wsg.inject(faults.garbage(garbage))
-            if garbage.replace:
-                self._world.withheld.append(uuid)
-                return
-        if session.held is None and faults.take(Reorder):
-            session.held = (payload, uuid)
-            asyncio.get_running_loop().call_later(REORDER_WAIT_S, self._release, session)
-            return
-        self._publish(session, payload, uuid)
-        if faults.take(Duplicate):
-            self._publish(session, payload, uuid)
-        self._release(session)
+            outlet.wsg.inject(faults.garbage(garbage))
+        return bool(garbage and garbage.replace)
 
-    def _release(self, session: GatewaySession) -> None:
+    def _release(self, outlet: Outlet) -> None:
         """Send what `reorder` held back."""
-        if session.held:
-            (payload, uuid), session.held = session.held, None
-            self._publish(session, payload, uuid)
-            _flush([session])
+        if outlet.held:
+            (payload, uuid), outlet.held = outlet.held, None
+            self._publish(outlet, payload, uuid)
+            _flush([outlet])
 
 
 class _Posts:
@@ -215,7 +240,8 @@ def _template(event: str, subscription: Subscription) -> bytes:
     )
 
 
-def _flush(sessions: Sequence[GatewaySession] | dict[GatewaySession, None]) -> None:
-    for session in sessions:
-        if session.link:
-            session.link.flush()
+def _flush(outlets: Iterable[Outlet]) -> None:
+    for outlet in outlets:
+        link = outlet.link if isinstance(outlet, GatewaySession) else outlet
+        if link:
+            link.flush()

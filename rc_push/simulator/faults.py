@@ -8,7 +8,7 @@ seconds beyond that are for connections that come.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
 
@@ -79,6 +79,49 @@ class Zombie(Fault, tag="zombie"):
     """The next notification never comes, while heartbeats are answered."""
 
 
+# -------------------------------------------------------------------------------------------------------- of PubNub
+
+# padding: wrong padding; base64: a text cut off within four characters; blocks: no whole blocks; text: AES around
+# what is no JSON; object: JSON that is no envelope; number: neither text nor object.
+PubNubKind = Literal["padding", "base64", "blocks", "text", "object", "number"]
+Rotated = Literal["channel", "subscriberKey", "encryptionKey"]
+
+
+class PollFault(Fault):
+    """A fault of long polls. Where none is held, it waits for the next."""
+
+
+class PubNubDrop(PollFault, tag="pubnub-drop"):
+    """The connection ends by a TCP reset, without an answer."""
+
+
+class PubNubForbidden(PollFault, tag="pubnub-403"):
+    """PubNub's access manager refuses."""
+
+
+class PubNubError(PollFault, tag="pubnub-error"):
+    """An answer with *status*."""
+
+    status: Literal[500, 502, 503, 504] = 503
+
+
+class PubNubGarbage(Fault, tag="pubnub-garbage"):
+    """A message that is no notification comes before the next one, or instead of it (*replace*)."""
+
+    kind: PubNubKind | None = None
+    replace: bool = False
+
+
+class Rotate(Fault, tag="rotate"):
+    """The next renewal of a PubNub subscription changes *what*: one thing, or a list."""
+
+    what: Rotated | Annotated[tuple[Rotated, ...], msgspec.Meta(min_length=1)]
+
+    def to_change(self) -> tuple[Rotated, ...]:
+        """Return *what* as a list."""
+        return (self.what,) if isinstance(self.what, str) else self.what
+
+
 # ------------------------------------------------------------------------------------------------ of OAuth and REST
 
 
@@ -130,6 +173,11 @@ AnyFault = (
     | Duplicate
     | Reorder
     | Zombie
+    | PubNubDrop
+    | PubNubForbidden
+    | PubNubError
+    | PubNubGarbage
+    | Rotate
     | ExpireToken
     | RevokeSession
     | RateLimit
@@ -150,6 +198,7 @@ GARBAGE = {
 }
 
 T = TypeVar("T", bound=Fault)
+K = TypeVar("K", bound=str)
 
 
 class Faults:
@@ -184,10 +233,11 @@ class Faults:
 
     def garbage(self, fault: Garbage) -> bytes:
         """Return the frame for *fault*: of its kind, or of one kind after the other."""
-        if fault.kind is not None:
-            return GARBAGE[fault.kind]
-        self._garbage_count += 1
-        return list(GARBAGE.values())[(self._garbage_count - 1) % len(GARBAGE)]
+        return GARBAGE[fault.kind or self._next_kind(tuple(GARBAGE))]
+
+    def pubnub_kind(self, fault: PubNubGarbage) -> PubNubKind:
+        """Return the kind of *fault*, or one kind after the other."""
+        return fault.kind or self._next_kind(get_args(PubNubKind))
 
     def refuse(self, path: str) -> None:
         """Strike a call at *path*. Raises Refused where a fault says so."""
@@ -197,6 +247,10 @@ class Faults:
         error = self.take(HttpError, path)
         if error:
             raise rest_error(error.status, error.error_code, error.message)
+
+    def _next_kind(self, kinds: tuple[K, ...]) -> K:
+        self._garbage_count += 1
+        return kinds[(self._garbage_count - 1) % len(kinds)]
 
     def any_waiting(self) -> bool:
         """Say whether there is any; cheap."""

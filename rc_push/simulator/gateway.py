@@ -61,8 +61,8 @@ class Gateway:
     async def __aexit__(self, *_: object) -> None:
         if self._server:
             for connection in list(self._server.handlers):
-                if isinstance(connection, Connection) and connection.is_silent:
-                    connection.transport.abort()
+                if isinstance(connection, Connection) and (connection.is_silent or connection.paused):
+                    connection.transport.abort()  # no close frame would pass
             self._server.close()
             await self._server.wait_closed()
 
@@ -127,7 +127,7 @@ class Gateway:
     def _enter(self, oauth: OAuthSession, wsc: str | None) -> tuple[GatewaySession, str, str] | None:
         """Return the session to serve, its recoveryState and its recoveryErrorCode; None where *wsc* is malformed."""
         world = self._world
-        world.expire_sessions()
+        world.expire()
         if wsc is None:
             return world.open_session(oauth), "", ""
         session_id = wsc.rpartition("-")[0]

@@ -14,7 +14,14 @@ Count = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 
 # What wstoken, the subscription API and the extension API ask for (protocol.md 3.6).
-ALL_PERMISSIONS = ("ReadAccounts", "ReadMessages", "SubscriptionWebSocket", "TeamMessaging", "WebSocket")
+ALL_PERMISSIONS = (
+    "ReadAccounts",
+    "ReadMessages",
+    "SubscriptionPubNub",
+    "SubscriptionWebSocket",
+    "TeamMessaging",
+    "WebSocket",
+)
 
 
 class Knobs(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -73,6 +80,16 @@ class Knobs(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     details_with_wsc: bool = True
     wsc_every: Count = 0  # 11.7: every Nth notification carries a new wsc; 0 = ConnectionDetails only
     old_wsc: Literal["accepted", "refused"] = "accepted"  # 11.7: recovery with a wsc that is not the newest
+
+    # PubNub: chapter 5
+    pubnub_life_s: Seconds = 900.0  # of a subscription, from its creation or renewal
+    pubnub_gone_code: Literal["CMN-102", "SUB-507"] = "CMN-102"  # 3.3: what an expired one's id is answered with
+    pubnub_session_end: Literal["lives", "expires"] = "lives"  # 5.1: what becomes of it when its OAuth session ends
+    pubnub_secret_key: bool = False  # 5.1: required by the specification, absent from all real answers
+    pubnub_hold_s: Seconds = 40.0  # 5.3: seen; PubNub's SDKs wait for up to 310
+    pubnub_queue_size: Count = 100
+    pubnub_queue_s: Seconds = 1200.0  # "up to 20 minutes"; older pages say 12 to 16, or 5
+    pubnub_paces: bool = True  # not RingCentral's: events by the count wait for a reader whose queue is full
 
     def turn(self, changes: Mapping[str, Any]) -> None:
         """Set the knobs named in *changes*; values may be text. Raises ValueError, and then changes nothing."""

@@ -86,7 +86,7 @@ OPERATIONS = (
 
 def answer(world: World, call: Call) -> Answer:
     """Do what *call* asks, and record it. Raises nothing: a refusal is an answer."""
-    world.expire_sessions()
+    world.expire()
     operation = _operation_of(call)
     try:
         said = _answer(world, call, operation)

@@ -13,8 +13,10 @@ from typing import Any, Self
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.requests import Request
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from rc_push.simulator import rest
+from rc_push.simulator import pubnub_http, rest
 from rc_push.simulator.admin import Admin
 from rc_push.simulator.clock import Clock
 from rc_push.simulator.emitter import Emitter, Event
@@ -22,6 +24,7 @@ from rc_push.simulator.gateway import Gateway, url_host
 from rc_push.simulator.knobs import Knobs
 from rc_push.simulator.samples import sample
 from rc_push.simulator.state import World
+from rc_push.simulator.wire import reset
 
 # How long answers on their way may take at the end.
 STOP_WITHIN_S = 1
@@ -64,6 +67,11 @@ class Simulator:
         return self.state.server_url
 
     @property
+    def pubnub_origin(self) -> str:
+        """What to use in the place of ps.pndsn.com, without TLS."""
+        return self.server.removeprefix("http://")
+
+    @property
     def client_id(self) -> str:
         """The app's."""
         return self.state.app.client_id
@@ -86,6 +94,7 @@ class Simulator:
             "clientId": self.client_id,
             "clientSecret": self.client_secret,
             "jwt": self.jwt,
+            "pubnubOrigin": self.pubnub_origin,
         }
 
     def emit(self, event: str, body: Any = None) -> str:
@@ -104,7 +113,8 @@ class Simulator:
         async with AsyncExitStack() as stack:
             stack.callback(listener.close)
             await stack.enter_async_context(Gateway(self.state, self._host))
-            await stack.enter_async_context(_Http(self._app(), listener))
+            await stack.enter_async_context(_Http(self._app, listener))
+            stack.callback(self.state.channels.close)
             stack.callback(self.state.release)
             self._stack = stack.pop_all()
         return self
@@ -112,8 +122,9 @@ class Simulator:
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
-    def _app(self) -> Starlette:
-        return Starlette(routes=[*rest.routes(self.state), *self.admin.routes()])
+    def _app(self, reset_connection: Callable[[Request], None]) -> Starlette:
+        pubnub = pubnub_http.Endpoints(self.state, reset_connection)
+        return Starlette(routes=[*rest.routes(self.state), *self.admin.routes(), *pubnub.routes()])
 
 
 class _Server(uvicorn.Server):
@@ -135,17 +146,19 @@ class _Server(uvicorn.Server):
 
 
 class _Http:
-    """The HTTP server as a context."""
+    """The HTTP server as a context. *make_app* is given what resets the connection of a request."""
 
-    def __init__(self, app: Starlette, listener: socket.socket) -> None:
+    def __init__(self, make_app: Callable[[Callable[[Request], None]], Starlette], listener: socket.socket) -> None:
         config = uvicorn.Config(
-            app,
+            make_app(self._reset),
+            http=H11Protocol,
             log_config=None,
             access_log=False,
             lifespan="off",
             ws="none",
             server_header=False,
             date_header=False,
+            proxy_headers=False,
             timeout_graceful_shutdown=STOP_WITHIN_S,
         )
         self._server = _Server(config)
@@ -160,3 +173,9 @@ class _Http:
         self._server.should_exit = True
         if self._task:
             await self._task
+
+    def _reset(self, request: Request) -> None:
+        """Reset the TCP connection of *request*. It is known by its port: ASGI says nothing of connections."""
+        for connection in list(self._server.server_state.connections):
+            if isinstance(connection, H11Protocol) and connection.client == request.client:
+                reset(connection.transport)

@@ -6,6 +6,7 @@ Knows no HTTP and no socket: a connection is a `Link` here.
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import uuid
 from collections.abc import Coroutine
@@ -15,11 +16,13 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from rc_push.protocol.wsg import Limits, ServerSession
+from rc_push.simulator.channels import Channels
 from rc_push.simulator.clock import Clock
 from rc_push.simulator.faults import ConnectionFault, Faults
 from rc_push.simulator.knobs import Knobs
 from rc_push.simulator.limits import RateLimits
 from rc_push.simulator.people import App, User
+from rc_push.simulator.pubnub import Delivery, new_subscriber_key
 from rc_push.simulator.tokens import OAuthSession, Tokens
 from rc_push.simulator.uuids import Uuids
 
@@ -72,7 +75,10 @@ class Link(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Subscription:
-    """A subscription: *event_filters* and *disabled* as they are told, *expanded* as they are matched."""
+    """A subscription: *event_filters* and *disabled* as they are told, *expanded* as they are matched.
+
+    It has either a session of the *gateway* to deliver to or, over PubNub, a *delivery*, and then a life of its own.
+    """
 
     user: User
     event_filters: list[str]
@@ -80,6 +86,9 @@ class Subscription:
     disabled: list[dict[str, str]]
     created_at: str
     gateway: GatewaySession | None = None
+    delivery: Delivery | None = None
+    oauth: OAuthSession | None = None
+    expires_at: float = math.inf
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
 
 
@@ -123,7 +132,11 @@ class World:
         self.limits = RateLimits(clock, knobs)
         self.faults = Faults(clock)
         self.uuids = Uuids(clock, knobs)
+        self.channels = Channels(clock, knobs)
+        self.subscriber_key = new_subscriber_key()
+        self.secret_key = f"sec-c-{secrets.token_urlsafe(32)}"
         self.subscriptions: dict[str, Subscription] = {}
+        self.expired_subscriptions: set[str] = set()
         self.sessions: dict[str, GatewaySession] = {}
         # session id → OAuth session id of gateway sessions that are over
         self.ended_sessions: dict[str, str] = {}
@@ -164,11 +177,12 @@ class World:
         if session.link:
             session.link.abort("session ended")
 
-    def expire_sessions(self) -> None:
-        """End the gateway sessions whose recovery window has passed."""
+    def expire(self) -> None:
+        """End the gateway sessions whose recovery window has passed, and the subscriptions that were not renewed."""
         now = self.clock.now()
         for session in [session for session in self.sessions.values() if session.wsg.has_expired(now)]:
             self.end_session(session)
+        self._expire_subscriptions([entry for entry in self.subscriptions.values() if entry.expires_at <= now])
 
     def subscribe(self, session: GatewaySession, subscription: Subscription) -> None:
         """Put *subscription* in the place of whatever the session had (one per connection, protocol.md 4.5)."""
@@ -199,6 +213,9 @@ class World:
             self.end_session(session)
         for link in list(self.links):
             link.abort("reset")
+        self.subscriptions.clear()
+        self.expired_subscriptions.clear()
+        self.channels.clear()
         self.tokens.clear()
         self.limits.clear()
         self.faults.clear()
@@ -220,6 +237,15 @@ class World:
             self.unsubscribe(session)
             if session.link:
                 session.link.oauth_ended(self.knobs.on_session_revoked)
+        if self.knobs.pubnub_session_end == "expires":
+            over = [entry for entry in self.subscriptions.values() if entry.delivery and entry.oauth is oauth]
+            self._expire_subscriptions(over)
+
+    def _expire_subscriptions(self, entries: list[Subscription]) -> None:
+        """Stop delivering, in silence."""
+        for entry in entries:
+            del self.subscriptions[entry.id]
+            self.expired_subscriptions.add(entry.id)
 
     def _gateway_limits(self) -> Limits:
         knobs, scaled_s = self.knobs, self.clock.scaled_s

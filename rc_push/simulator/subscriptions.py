@@ -1,39 +1,43 @@
 """What does RingCentral's subscription API do? The same functions over HTTPS and over the gateway (protocol.md 3).
 
-Knows the WebSocket transport. Another one is a further entry where `create` chooses by `transportType`.
+Knows two transports: WebSocket, where the gateway keeps a subscription alive, and PubNub, where the client does.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from rc_push.simulator import filters
 from rc_push.simulator.answers import Answer, Call, invalid, not_found, rest_error
+from rc_push.simulator.faults import Rotate
 from rc_push.simulator.oauth import announced_s
 from rc_push.simulator.people import User
+from rc_push.simulator.pubnub import Delivery
 from rc_push.simulator.state import SUBSCRIPTION_S, Subscription, World
 
 PATH = "/restapi/v1.0/subscription"
+# What the app needs for each transport (protocol.md 3.6).
+PERMISSIONS = {"WebSocket": "SubscriptionWebSocket", "PubNub": "SubscriptionPubNub"}
 
 
 def create(world: World, call: Call) -> Answer:
     """Create a subscription; over the gateway, in the place of the one that its session had."""
     body, user = call.json(), _user(call)
     event_filters = _event_filters(body, user, world)
-    mode = body.get("deliveryMode")
-    transport_type = mode.get("transportType") if isinstance(mode, dict) else None
-    if transport_type != "WebSocket":
+    transport_type = _transport_type(world, body)
+    session = call.gateway if transport_type == "WebSocket" else None
+    if transport_type == "WebSocket" and session is None and world.knobs.websocket_over_http == "refuse":
         raise invalid("deliveryMode.transportType")
-    if "SubscriptionWebSocket" not in world.knobs.permissions:
-        message = "[SubscriptionWebSocket] application permission is required for [WebSocket] transport"
-        raise rest_error(403, "SUB-528", message)
-    if call.gateway is None and world.knobs.websocket_over_http == "refuse":
-        raise invalid("deliveryMode.transportType")
-    _check_limit(world, call, user)
-    subscription = Subscription(user, [], [], [], world.clock.iso())
+    _check_limit(world, user, replaced=session.subscription if session else None)
+    subscription = Subscription(user, [], [], [], world.clock.iso(), oauth=call.oauth)
+    if transport_type == "PubNub":
+        lifetime_s, is_encrypted = _lifetime_s(world, body), _is_encrypted(body["deliveryMode"])
+        subscription.delivery = Delivery(world.channels, world.subscriber_key, is_encrypted=is_encrypted)
+        subscription.expires_at = world.clock.now() + lifetime_s
     _set_filters(world, subscription, event_filters)
-    if call.gateway:
-        world.subscribe(call.gateway, subscription)
+    if session:
+        world.subscribe(session, subscription)
     else:
         world.subscriptions[subscription.id] = subscription
     return Answer(200, _info(world, call, subscription))
@@ -53,17 +57,20 @@ def read(world: World, call: Call) -> Answer:
 def update(world: World, call: Call) -> Answer:
     """Change the event filters; a body without any only renews. The delivery mode cannot change."""
     subscription, body = _found(world, call), call.json()
-    if call.gateway is None:
+    if subscription.delivery is None and call.gateway is None:
         # undocumented: the code. The specification says only that WebSocket ones "cannot be updated via HTTP interface"
         raise invalid("deliveryMode.transportType")
     if "eventFilters" in body:
         _set_filters(world, subscription, _event_filters(body, subscription.user, world))
+    _extend(world, subscription, body)
     return Answer(200, _info(world, call, subscription))
 
 
 def renew(world: World, call: Call) -> Answer:
     """Renew; a WebSocket subscription renews itself, so that nothing changes."""
-    return Answer(200, _info(world, call, _found(world, call)))
+    subscription = _found(world, call)
+    _extend(world, subscription, {})
+    return Answer(200, _info(world, call, subscription))
 
 
 def delete(world: World, call: Call) -> Answer:
@@ -82,10 +89,56 @@ def _user(call: Call) -> User:
 
 
 def _found(world: World, call: Call) -> Subscription:
-    subscription = world.subscriptions.get(call.ids["subscriptionId"])
+    subscription_id = call.ids["subscriptionId"]
+    subscription = world.subscriptions.get(subscription_id)
+    if subscription_id in world.expired_subscriptions and world.knobs.pubnub_gone_code == "SUB-507":
+        message = f"Subscription with key [{subscription_id}] and assigned session [0] was expired"
+        raise rest_error(404, "SUB-507", message)
     if subscription is None or subscription.user != _user(call):
         raise not_found("subscriptionId")
     return subscription
+
+
+def _transport_type(world: World, body: dict[str, Any]) -> str:
+    """Return how *body* wants events to be delivered. Raises Refused where that cannot be, or is not for this app."""
+    mode = body.get("deliveryMode")
+    transport_type = mode.get("transportType") if isinstance(mode, dict) else None
+    if not isinstance(transport_type, str) or transport_type not in PERMISSIONS:
+        raise invalid("deliveryMode.transportType")
+    permission = PERMISSIONS[transport_type]
+    if permission not in world.knobs.permissions:
+        message = f"[{permission}] application permission is required for [{transport_type}] transport"
+        raise rest_error(403, "SUB-528", message)
+    return transport_type
+
+
+def _is_encrypted(mode: dict[str, Any]) -> bool:
+    """Return what *mode* asks for; a published example says it as text (protocol.md 3.1)."""
+    encryption = mode.get("encryption", False)
+    if encryption in ("true", "false"):
+        return bool(encryption == "true")
+    if not isinstance(encryption, bool):
+        raise invalid("deliveryMode.encryption")
+    return encryption
+
+
+def _extend(world: World, subscription: Subscription, body: dict[str, Any]) -> None:
+    """Let a PubNub subscription live on; a fault may change where and how it delivers."""
+    if subscription.delivery is None:
+        return
+    subscription.expires_at = world.clock.now() + _lifetime_s(world, body)
+    fault = world.faults.take(Rotate)
+    for what in fault.to_change() if fault else ():
+        subscription.delivery.rotate(what)
+
+
+def _lifetime_s(world: World, body: dict[str, Any]) -> int:
+    """Return how long a PubNub subscription lives by *body*: as long as it asks for, or as long as there is."""
+    most_s = world.knobs.pubnub_life_s
+    asked_s = body.get("expiresIn")
+    if asked_s is not None and (type(asked_s) is not int or asked_s < 1):
+        raise invalid("expiresIn")
+    return world.clock.whole_s(min(asked_s or most_s, most_s))
 
 
 def _event_filters(body: dict[str, Any], user: User, world: World) -> list[str]:
@@ -98,8 +151,7 @@ def _event_filters(body: dict[str, Any], user: User, world: World) -> list[str]:
     return event_filters
 
 
-def _check_limit(world: World, call: Call, user: User) -> None:
-    replaced = call.gateway.subscription if call.gateway else None
+def _check_limit(world: World, user: User, *, replaced: Subscription | None) -> None:
     others = [entry for entry in world.subscriptions.values() if entry.user == user and entry is not replaced]
     if len(others) >= world.knobs.subscription_limit:
         world.limits.hit("SUB-505", user.extension_id)
@@ -109,6 +161,8 @@ def _check_limit(world: World, call: Call, user: User) -> None:
 def _set_filters(world: World, subscription: Subscription, event_filters: list[str]) -> None:
     """Set what is told and what is matched; the knob disables some."""
     user, parts = subscription.user, world.knobs.disabled_filters
+    if subscription.delivery and any("presence" in text for text in event_filters):
+        subscription.delivery.encrypt()  # even where "false" was asked for (protocol.md 3.1)
     is_off = {text: any(part in text for part in parts) for text in event_filters}
     served = [text for text in event_filters if not is_off[text]]
     subscription.expanded = [filters.expanded(text, user) for text in served]
@@ -125,7 +179,9 @@ def _set_filters(world: World, subscription: Subscription, event_filters: list[s
 
 
 def _info(world: World, call: Call, subscription: Subscription) -> dict[str, Any]:
-    lifetime_s = world.clock.whole_s(SUBSCRIPTION_S)
+    delivery = subscription.delivery
+    left_s = subscription.expires_at - world.clock.now()
+    lifetime_s = math.ceil(left_s) if delivery else world.clock.whole_s(SUBSCRIPTION_S)
     info: dict[str, Any] = {
         "uri": _uri(world, call, f"{PATH}/{subscription.id}"),
         "id": subscription.id,
@@ -134,8 +190,10 @@ def _info(world: World, call: Call, subscription: Subscription) -> dict[str, Any
         "eventFilters": subscription.event_filters,
         "expirationTime": world.clock.iso(lifetime_s),
         "expiresIn": announced_s(lifetime_s),
-        "deliveryMode": {"transportType": "WebSocket", "encryption": False},
+        "deliveryMode": delivery.mode() if delivery else {"transportType": "WebSocket", "encryption": False},
     }
+    if delivery and world.knobs.pubnub_secret_key:
+        info["deliveryMode"]["secretKey"] = world.secret_key
     if subscription.disabled:
         info["disabledFilters"] = subscription.disabled
     return info

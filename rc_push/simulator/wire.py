@@ -5,6 +5,7 @@ Knows the transport below the WebSocket; knows nothing of sessions.
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import struct
 from collections.abc import Callable, Iterable
@@ -57,10 +58,15 @@ class Connection(ServerConnection):
 
     def reset(self) -> None:
         """End the TCP connection by a reset: what it still holds is lost."""
-        raw = self.transport.get_extra_info("socket")
-        if raw is not None and raw.fileno() >= 0:
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.transport.abort()
+        reset(self.transport)
+
+
+def reset(transport: asyncio.Transport) -> None:
+    """End the TCP connection of *transport* by a reset."""
+    raw = transport.get_extra_info("socket")
+    if raw is not None and raw.fileno() >= 0:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
 
 
 def text_frames(messages: Iterable[bytes]) -> bytes:

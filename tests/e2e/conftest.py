@@ -186,6 +186,10 @@ class Daemon:
         """Wait until a subscription is confirmed, again where it was before."""
         return await self.wait_line("subscription_state", within_s, state="live", **fields)
 
+    async def wait_until(self, condition, within_s=15.0):
+        """Wait until *condition* holds."""
+        await wait_until(condition, within_s, lambda: f"what was expected of a daemon that said {self.said()}")
+
     async def run(self, *arguments, within_s=20.0):
         """Run another command on the same file; return what `subprocess.run` does."""
         return await asyncio.to_thread(

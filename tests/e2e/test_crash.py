@@ -30,8 +30,8 @@ KEPT = 100
 ORDER_SLACK_MS = 1001
 # … and ends when the daemon knows of the new connection: this much later, on a busy machine.
 LATE_MS = 2000
-# A connection that lived no longer was met by the second cut of an "… again".
-FIRST_MOMENTS_MS = 500
+# So long after the beginning of a connection, all that was kept for it has been sent.
+HAND_OVER_MS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def plan(rng):
 
 
 async def play(round_, simulator, daemon, rng):
-    """Send the burst, cut, and go on until an event sent after it all is in the file."""
+    """Send the burst, cut, and go on until an event sent after it all is in the file; return that one's uuid."""
     burst = {"count": round_.before + round_.after, "ratePerS": RATE_PER_S, "wait": True}
     sending = asyncio.create_task(simulator.post("events", burst))
     await asyncio.sleep(round_.before / RATE_PER_S)
@@ -68,13 +68,21 @@ async def play(round_, simulator, daemon, rng):
         await simulator.post("faults", {"fault": "drop", "clean": round_.cut == "clean drop", **again})
     if round_.cut == "kill again":
         await wait_connected(simulator)
-        await asyncio.sleep(rng.uniform(0.0, 0.02))
+        await asyncio.sleep(rng.uniform(0.0, 0.12))
         daemon.kill()
         daemon.start()
     await sending
     await daemon.wait_live()
-    proof = await simulator.post("events", {"count": 1, "wait": True})
-    await daemon.events.wait(proof["uuids"])
+    return await prove_over(simulator, daemon)
+
+
+async def prove_over(simulator, daemon):
+    """Send events one by one until one comes over a connection that lives; return its uuid."""
+    while True:
+        [uuid] = (await simulator.post("events", {"count": 1, "wait": True}))["uuids"]
+        await daemon.events.wait([uuid])
+        if daemon.events.events[-1]["rcPush"]["origin"] == "live":
+            return uuid
 
 
 async def wait_connected(simulator):
@@ -91,30 +99,25 @@ async def test_every_event_is_in_the_file_or_in_a_gap_however_often_all_is_cut(s
     rng = random.Random(seed)
     with capsys.disabled():
         print(f"\nRC_PUSH_SEED={seed}")  # noqa: T201 - to try it again
-    simulator = simulate("--knob", "auth_limit=100000")  # told to the client, whose own limiter would wait
+    # The limit is told to the client, whose own limiter would wait. The other one is not documented: some runs try this,
+    # some that.
+    simulator = simulate("--knob", "auth_limit=100000", "--knob", f"in_flight={rng.choice(('lost', 'replayed'))}")
     daemon = make_daemon(simulator.ready)
     daemon.start()
     await daemon.wait_live()
 
-    for round_ in plan(rng):
-        await play(round_, simulator, daemon, rng)
+    proofs = [await play(round_, simulator, daemon, rng) for round_ in plan(rng)]
     gaps = await daemon.listed("gaps")
     assert await daemon.stop() == 0
 
-    story = Story(await simulator.state(events=True), stored_in(daemon.journal_path), daemon.events, gaps)
+    story = Story(await simulator.state(events=True), daemon, gaps, proofs)
     with capsys.disabled():
-        print(json.dumps(story.figures() | {"daemons": daemon.starts}))  # noqa: T201 - what happened
+        print(json.dumps(story.figures()))  # noqa: T201 - what happened
     story.check_cuts()
-    story.check_journal(daemon.journal_path)
+    story.check_journal()
     story.check_file()
     story.check_gaps()
     story.check_what_was_kept()
-
-
-def stored_in(path):
-    """Return the uuids in the journal by position."""
-    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as journal:
-        return dict(journal.execute("SELECT position, uuid FROM events ORDER BY position"))
 
 
 def ms_from(text):
@@ -124,14 +127,17 @@ def ms_from(text):
 class Story:
     """What happened, from both sides. Instants are ms since 1970."""
 
-    def __init__(self, state, stored, file, gaps) -> None:
+    def __init__(self, state, daemon, gaps, proofs) -> None:
         self.state = state
+        self.kills = daemon.starts - 1
+        self.journal = daemon.journal_path
         self.at = {entry["uuid"]: ms_from(entry["at"]) for entries in state["events"].values() for entry in entries}
-        self.stored = stored
-        self.file = file
+        self.stored = dict(self._select("SELECT position, uuid FROM events ORDER BY position"))
+        self.file = daemon.events
         self.gaps = gaps
+        self.proven = [self.at[uuid] for uuid in proofs]
         self.spans = [(ms_from(gap["since"]), ms_from(gap["until"])) for gap in gaps]
-        self.missing = sorted(set(self.at) - file.look(), key=self.at.__getitem__)
+        self.missing = sorted(set(self.at) - self.file.look(), key=self.at.__getitem__)
         self.links = [(ms_from(link["opened_at"]), ms_from(link["closed_at"])) for link in state["connections"]]
         # Without a connection: from one's end to the next one's beginning.
         self.outages = [(closed, opened) for (_, closed), (opened, _) in pairwise(self.links)]
@@ -143,11 +149,13 @@ class Story:
             "emitted": len(self.at),
             "stored": len(self.stored),
             "inGaps": len(self.missing),
-            "ofTheseInFlight": sum(not self._is_in_outage(self.at[uuid]) for uuid in self.missing),
-            "ofTheseDropped": sum(session["dropped"] for session in self.state["sessions"]),
+            "lostInFlight": sum(not self._is_in_outage(self.at[uuid]) for uuid in self.missing),
+            "notKept": sum(session["dropped"] for session in self.state["sessions"]),
             "writtenTwice": len(self.file.events) - len(self.file.uuids),
+            "receivedTwice": self._select("SELECT sum(duplicate) FROM subscriptions")[0][0],
+            "inFlight": self.state["knobs"]["in_flight"],
             "drops": ended_by.count("drop"),
-            "kills": len(ended_by) - ended_by.count("drop") - 1,
+            "kills": self.kills,
             "gaps": len(self.gaps),
             "gapsS": round(self._covered_ms() / 1000, 1),
             "outagesS": round(sum(until - since for since, until in self.outages) / 1000, 1),
@@ -161,15 +169,15 @@ class Story:
         assert figures["drops"] >= 30
         assert figures["kills"] >= 30
         assert figures["stored"] >= 0.6 * EVENTS
+        assert len(self.cuts) == sum(CUTS.values())
         assert len({link["session"] for link in self.state["connections"]}) == 1
         assert len(self.state["calls"]["POST /restapi/oauth/token"]) == 1
 
-    def check_journal(self, path):
+    def check_journal(self):
         """See that the journal is whole, and holds no identity twice."""
-        with closing(sqlite3.connect(path)) as journal:
-            assert journal.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-            twice = "SELECT subscription, uuid FROM events GROUP BY subscription, uuid HAVING count(*) > 1"
-            assert journal.execute(twice).fetchall() == []
+        assert self._select("PRAGMA integrity_check") == [("ok",)]
+        twice = "SELECT subscription, uuid FROM events GROUP BY subscription, uuid HAVING count(*) > 1"
+        assert self._select(twice) == []
 
     def check_file(self):
         """See that what is stored is in the file, in order, and nothing else is, and no line torn."""
@@ -196,26 +204,34 @@ class Story:
     def check_what_was_kept(self):
         """See that of what was sent while nobody was connected, the newest that RingCentral keeps are in the file.
 
-        Unless the connection that they were handed over on was cut in its first moments.
+        Unless the connection that they were handed over on was cut at once.
         """
         missing = set(self.missing)
         for (closed, opened), (_, next_closed) in zip(self.outages, self.links[1:], strict=True):
-            if next_closed - opened <= FIRST_MOMENTS_MS:
+            if not self._is_proven(opened, next_closed):
                 continue
             within = [uuid for uuid, at in self.at.items() if closed < at < opened]
-            at_the_edge = sum(at == opened for at in self.at.values())  # may have been kept, too
-            kept = within[-max(0, KEPT - at_the_edge) :] if at_the_edge < KEPT else []
-            assert not missing.intersection(kept), self._circumstances(kept[0])
+            later = sum(opened <= at < opened + HAND_OVER_MS for at in self.at.values())  # may have been kept, too
+            kept = within[-(KEPT - later) :] if later < KEPT else []
+            lost = missing.intersection(kept)
+            assert not lost, [self._circumstances(uuid) for uuid in list(lost)[:5]]
+
+    def _select(self, sql):
+        with closing(sqlite3.connect(f"file:{self.journal}?mode=ro", uri=True)) as journal:
+            return journal.execute(sql).fetchall()
 
     def _cuts(self):
-        """Yield the outages, as one where the connection between them was cut in its first moments."""
-        since, last = self.outages[0]
-        for closed, opened in self.outages[1:]:
-            if closed - last > FIRST_MOMENTS_MS:
-                yield since, last
-                since = closed
-            last = opened
-        yield since, last
+        """Yield the outages, as one where the connection between them was cut again at once."""
+        since = None
+        for (closed, opened), (_, next_closed) in zip(self.outages, self.links[1:], strict=True):
+            since = closed if since is None else since
+            if self._is_proven(opened, next_closed):
+                yield since, opened
+                since = None
+
+    def _is_proven(self, opened, closed):
+        """Say whether a proof came over this connection, so that all that was kept for it had come before."""
+        return any(opened <= at <= closed for at in self.proven)
 
     def _is_in_gap_of_its_cut(self, at):
         closed = next((closed for closed, opened in self.cuts if at <= opened), math.inf)

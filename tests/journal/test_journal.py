@@ -268,7 +268,7 @@ async def test_the_head_is_past_only_what_can_be_read(journal):
         assert await following == list(range(100))
 
 
-# --------------------------------------------------------------------------------------------------- opening and closing
+# ------------------------------------------------------------------------------------------------- opening and closing
 
 
 async def test_closing_finishes_the_writes_that_wait(tmp_path, monkeypatch):
