@@ -15,13 +15,12 @@ Where one of the calls is no coroutine function, it runs in a thread.
 
 from __future__ import annotations
 
-import asyncio
 import difflib
 import inspect
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol
 
@@ -32,6 +31,7 @@ from rc_push.config import HandlerConfig
 from rc_push.envelope import Envelope
 from rc_push.errors import ConfigError, HandlerError
 from rc_push.handlers.settings import settings_from_table
+from rc_push.handlers.threads import CallThread
 
 _log = structlog.get_logger()  # `log` here is the module of the handler of that name
 
@@ -56,6 +56,7 @@ class LoadedHandler:
     handler: object
     handle: Callable[[Envelope], Awaitable[None]]
     handle_batch: Callable[[Sequence[Envelope]], Awaitable[None]] | None = None
+    thread: CallThread = field(default_factory=lambda: CallThread("sync"))
 
     async def open(self) -> None:
         """Open what it needs. Raises HandlerError."""
@@ -73,7 +74,7 @@ class LoadedHandler:
         """Let it open its files anew. A failure is logged: it shows again at the next event."""
         if reopen := getattr(self.handler, "reopen", None):
             with _logging_blame(), _blaming(self.name, "reopened"):
-                await _as_async(reopen)()
+                await _as_async(reopen, self.thread)()
 
 
 def load(config: HandlerConfig) -> LoadedHandler:
@@ -94,7 +95,9 @@ def adapt(name: str, handler: Any) -> LoadedHandler:
     if not callable(handle):
         raise HandlerError("neither a class with handle(envelope) nor a function; see the plug-in")
     handle_batch = getattr(handler, "handle_batch", None)
-    return LoadedHandler(name, handler, _as_async(handle), _as_async(handle_batch) if handle_batch else None)
+    thread = CallThread(name)
+    batch = _as_async(handle_batch, thread) if handle_batch else None
+    return LoadedHandler(name, handler, _as_async(handle, thread), batch, thread)
 
 
 def _find(name: str) -> EntryPoint:
@@ -127,13 +130,13 @@ class _NoSettings(msgspec.Struct):
     """What a plug-in without settings declares."""
 
 
-def _as_async(call: Callable[..., Any]) -> Callable[..., Awaitable[None]]:
-    """Return *call* as it is where it is a coroutine function, else run in a thread."""
+def _as_async(call: Callable[..., Any], thread: CallThread) -> Callable[..., Awaitable[None]]:
+    """Return *call* as it is where it is a coroutine function, else run in *thread*."""
     if inspect.iscoroutinefunction(call):
         return call
 
     async def call_in_thread(*args: Any) -> None:
-        result = await asyncio.to_thread(call, *args)
+        result = await thread.run(call, *args)
         if inspect.isawaitable(result):  # a decorator can hide that it is a coroutine function: do not lose the event
             await result
 

@@ -203,7 +203,8 @@ class Store:
     def _record_gap(self, subscription: int, gap: Gap) -> None:
         if gap.until_ms is None:  # one open gap a subscription: the first says since when, the last says why
             known = self._db.execute(
-                "UPDATE gaps SET reason = ?, certainty = ? WHERE subscription = ? AND until IS NULL",
+                "UPDATE gaps SET reason = iif(certainty = 'certain', reason, ?),"
+                " certainty = iif(certainty = 'certain', certainty, ?) WHERE subscription = ? AND until IS NULL",
                 (gap.reason, gap.certainty, subscription),
             )
             if known.rowcount:
