@@ -75,7 +75,7 @@ class App:
                 stack.push_async_callback(handler.close)
             receivers = []
             for subscription in config.subscriptions.values():
-                transport = _transport(config, subscription, accounts[subscription.account])
+                transport = transport_for(config, subscription, accounts[subscription.account])
                 receivers.append(Receiver(subscription.name, transport, journal, on_change=on_change))
             grace_s = config.service.shutdown_grace_s
             dispatchers = [Dispatcher(c, handler, journal, grace_s=grace_s) for c, handler in loaded]
@@ -135,7 +135,7 @@ async def serve(config: Config) -> None:
             await running
 
 
-def _transport(config: Config, subscription: SubscriptionConfig, account: Account) -> Transport:
+def transport_for(config: Config, subscription: SubscriptionConfig, account: Account) -> Transport:
     """Return the way in which the events of *subscription* come."""
     if subscription.transport == "websocket":
         return WebSocketTransport(subscription, account, config.network)

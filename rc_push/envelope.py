@@ -245,7 +245,7 @@ def envelope_from_payload(payload: bytes, source: Source, received_at_ms: int) -
         return Unreadable.of(payload, "not UTF-8", source, received_at_ms)
     try:
         head = _decode_fast(text)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _envelope_leniently(payload, text, source, received_at_ms)
     type_ = event_types.BY_EVENT_TYPE.get(head.body.eventType or "") if head.body else None
     if type_ is None or len(payload) > UNREAD_MAX_BYTES or not _is_usable(head.uuid):

@@ -412,7 +412,7 @@ class Account:
             return None
         try:
             session = msgspec.json.decode(stored, type=OAuthSession)
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             log.warning("oauth_session_discarded", account=self.config.name, reason="unreadable")
             return None
         if session.fingerprint != self._fingerprint():

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from rc_push.app import transport_for
 from rc_push.cli.check import Finding
 from rc_push.errors import EXIT_FAILED, EXIT_UNREACHABLE, JournalError, RcPushError, RefusedError
 from rc_push.journal.reader import Reader
+from rc_push.protocol.subscription import PATH, info_from
 from rc_push.rest import Account, OAuthSession
-from rc_push.transports.websocket import WebSocketTransport
 
 if TYPE_CHECKING:
     from rc_push.config import Config, SubscriptionConfig
@@ -89,13 +91,14 @@ async def _check_account(config: Config, name: str) -> AsyncIterator[Finding]:
 
 
 async def _check_subscription(config: Config, subscription: SubscriptionConfig, account: Account) -> Finding:
-    """Subscribe in a gateway session of our own, which the daemon's does not notice."""
+    """Subscribe beside the daemon, which does not notice."""
     key = f"subscriptions.{subscription.name}"
-    transport = WebSocketTransport(subscription, account, config.network)
+    transport = transport_for(config, subscription, account)
     try:
-        async with asyncio.timeout(CONFIRMED_WITHIN_S), transport.connect(None) as link:
-            while link.evidence.state not in ("live", "degraded"):
-                await link.read()
+        async with asyncio.timeout(CONFIRMED_WITHIN_S), _without_leftovers(subscription, account):
+            async with transport.connect(None) as link:
+                while link.evidence.state not in ("live", "degraded"):
+                    await link.read()
     except TimeoutError:
         remedy = "try again; a firewall may hold the connection back"
         return Finding("problem", key, "no answer", remedy, exit_code=EXIT_UNREACHABLE)
@@ -104,6 +107,26 @@ async def _check_subscription(config: Config, subscription: SubscriptionConfig, 
     if link.evidence.state == "degraded":
         return Finding("warning", key, link.evidence.why, "give the app or the user the missing permission")
     return Finding("ok", key, "RingCentral confirms the subscription")
+
+
+@asynccontextmanager
+async def _without_leftovers(subscription: SubscriptionConfig, account: Account) -> AsyncIterator[None]:
+    """Delete the PubNub subscription that comes into being inside; the gateway's end with their connection."""
+    if subscription.transport != "pubnub":
+        yield
+        return
+    before = await _pubnub_ids(account)
+    try:
+        yield
+    finally:
+        for id_ in await _pubnub_ids(account) - before:
+            await account.request("DELETE", f"{PATH}/{id_}")
+
+
+async def _pubnub_ids(account: Account) -> set[str]:
+    listed = await account.request("GET", PATH)
+    infos = [info_from(msgspec.json.encode(record)) for record in listed.get("records", [])]
+    return {info.id for info in infos if info.delivery_mode.transport_type == "PubNub"}
 
 
 def _problem(key: str, exc: RcPushError) -> Finding:

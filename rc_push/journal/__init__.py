@@ -11,6 +11,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -48,14 +49,16 @@ class Journal:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Finish the writes that wait, then close."""
+        """Finish the writes that wait, then close. Cancelling it ends the waiting, not the closing."""
         reader, self._reader = self._reader, None
-        if reader is not None:
-            await asyncio.get_running_loop().run_in_executor(self._reads, reader.close)
-        self._reads.shutdown(wait=False)
         writer, self._writer = self._writer, None
+        if reader is not None:
+            self._reads.submit(reader.close)
         if writer is not None:
-            await asyncio.to_thread(writer.close)
+            self._reads.submit(writer.stop)  # after the reader, so that SQLite tidies up when the writer closes
+        self._reads.shutdown(wait=False)
+        if writer is not None:
+            await asyncio.to_thread(writer.join)
 
     async def append(self, batch: Batch) -> Appended:
         """Store *batch* in one transaction, fsynced. Raises JournalError (JournalFull): then nothing of it is stored.
@@ -142,11 +145,13 @@ class _Writer:
         self._jobs.put((write, future))
         return future
 
-    def close(self) -> None:
-        """Commit what waits, then close the store. Blocks."""
+    def stop(self) -> None:
+        """Have it commit what waits, close the store and end."""
         self._jobs.put(None)
+
+    def join(self) -> None:
+        """Wait until it has ended. Blocks."""
         self._thread.join()
-        self._store.close()
 
     def _work(self) -> None:
         running = True
@@ -158,7 +163,9 @@ class _Writer:
             group = [job for job in jobs if job is not None]
             if group:
                 answers = self._commit(group)
-                self._loop.call_soon_threadsafe(_answer, answers)
+                with suppress(RuntimeError):  # the loop has ended: nobody waits for an answer
+                    self._loop.call_soon_threadsafe(_answer, answers)
+        self._store.close()
 
     def _commit(self, group: list[tuple[type_of_write, asyncio.Future[Any]]]) -> list[tuple[asyncio.Future[Any], Any]]:
         """Return each job's result or exception. One that fails must not take the others with it."""

@@ -18,6 +18,8 @@ import msgspec
 # A binary answer is no JSON: the text goes on with a MIME part instead of a body (seen in @rc-ex/ws, RingCentral.Net).
 MULTIPART_MARK = ",--Boundary"
 
+STATUS_DIGITS = 3
+
 CONNECTION_DETAILS = "ConnectionDetails"
 CLIENT_REQUEST = "ClientRequest"
 SERVER_NOTIFICATION = "ServerNotification"
@@ -75,7 +77,7 @@ def decode(data: bytes) -> Frame | BadFrame:
     """
     try:
         frame = _decode_fast(data)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _decode_leniently(data)
     try:
         str(frame.body, "utf-8")  # Raw parts are not validated by msgspec
@@ -117,12 +119,18 @@ def _meta_from_dict(raw: dict[str, Any]) -> Meta:
     return Meta(
         type=kind if isinstance(kind, str) else "",
         messageId=str(message_id) if isinstance(message_id, str | int) else "",
-        status=int(status) if isinstance(status, int) or (isinstance(status, str) and status.isdecimal()) else 0,
+        status=_status_from(status),
         wsc=_wsc_from(wsc) if isinstance(wsc, dict) else None,
         method=str(raw.get("method") or ""),
         path=str(raw.get("path") or ""),
         query=raw.get("query"),
     )
+
+
+def _status_from(raw: Any) -> int:
+    """Return an HTTP status, which some servers write as text; 0 where it is none."""
+    is_text = isinstance(raw, str) and len(raw) == STATUS_DIGITS and raw.isascii() and raw.isdecimal()
+    return int(raw) if is_text or (isinstance(raw, int) and 0 <= raw < 10**STATUS_DIGITS) else 0
 
 
 def _wsc_from(raw: dict[str, Any]) -> Wsc | None:

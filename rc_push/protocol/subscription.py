@@ -95,7 +95,7 @@ def info_from(body: bytes) -> SubscriptionInfo:
     """Return what the answer *body* says. Raises ProtocolError where it is none, or has no id."""
     try:
         info = msgspec.json.decode(body, type=SubscriptionInfo)
-    except (msgspec.DecodeError, RecursionError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise ProtocolError(f"subscription answer: {str(exc)[:100]}") from None
     if not info.id:
         raise ProtocolError("subscription answer without an id")

@@ -195,7 +195,7 @@ class ClientSession:
     def _receive_other(self, frame: Frame, data: bytes) -> Fact:
         meta, body = frame.meta, bytes(frame.body)
         if meta.type == frames.CONNECTION_DETAILS:
-            return self._receive_details(meta, body)
+            return self._receive_details(meta, body, data)
         self._take_wsc(meta.wsc)
         if meta.type == frames.SERVER_NOTIFICATION:
             return Notified(body)
@@ -212,11 +212,11 @@ class ClientSession:
             return ErrorReceived(code, message)
         return Unknown(meta.type, data)
 
-    def _receive_details(self, meta: frames.Meta, body: bytes) -> Fact:
+    def _receive_details(self, meta: frames.Meta, body: bytes, data: bytes) -> Fact:
         try:
             details = msgspec.json.decode(body or b"{}", type=ConnectionDetails)
-        except (msgspec.DecodeError, RecursionError) as exc:
-            return BadFrame(body, f"ConnectionDetails: {str(exc)[:100]}")
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+            return BadFrame(data, f"ConnectionDetails: {str(exc)[:100]}")
         self.details = details
         recovered = None
         if details.recovery_state:
@@ -254,7 +254,7 @@ class _ErrorBody(msgspec.Struct, rename="camel"):
 def _error_from_body(body: bytes) -> tuple[str, str]:
     try:
         error = msgspec.json.decode(body, type=_ErrorBody)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return "", body[:100].decode("utf-8", "replace")
     return error.error_code, error.message
 

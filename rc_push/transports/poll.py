@@ -6,6 +6,7 @@ Knows the package; knows nothing of what a message means or of where the next po
 from __future__ import annotations
 
 import logging
+import math
 import ssl
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -66,7 +67,7 @@ class PubNubPoller:
 
 def _client(subscriber_key: str, origin: str, network: NetworkConfig) -> PubNubAsyncio:
     from pubnub.pnconfiguration import PNConfiguration  # noqa: PLC0415 - only where PubNub is used
-    from pubnub.pubnub_asyncio import PubNubAsyncio  # noqa: PLC0415
+    from pubnub.pubnub_asyncio import AsyncioSubscriptionManager, PubNubAsyncio  # noqa: PLC0415
     from pubnub.request_handlers.async_httpx import (  # noqa: PLC0415
         AsyncHttpxRequestHandler,
         PubNubAsyncHTTPTransport,
@@ -91,10 +92,11 @@ def _client(subscriber_key: str, origin: str, network: NetworkConfig) -> PubNubA
     configuration.origin = origin
     configuration.ssl = not is_local
     configuration.subscribe_request_timeout = POLL_WITHIN_S
-    configuration.connect_timeout = network.connect_timeout_s
-    configuration.enable_subscribe = False  # no manager
+    configuration.connect_timeout = math.ceil(network.connect_timeout_s)  # the package takes whole numbers only
     configuration.suppress_leave_events = True
-    return PubNubAsyncio(configuration, custom_request_handler=Handler)
+    # A manager is asked for parameters at each request. Never told to subscribe, this one does nothing else, while the
+    # default one leaves an event loop of its own open.
+    return PubNubAsyncio(configuration, subscription_manager=AsyncioSubscriptionManager, custom_request_handler=Handler)
 
 
 def _unreachable_from(status: Any) -> UnreachableError:

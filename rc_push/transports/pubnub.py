@@ -126,15 +126,20 @@ class PubNubLink:
         self._pollers: dict[str, Poller] = {}
         self._polls: dict[str, asyncio.Task[wire.Answer]] = {}
         self._decryptors: dict[str, tuple[list[str], Decryptor]] = {}
-        self._changes: deque[Batch] = deque()
+        self._changes: deque[tuple[Batch, asyncio.Event]] = deque()
         self._changed = asyncio.Event()
+        self._given: asyncio.Event | None = None
         self._keeper = asyncio.create_task(self._keep(), name="pubnub-keep")
 
     async def read(self) -> Batch:
         """Return the next batch (see `Link.read`). The next poll goes out only then: the last answer is stored."""
+        if self._given:
+            self._given.set()
+            self._given = None
         while True:
             if self._changes:
-                return self._changes.popleft()
+                batch, self._given = self._changes.popleft()
+                return batch
             self._changed.clear()
             self._start_polls()
             waiting = {*self._polls.values(), asyncio.ensure_future(self._changed.wait()), self._keeper}
@@ -145,9 +150,9 @@ class PubNubLink:
                     task.cancel()
             if self._keeper.done():
                 self._keeper.result()
-            batch = self._take_answers()
-            if batch:
-                return batch
+            answers = self._take_answers()
+            if answers:
+                return answers
 
     async def close(self) -> Batch:
         """Stop reading. Nothing is lost: what comes now waits in the channel for the next poll."""
@@ -293,9 +298,20 @@ class PubNubLink:
             return random.uniform(0, min(RENEW_SPREAD_S, self._renew_in_s()))  # noqa: S311 - no secret
         if state.subscription_id:
             return await self._renew()
+        was_here_before = self._seen_at_ms is not None
         asked_at = self._wall()
-        info = await self._adoptable() or await self._create()
-        return await self._switch_to(info, asked_at)
+        if info := await self._adoptable():
+            return await self._switch_to(info, asked_at - wire.QUEUE_S)
+        await self._store_intention()
+        info = await self._create()
+        gaps = [self._gap(self._seen_at_ms or 0, self._now_ms(), "no subscription known", "certain")]
+        return await self._switch_to(info, asked_at, *(gaps if was_here_before else []))
+
+    async def _store_intention(self) -> None:
+        """Have the moment stored before the subscription is created, so that a crash in between is a known gap."""
+        if self._seen_at_ms is None:
+            self._seen_at_ms = self._now_ms()
+            await self._put(self._batch()).wait()
 
     async def _renew(self) -> float:
         return await self._extend("POST", f"{subscriptions.PATH}/{self._state.subscription_id}/renew")
@@ -332,8 +348,6 @@ class PubNubLink:
             "eventFilters": list(self._subscription.event_filters),
             "deliveryMode": {"transportType": "PubNub", "encryption": True},
         }
-        if self._seen_at_ms is None:
-            self._seen_at_ms = self._now_ms()
         try:
             return await self._call("POST", subscriptions.PATH, body)
         except RestError as exc:
@@ -408,11 +422,14 @@ class PubNubLink:
         return self._renew_in_s()
 
     async def _begin(self, channel: Channel, asked_at: float) -> None:
-        """Set the place in a new channel before anything that can have been published for us."""
-        poller = self._poller(channel)
-        answer = await poller.poll(channel.address, "0", 0)
-        channel.region = answer.region
-        channel.timetoken = wire.earlier(answer.timetoken, self._wall() - asked_at + BEGIN_EARLIER_S)
+        """Set the place in a new channel before anything that can have been published for us and is not stored.
+
+        That is when we asked for the channel; or earlier, where an answer before this one got lost in a crash.
+        """
+        answer = await self._poller(channel).poll(channel.address, "0", 0)
+        since = min(asked_at, (self._seen_at_ms or self._now_ms()) / 1000)
+        earlier_s = min(self._wall() - since + BEGIN_EARLIER_S, wire.QUEUE_S)
+        channel.region, channel.timetoken = answer.region, wire.earlier(answer.timetoken, earlier_s)
 
     def _admit_queue_gap(self) -> None:
         """Say that the queue cannot have kept everything, where we were away for longer than it keeps."""
@@ -427,9 +444,12 @@ class PubNubLink:
     def _batch(self) -> Batch:
         return Batch(self._subscription.name)
 
-    def _put(self, batch: Batch) -> None:
-        self._changes.append(self._with_cursor(batch))
+    def _put(self, batch: Batch) -> asyncio.Event:
+        """Have *batch* returned by the next `read`; the event tells that it is stored."""
+        stored = asyncio.Event()
+        self._changes.append((self._with_cursor(batch), stored))
         self._changed.set()
+        return stored
 
     def _with_cursor(self, batch: Batch) -> Batch:
         state = msgspec.json.encode(self._state)

@@ -99,8 +99,8 @@ async def test_every_event_is_in_the_file_or_in_a_gap_however_often_all_is_cut(s
     rng = random.Random(seed)
     with capsys.disabled():
         print(f"\nRC_PUSH_SEED={seed}")  # noqa: T201 - to try it again
-    # The limit is told to the client, whose own limiter would wait. The other one is not documented: some runs try this,
-    # some that.
+    # The limit is told to the client, whose own limiter would wait. What happens to what is in flight is not documented:
+    # some runs try this, some that.
     simulator = simulate("--knob", "auth_limit=100000", "--knob", f"in_flight={rng.choice(('lost', 'replayed'))}")
     daemon = make_daemon(simulator.ready)
     daemon.start()

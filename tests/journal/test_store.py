@@ -363,6 +363,13 @@ def test_a_second_open_gap_only_says_more_of_the_first(store):
     assert gaps_in(store) == [Gap("team", "websocket", 100, None, "session expired", "certain")]
 
 
+def test_what_is_certainly_missing_is_not_made_a_possibility_by_what_comes_later(store):
+    certain = Gap("team", "websocket", 100, None, "session expired", "certain")
+    append(store, Batch("team", gaps=[certain]))
+    append(store, Batch("team", gaps=[gap(300, reason="connection lost")]))
+    assert gaps_in(store) == [certain]
+
+
 def test_closed_gaps_are_each_recorded_whether_one_is_open_or_not(store):
     append(store, Batch("team", gaps=[gap(100), gap(20, 30), gap(20, 30)]))
     assert gaps_in(store) == [gap(20, 30), gap(20, 30), gap(100)]
