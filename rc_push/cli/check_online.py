@@ -95,10 +95,13 @@ async def _check_subscription(config: Config, subscription: SubscriptionConfig, 
     key = f"subscriptions.{subscription.name}"
     transport = transport_for(config, subscription, account)
     try:
-        async with asyncio.timeout(CONFIRMED_WITHIN_S), _without_leftovers(subscription, account):
-            async with transport.connect(None) as link:
-                while link.evidence.state not in ("live", "degraded"):
-                    await link.read()
+        async with (
+            asyncio.timeout(CONFIRMED_WITHIN_S),
+            _without_leftovers(subscription, account),
+            transport.connect(None) as link,
+        ):
+            while link.evidence.state not in ("live", "degraded"):
+                await link.read()
     except TimeoutError:
         remedy = "try again; a firewall may hold the connection back"
         return Finding("problem", key, "no answer", remedy, exit_code=EXIT_UNREACHABLE)

@@ -284,7 +284,7 @@ def _cannot_read(path: Path) -> JournalError:
     except OSError:
         pass
     else:
-        if not os.access(path, os.R_OK):
+        if not os.access(path, os.R_OK, effective_ids=True):
             return JournalError(f"{path}: no right to read it; run this as the user that runs the daemon")
     return JournalError(f"{path}: there is no journal yet; `rc-push run` creates it")
 

@@ -92,6 +92,15 @@ async def test_what_is_appended_can_be_read_and_moves_the_head(journal):
     assert [e.uuid for e in await journal.read(1, 10)] == ["2"]
 
 
+async def test_a_batch_without_events_leaves_the_head_where_it_is(journal):
+    await journal.append(batch(1))
+    (waiting,) = await start(journal.wait_past(1))
+    assert (await journal.append(Batch("team", cursor=Cursor("team", "websocket", 1)))).head == 1
+    assert not waiting.done()
+    await journal.append(batch(2))
+    assert await waiting == 2
+
+
 async def test_the_head_is_known_when_it_is_opened_again(tmp_path):
     path = tmp_path / "journal.db"
     async with Journal(path) as journal:
@@ -294,6 +303,12 @@ async def test_a_closed_journal_says_so_and_can_be_opened_by_the_next(tmp_path):
         assert (await again.append(batch(1))).stored == 1
 
 
+async def test_closing_twice_is_closing(tmp_path):
+    async with Journal(tmp_path / "journal.db") as journal:
+        await journal.__aexit__()
+    assert threads_of_journals() == []
+
+
 async def test_a_second_journal_on_the_same_path_is_refused(journal):
     with pytest.raises(JournalInUse):
         await Journal(journal.path).__aenter__()
@@ -361,29 +376,24 @@ async def test_cancelling_the_closing_ends_the_waiting_and_not_the_closing(tmp_p
     assert uuids_in(path) == {1}
 
 
-def test_what_waits_is_stored_even_where_the_loop_ends_before_it(tmp_path, monkeypatch):
-    """Neither the thread nor the batch depends on somebody who waits."""
+def test_what_waits_is_stored_even_where_the_loop_has_ended(tmp_path, monkeypatch):
+    """Neither the batch nor the thread depends on somebody who waits for the answer."""
     monkeypatch.setattr(rc_push.journal, "Store", GatedStore)
-    path = tmp_path / "journal.db"
-    stores: list[GatedStore] = []
+    journal = Journal(tmp_path / "journal.db")
 
-    async def leave_in_a_hurry() -> None:
-        journal = await Journal(path).__aenter__()
-        stores.append(journal._writer._store)
-        stores[0].gate.clear()
-        await start(journal.append(batch(1)), journal.append(batch(2)))
-        (closing,) = await start(journal.__aexit__())
-        closing.cancel()
-        await asyncio.wait([closing])
-        asyncio.get_running_loop().call_soon(stores[0].gate.set)
+    async def leave_without_closing() -> None:
+        await journal.__aenter__()
+        journal._writer._store.gate.clear()
+        await start(journal.append(batch(1)))
 
-    with asyncio.Runner() as runner:
-        runner.run(leave_in_a_hurry())
-    for thread in threading.enumerate():
-        if thread.name.startswith("journal"):
-            thread.join(10)
+    asyncio.run(leave_without_closing())
+    journal._reads.submit(journal._reader.close)
+    journal._reads.shutdown()
+    journal._writer._store.gate.set()
+    journal._writer.stop()
+    journal._writer.join()
     assert threads_of_journals() == []
-    assert uuids_in(path) == {1, 2}
+    assert uuids_in(journal.path) == {1}
 
 
 # ------------------------------------------------------------------------------------------------------- sudden death
