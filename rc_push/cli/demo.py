@@ -30,11 +30,13 @@ DELIVER_WITHIN_S = 15.0
 POLL_S = 0.05
 # What is sent, in turn.
 TYPES = ("post.added", "sms.received", "telephony.session", "post.changed")
-FILTERS = (
-    "/team-messaging/v1/posts",
-    "/restapi/v1.0/account/~/extension/~/message-store/instant?type=SMS",
-    "/restapi/v1.0/account/~/extension/~/telephony/sessions",
-)
+# Posts over the one transport, messages and calls over the other.
+SUBSCRIPTIONS = {
+    "websocket": 'event_filters = ["/team-messaging/v1/posts"]',
+    "pubnub": 'transport = "pubnub"\nevent_filters = ["/restapi/v1.0/account/~/extension/~/telephony/sessions",'
+    ' "/restapi/v1.0/account/~/extension/~/message-store/instant?type=SMS"]',
+}
+FAULTS = ("drop", "pubnub-drop")
 COLOURS = {"live": "bright_green", "down": "bright_red"}
 # What of the daemon's log is shown between the events.
 SHOWN = ("subscription_state", "connection_lost", "gap", "unreadable")
@@ -99,7 +101,7 @@ async def _run(demo: Demo, seconds: float, rate: float) -> dict[str, int]:
         demo.say()
         tail = asyncio.create_task(_tail(demo))
         try:
-            if not await _wait_for(lambda: bool(simulator.state.subscriptions), START_WITHIN_S):
+            if not await _wait_for(lambda: len(simulator.state.subscriptions) == len(SUBSCRIPTIONS), START_WITHIN_S):
                 raise ProtocolError("the daemon did not subscribe")
             await _send(demo, simulator, seconds, rate)
             await _wait_for(lambda: demo.sent <= demo.delivered, DELIVER_WITHIN_S)
@@ -121,9 +123,9 @@ async def _daemon(demo: Demo, simulator: Simulator) -> AsyncIterator[asyncio.sub
         f'client_id = {{ env = "RC_APP_CLIENT_ID" }}\n'
         f'client_secret = {{ env = "RC_APP_CLIENT_SECRET" }}\n'
         f'jwt = {{ env = "RC_USER_JWT" }}\n'
-        f"[subscriptions.team]\n"
-        f"event_filters = {json.dumps(FILTERS)}\n"
-        f'[handlers.events]\nuse = "file"\npath = "{demo.events_path}"\n'
+        f'pubnub_origin = "{simulator.ready["pubnubOrigin"]}"\n'
+        + "".join(f"[subscriptions.{name}]\n{rest}\n" for name, rest in SUBSCRIPTIONS.items())
+        + f'[handlers.events]\nuse = "file"\npath = "{demo.events_path}"\n'
         f'[journal]\npath = "{demo.folder / "journal.db"}"\n[log]\nformat = "json"\n',
         "utf-8",
     )
@@ -162,11 +164,13 @@ async def _show_log(demo: Demo, process: asyncio.subprocess.Process) -> None:
 def _words(entry: dict[str, Any]) -> str:
     match entry["event"]:
         case "subscription_state":
-            return f"{entry['state']}: {printable(str(entry.get('why')))}"
+            return f"{entry['subscription']} {entry['state']}: {printable(str(entry.get('why')))}"
         case "connection_lost":
-            return f"{printable(str(entry.get('error')))}; next try in {entry.get('next_try_s')} s"
+            error = printable(str(entry.get("error")))
+            return f"{entry['subscription']}: {error}; next try in {entry.get('next_try_s')} s"
         case "gap":
-            return f"{entry.get('certainty')} gap, {entry.get('since')} to {entry.get('until')}: {entry.get('reason')}"
+            span = f"{entry.get('since')} to {entry.get('until')}"
+            return f"{entry['subscription']}: {entry.get('certainty')} gap, {span}: {entry.get('reason')}"
         case name:
             return f"{name}: {printable(str(entry.get('reason')))}"
 
@@ -206,8 +210,9 @@ async def _send(demo: Demo, simulator: Simulator, seconds: float, rate: float) -
     count = round(seconds * rate)
     for number in range(count):
         if number == count // 2:
-            demo.notice("✂ the connection is cut", fg="bright_red")
-            await simulator.admin.faults({"fault": "drop"})
+            demo.notice("✂ both connections are cut", fg="bright_red")
+            for fault in FAULTS:
+                await simulator.admin.faults({"fault": fault})
         demo.sent.add(simulator.emit_sample(TYPES[number % len(TYPES)]))
         await asyncio.sleep(1 / rate)
 

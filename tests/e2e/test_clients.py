@@ -8,12 +8,11 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SimulatorProcess, wait_until
 from ringcentral import SDK
 from ringcentral.websocket.events import WebSocketEvents
 
@@ -34,7 +33,7 @@ def simulated(simulate):
 class Simulated:
     """What these tests do with a simulator."""
 
-    def __init__(self, process: SimulatorProcess) -> None:
+    def __init__(self, process: Any) -> None:
         self.ready = process.ready
         self._process = process
 
@@ -60,6 +59,12 @@ class Simulated:
         return [call["status"] for call in (await self._process.state())["calls"].get(endpoint, [])]
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(WITHIN_S):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
 # ------------------------------------------------------------------------------------------- the official Python SDK
 
 
@@ -81,7 +86,7 @@ class PythonClient:
         """Wait until *connecting*, which ends with the connection only, has connected."""
         before = self.told.count("connectionCreated")
         task = asyncio.create_task(connecting)
-        await wait_until(lambda: task.done() or self.told.count("connectionCreated") > before, WITHIN_S, "a connection")
+        await until(lambda: task.done() or self.told.count("connectionCreated") > before)
         assert not task.done()
         return task
 
@@ -99,7 +104,7 @@ class PythonClient:
 
     async def hears_after(self, before: int) -> None:
         """Wait for one more frame than *before*."""
-        await wait_until(lambda: self.told.count("receiveMessage") > before, WITHIN_S, "an answer")
+        await until(lambda: self.told.count("receiveMessage") > before)
 
 
 @contextlib.asynccontextmanager
@@ -122,7 +127,7 @@ async def test_the_python_sdk_receives_every_event_once_and_in_order(simulated):
         await client.connect(client.sdk.create_new_connection())
         await client.subscribe()
         emitted = await sim.emit(200)
-        await wait_until(lambda: len(client.uuids) >= 200, WITHIN_S, "200 events")
+        await until(lambda: len(client.uuids) >= 200)
         assert client.uuids == emitted
 
 
@@ -169,7 +174,7 @@ async def test_the_python_sdk_receives_again_after_subscribing_anew_but_twice_an
         await client.connect(client.sdk.recover_connection())
         await client.subscribe()
         emitted = await sim.emit(2)
-        await wait_until(lambda: len(client.uuids) >= 4, WITHIN_S, "the events")
+        await until(lambda: len(client.uuids) >= 4)
         await client.fence()
         assert client.uuids == [emitted[0], emitted[0], emitted[1], emitted[1]]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import re
@@ -10,7 +11,6 @@ import stat
 from pathlib import Path
 
 import pytest
-from conftest import Daemon, wait_until
 
 from rc_push.simulator.faults import GARBAGE
 from rc_push.simulator.knobs import Knobs
@@ -70,49 +70,39 @@ async def simulator(planted):
         yield running
 
 
-class LoudDaemon(Daemon):
-    """A daemon that tells all it can, in the form of *log_format*, and has a handler that fails."""
-
-    def __init__(self, folder: Path, ready: dict[str, str], log_format: str) -> None:
-        folder.mkdir()
-        super().__init__(folder, ready)
-        self.log_format = log_format
-        secret = folder / "client-secret"
-        secret.touch(0o600)
-        secret.write_text(ready["clientSecret"])
-        self.accounts = self.accounts.replace('{ env = "RC_APP_CLIENT_SECRET" }', f'{{ file = "{secret}" }}')
-        self.subscriptions = f"[subscriptions.team]\nevent_filters = {json.dumps([POSTS, SMS])}\n"
-        self.more = BROKEN_HANDLER
-
-    def write_config(self):
-        super().write_config()
-        text = self.config_path.read_text()
-        self.config_path.write_text(text.replace('"json"', f'"{self.log_format}"\nlevel = "debug"'))
-
-
 @pytest.fixture
-def make_loud(tmp_path, simulator):
-    daemons: list[LoudDaemon] = []
+def make_loud(tmp_path, simulator, make_daemon):
+    """Make daemons that tell all they can, in the form of *log_format*, and have a handler that fails."""
 
     def make(log_format="text"):
-        daemons.append(LoudDaemon(tmp_path / log_format, simulator.ready, log_format))
-        return daemons[-1]
+        daemon = make_daemon(simulator.ready, tmp_path / log_format)
+        secret = daemon.folder / "client-secret"
+        secret.touch(0o600)
+        secret.write_text(simulator.client_secret)
+        daemon.accounts = daemon.accounts.replace('{ env = "RC_APP_CLIENT_SECRET" }', f'{{ file = "{secret}" }}')
+        daemon.subscriptions = f"[subscriptions.team]\nevent_filters = {json.dumps([POSTS, SMS])}\n"
+        daemon.more = BROKEN_HANDLER
+        write_config = daemon.write_config
 
-    yield make
-    for daemon in daemons:
-        daemon.kill()
+        def write_loud_config():
+            write_config()
+            text = daemon.config_path.read_text()
+            daemon.config_path.write_text(text.replace('"json"', f'"{log_format}"\nlevel = "debug"'))
+
+        daemon.write_config = write_loud_config
+        return daemon
+
+    return make
 
 
 async def receive(simulator, daemons):
     """Emit events that say something until each of *daemons* has received one of them."""
     uuids: set[str] = set()
-
-    def all_have_received():
-        uuids.add(simulator.emit(POSTS, {"eventType": "PostAdded", "text": TEXT}))
-        uuids.add(simulator.emit(SMS, {"type": "SMS", "subject": TEXT, "from": {"phoneNumber": NUMBER}}))
-        return all(uuids & daemon.events.look() for daemon in daemons)
-
-    await wait_until(all_have_received, WITHIN_S, lambda: [daemon.said()[-3000:] for daemon in daemons])
+    async with asyncio.timeout(WITHIN_S):
+        while not all(uuids & daemon.events.look() for daemon in daemons):
+            uuids.add(simulator.emit(POSTS, {"eventType": "PostAdded", "text": TEXT}))
+            uuids.add(simulator.emit(SMS, {"type": "SMS", "subject": TEXT, "from": {"phoneNumber": NUMBER}}))
+            await asyncio.sleep(0.05)
 
 
 def send_nonsense(simulator):
