@@ -61,7 +61,7 @@ class Simulated:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(WITHIN_S):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - another process changes it
             await asyncio.sleep(0.02)
 
 
