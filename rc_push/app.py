@@ -32,6 +32,8 @@ log = structlog.get_logger()
 PRUNE_EVERY_S = 60.0
 PRUNE_PAUSE_S = 0.05
 PRUNE_ROWS = 500
+# What a handler has finished in this time is handed over again after a crash.
+NOTE_EVERY_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,9 @@ class App:
                 transport = transport_for(config, subscription, accounts[subscription.account])
                 receivers.append(Receiver(subscription.name, transport, journal, on_change=on_change))
             grace_s = config.service.shutdown_grace_s
-            dispatchers = [Dispatcher(c, handler, journal, grace_s=grace_s) for c, handler in loaded]
+            dispatchers = [
+                Dispatcher(c, handler, journal, grace_s=grace_s, note_every_s=NOTE_EVERY_S) for c, handler in loaded
+            ]
             stack.enter_context(_reopen_on_hangup([handler for _, handler in loaded]))
             yield cls(config, journal, receivers, dispatchers)
 

@@ -6,6 +6,7 @@ Knows the journal and handlers by their interfaces; knows nothing of transports.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
@@ -55,6 +56,7 @@ class Dispatcher:
         journal: Journal,
         *,
         grace_s: float = 10.0,
+        note_every_s: float = 0.0,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -64,6 +66,9 @@ class Dispatcher:
         self._route = Route(config)
         self._journal = journal
         self._grace_s = grace_s
+        self._note_every_s = note_every_s
+        self._noted = 0
+        self._noting: asyncio.Task[None] | None = None
         self._sleep = sleep
         self._wall = wall
         self._position = 0
@@ -86,10 +91,16 @@ class Dispatcher:
 
     async def register(self) -> None:
         """Take up where the handler was; call it before anything is received, so that a new one misses nothing."""
-        self._position = await self._journal.register_handler(self._name)
+        self._position = self._noted = await self._journal.register_handler(self._name)
 
     async def run(self) -> None:
         """Hand over for ever."""
+        try:
+            await self._run()
+        finally:
+            await self._settle()
+
+    async def _run(self) -> None:
         while True:
             head = await self._journal.wait_past(self._position)
             envelopes = await self._read()
@@ -234,7 +245,32 @@ class Dispatcher:
             await self._pause(next(delays))
 
     async def _note(self, position: int, parked: Sequence[Parked]) -> None:
-        """Note the progress; without it the same events are handed over again after a restart, so a stop may cut it."""
+        """Note the progress, soon: a note at once would cost an fsync for each hand-over.
+
+        Without it the same events are handed over again after a restart, so a stop may cut it. What is parked is
+        noted at once.
+        """
+        if parked or self._is_stopping or not self._note_every_s:
+            await self._save(position, parked)
+            return
+        self._position = position
+        if self._noting is None or self._noting.done():
+            self._noting = asyncio.create_task(self._save_soon())
+
+    async def _save_soon(self) -> None:
+        await asyncio.sleep(self._note_every_s)
+        await self._save(self._position, ())
+
+    async def _settle(self) -> None:
+        """Note at the end what has not been noted yet."""
+        if self._noting:
+            self._noting.cancel()
+            await asyncio.wait([self._noting])
+        if self._noted < self._position:
+            with contextlib.suppress(JournalError):
+                await self._journal.save_progress(self._name, self._position)
+
+    async def _save(self, position: int, parked: Sequence[Parked]) -> None:
         delays = delays_s(JOURNAL_LADDER_S)
         while True:
             try:
@@ -244,7 +280,8 @@ class Dispatcher:
                 log.error("journal_cannot_note_progress", handler=self._name, error=str(exc))
                 await self._pause(next(delays))
                 continue
-            self._position = position
+            self._position = max(self._position, position)
+            self._noted = position
             return
 
 

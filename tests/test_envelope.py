@@ -316,10 +316,12 @@ def test_an_empty_event_uri_is_still_an_event():
 
 
 def test_the_mobile_wrapper_is_taken_off():
-    inner = HEAD | {"body": {"telephonySessionId": "s-1", "sequence": 1}}
-    wrapped = {"uuid": HEAD["uuid"], "ownerId": "9", "pn_apns": {"aps": {"content-available": 1}} | inner}
-    envelope = envelope_of(encode(wrapped))
-    assert envelope.fields == inner, "what stands inside is the envelope's own"
+    inner = {key: HEAD[key] for key in ("uuid", "event", "ownerId")}
+    inner["body"] = {"telephonySessionId": "s-1", "sequence": 1}
+    outer = {"uuid": HEAD["uuid"], "ownerId": "9", "subscriptionId": HEAD["subscriptionId"]}
+    envelope = envelope_of(encode(outer | {"pn_apns": {"aps": {"content-available": 1}} | inner}))
+    assert envelope.fields == inner | {"subscriptionId": HEAD["subscriptionId"]}
+    assert envelope.owner_id == HEAD["ownerId"], "what stands inside is the envelope's own"
     assert envelope.type == "telephony.session"
 
 

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import subprocess
 import sys
 import time
@@ -252,6 +253,14 @@ class SimulatorProcess:
                 return json.load(answer)
 
         return await asyncio.to_thread(call)
+
+
+@pytest.fixture
+def rng():
+    """Return a random source; the seed of a failure is told, to try it again."""
+    seed = int(os.environ.get("RC_PUSH_SEED") or random.SystemRandom().randrange(1 << 32))
+    print(f"RC_PUSH_SEED={seed}")  # noqa: T201
+    return random.Random(seed)
 
 
 @pytest.fixture

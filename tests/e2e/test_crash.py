@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import os
-import random
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
@@ -94,12 +92,8 @@ async def wait_connected(simulator):
 
 @pytest.mark.e2e
 @pytest.mark.timeout(300)
-async def test_every_event_is_in_the_file_or_in_a_gap_however_often_all_is_cut(simulate, make_daemon, capsys):
-    seed = int(os.environ.get("RC_PUSH_SEED") or random.SystemRandom().randrange(1 << 32))
-    rng = random.Random(seed)
-    with capsys.disabled():
-        print(f"\nRC_PUSH_SEED={seed}")  # noqa: T201 - to try it again
-    # The limit is told to the client, whose own limiter would wait. What happens to what is in flight is not documented:
+async def test_every_event_is_in_the_file_or_in_a_gap_however_often_all_is_cut(simulate, make_daemon, rng, capsys):
+    # The limit is told to the client, whose own limiter would wait. What becomes of what is in flight is not documented:
     # some runs try this, some that.
     simulator = simulate("--knob", "auth_limit=100000", "--knob", f"in_flight={rng.choice(('lost', 'replayed'))}")
     daemon = make_daemon(simulator.ready)
@@ -112,7 +106,7 @@ async def test_every_event_is_in_the_file_or_in_a_gap_however_often_all_is_cut(s
 
     story = Story(await simulator.state(events=True), daemon, gaps, proofs)
     with capsys.disabled():
-        print(json.dumps(story.figures()))  # noqa: T201 - what happened
+        print(f"\n{json.dumps(story.figures())}")  # noqa: T201 - to judge how hard it was
     story.check_cuts()
     story.check_journal()
     story.check_file()

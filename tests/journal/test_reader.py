@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tracemalloc
 from contextlib import closing
 
 import pytest
@@ -77,6 +78,18 @@ def test_a_read_is_bounded_in_bytes_but_always_gets_on(append, reader):
     assert uuids(reader.after(3, 100)) == ["3", "4", "h"]
     assert uuids(reader.after(5, 100)) == ["h"]
     assert uuids(reader.after(6, 100)) == ["last"]
+
+
+def test_a_backlog_of_large_events_is_not_taken_into_memory_at_once(append, reader):
+    big = b'{"uuid":"%d","x":"' + b"x" * 1_000_000 + b'"}'
+    append(Batch("team", [Envelope(str(n), "other", big % n, SOURCE, 0) for n in range(40)]))
+    tracemalloc.start()
+    try:
+        assert len(reader.after(0, 256)) == 5
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 2 * READ_MAX_BYTES
 
 
 def test_a_read_that_stopped_halfway_holds_nothing_back(store, append, reader):

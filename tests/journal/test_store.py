@@ -23,7 +23,6 @@ from rc_push.errors import JournalError, JournalFull, JournalInUse, JournalTooNe
 from rc_push.journal.reader import Progress, Reader, Tally
 from rc_push.journal.store import (
     APPLICATION_ID,
-    ROWS_AT_ONCE,
     Appended,
     Parked,
     Store,
@@ -165,7 +164,7 @@ def test_a_large_batch_takes_few_statements(store):
     """A statement per row would give the GIL away at each: see the comment at ROWS_AT_ONCE."""
     statements: list[str] = []
     store._db.set_trace_callback(statements.append)
-    append(store, batch(*range(2 * ROWS_AT_ONCE[0])))
+    append(store, batch(*range(512)))
     assert sum(statement.startswith("INSERT INTO events") for statement in statements) == 2
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 
 import pytest
 from Crypto.Cipher import AES
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from rc_push.errors import RcPushError
@@ -49,8 +50,8 @@ def outcome(text: str, *keys: bytes) -> bytes | None:
 objects = st.binary(max_size=200).map(lambda inside: b"{" + inside + b"}")
 
 
-def test_a_published_vector_is_decrypted():
-    """The AES-128 example of FIPS 197, appendix C.1, is one block: only its padding is no PKCS#7."""
+def test_the_encryption_of_these_tests_is_aes_as_published():
+    """FIPS 197, appendix C.1; a whole block without padding, which is no message."""
     raw = bytes.fromhex("69c4e0d86a7b0430d8cdb78070b4c55a")
     assert encrypted(bytes.fromhex("00112233445566778899aabbccddeeff")) == raw
     assert outcome(text_of(raw)) is None
@@ -77,8 +78,8 @@ def test_a_decryptor_goes_on_after_a_failure():
 
 @given(objects, st.binary(min_size=16, max_size=16).filter(lambda key: key != KEY))
 def test_after_a_renewal_the_new_key_comes_first_and_the_one_before_it_still_counts(plain, old):
-    # The wrong key leaves an object once in many thousand times, and then what it leaves is no event.
     assert outcome(ciphertext(plain, KEY), KEY, old) == plain
+    assume(outcome(ciphertext(EVENT, old), KEY) is None)  # by chance, once in some 60 000 keys
     assert outcome(ciphertext(EVENT, old), KEY, old) == EVENT
 
 
@@ -206,10 +207,8 @@ def test_any_text_raises_nothing_but_its_own_error(text):
 
 @given(st.text())
 def test_any_key_raises_nothing_but_its_own_error(key):
-    try:
+    with contextlib.suppress(DecryptError):
         Decryptor(key)
-    except DecryptError as exc:
-        assert key not in str(exc) or len(key) < 4  # noqa: PT017 - a letter or two stands in any sentence
 
 
 def test_an_error_tells_neither_text_nor_key():
