@@ -9,6 +9,7 @@ synchronous=FULL before its handler, which does nothing, gets it. The peers keep
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
 import json
 import os
@@ -22,6 +23,11 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from Crypto.Cipher import AES
+
+from rc_push.envelope import Source, envelope_from_payload
+from rc_push.protocol.crypto import Decryptor
 
 HERE = Path(__file__).parent
 CLIENT_CPU, SIMULATOR_CPU = {0}, {(os.cpu_count() or 1) - 1}
@@ -40,7 +46,10 @@ def main() -> None:
         *throughput(1024, options.rounds, options.events),
         *throughput(4096, options.rounds, options.events // 2),
         *latency(1000, seconds=10),
-        *idle(),
+        *idle("websocket"),
+        *over_pubnub(options.rounds, options.events // 3),
+        *decrypting(options.rounds),
+        *idle("pubnub"),
     ]
     machine = platform.processor() or platform.machine()
     print(f"\n{machine}, {os.cpu_count()} processors, Python {platform.python_version()}")
@@ -84,25 +93,63 @@ def latency(rate: int, seconds: int) -> list[dict[str, Any]]:
 QUANTILES = (("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0))
 
 
-def idle() -> list[dict[str, Any]]:
+def over_pubnub(rounds: int, events: int) -> list[dict[str, Any]]:
+    """Events per second over PubNub: encrypted, in answers of 100, each stored before the next is asked for."""
+    rates = []
+    for number in range(rounds):
+        note(f"PubNub, round {number + 1} of {rounds}")
+        with simulator() as ready:
+            report, _ = daemon_round(ready, {"count": events, "bytes": 1024}, transport="pubnub")
+        rates.append((events - 1) / report["seconds"])
+    return [row("rc-push over PubNub, stored with FULL sync and handled, 1024 B", rates, "events/s")]
+
+
+def decrypting(rounds: int, messages: int = 20_000) -> list[dict[str, Any]]:
+    """Processor time to decrypt and decode one message of 1 KB."""
+    source = Source("main", "team", "pubnub")
+    plain = b'{"uuid":"6452004109062593690","event":"/team-messaging/v1/posts","timestamp":"2026-11-23T10:00:00.120Z",'
+    plain += b'"subscriptionId":"2db5","ownerId":"233676004","body":{"text":"%b","eventType":"PostAdded"}}' % (
+        b"x" * 560
+    )
+    key = base64.b64encode(bytes(16)).decode()
+    padding = 16 - len(plain) % 16
+    text = base64.b64encode(AES.new(bytes(16), AES.MODE_ECB).encrypt(plain + bytes([padding]) * padding)).decode()
+    decryptor, costs = Decryptor(key), []
+    for _ in range(rounds):
+        began = time.process_time()
+        for _ in range(messages):
+            envelope_from_payload(decryptor.decrypt(text), source, 0)
+        costs.append((time.process_time() - began) / messages * 1e6)
+    return [row(f"decrypting and decoding one PubNub message of {len(text)} B", costs, "µs")]
+
+
+def idle(transport: str) -> list[dict[str, Any]]:
     """Memory of a daemon with one subscription and nothing to do."""
-    note("idle")
-    with simulator() as ready, tempfile.TemporaryDirectory() as folder, daemon(ready, Path(folder), 1) as process:
+    note(f"idle, {transport}")
+    with (
+        simulator() as ready,
+        tempfile.TemporaryDirectory() as folder,
+        daemon(ready, Path(folder), 1, transport=transport) as process,
+    ):
         wait_for(lambda: subscribed(ready), "a subscription")
         time.sleep(2)
-        return [row("rc-push, memory when idle with one subscription", [status_kib(process.pid, "VmRSS") / MIB], "MiB")]
+        rss = status_kib(process.pid, "VmRSS") / MIB
+        return [row(f"rc-push, memory when idle with one {transport} subscription", [rss], "MiB")]
 
 
 # ------------------------------------------------------------------------------------------------------------ processes
 
 
-def daemon_round(ready: dict[str, str], many: dict[str, Any], *, latencies: bool = False) -> tuple[dict[str, Any], int]:
+def daemon_round(
+    ready: dict[str, str], many: dict[str, Any], *, latencies: bool = False, transport: str = "websocket"
+) -> tuple[dict[str, Any], int]:
     """Let a fresh daemon take *many*; return the handler's report and the daemon's peak memory in KiB."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        daemon(ready, Path(folder), many["count"], latencies=latencies) as process,
+        daemon(ready, Path(folder), many["count"], latencies=latencies, transport=transport) as process,
     ):
         wait_for(lambda: subscribed(ready), "a subscription")
+        time.sleep(1)  # until the first poll: a channel that nobody reads keeps the newest 100 only
         post(ready, "/simulator/events", many)
         report = wait_report(Path(folder) / "report.json")
         return report, status_kib(process.pid, "VmHWM")
@@ -137,14 +184,15 @@ def simulator() -> Iterator[dict[str, str]]:
 
 @contextlib.contextmanager
 def daemon(
-    ready: dict[str, str], folder: Path, count: int, *, latencies: bool = False
+    ready: dict[str, str], folder: Path, count: int, *, latencies: bool = False, transport: str = "websocket"
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run the daemon with one subscription and the handler that does nothing."""
     config = folder / "rc-push.toml"
     config.write_text(
         f'[accounts.main]\nserver = "{ready["server"]}"\nclient_id = {{ env = "RC_APP_CLIENT_ID" }}\n'
         'client_secret = { env = "RC_APP_CLIENT_SECRET" }\njwt = { env = "RC_USER_JWT" }\n'
-        '[subscriptions.team]\nevent_filters = ["/team-messaging/v1/posts"]\n'
+        f'pubnub_origin = "{ready["pubnubOrigin"]}"\n'
+        f'[subscriptions.team]\ntransport = "{transport}"\nevent_filters = ["/team-messaging/v1/posts"]\n'
         f'[handlers.bench]\nuse = "bench"\nreport = "{folder / "report.json"}"\ncount = {count}\n'
         f"latencies = {str(latencies).lower()}\n"
         f'[journal]\npath = "{folder / "journal.db"}"\n[log]\nlevel = "warning"\n'

@@ -244,7 +244,7 @@ def envelope_from_payload(payload: bytes, source: Source, received_at_ms: int) -
     except UnicodeDecodeError:
         return Unreadable.of(payload, "not UTF-8", source, received_at_ms)
     try:
-        head = _decode_fast(text)
+        head = _decode_fast(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _envelope_leniently(payload, text, source, received_at_ms)
     type_ = event_types.BY_EVENT_TYPE.get(head.body.eventType or "") if head.body else None
@@ -297,7 +297,9 @@ def _dump(fields: dict[str, Any]) -> bytes:
 
 def _one_line(payload: bytes) -> bytes:
     """Return *payload*, which is valid JSON, on one line: there, line ends stand only between tokens."""
-    return payload.strip().translate(None, b"\r\n")
+    if b"\n" in payload or b"\r" in payload:  # looking is cheaper than copying
+        payload = payload.translate(None, b"\r\n")
+    return payload.strip()
 
 
 # ---------------------------------------------------------------------------------------------------------------- times

@@ -5,7 +5,6 @@ Knows bytes and keys; knows nothing of where they come from. Source: RingCentral
 
 from __future__ import annotations
 
-import base64
 import binascii
 
 from Crypto.Cipher import AES
@@ -28,10 +27,9 @@ class Decryptor:
 
     def decrypt(self, text: str) -> bytes:
         """Return the JSON object in the base64 ciphertext *text*. Raises DecryptError, nothing else."""
-        try:
-            data = base64.b64decode(text, validate=True)
-        except (binascii.Error, ValueError):
-            raise DecryptError("not base64") from None
+        data = _bytes_from_base64(text)
+        if data is None:
+            raise DecryptError("not base64")
         if not data or len(data) % BLOCK_BYTES:
             raise DecryptError(f"{len(data)} bytes are no whole blocks")
         for cipher in self._ciphers:
@@ -43,13 +41,20 @@ class Decryptor:
 
 
 def _cipher_from(key: str) -> AES.EcbMode:  # type: ignore[name-defined,unused-ignore] # named in the stubs only
-    try:
-        raw = base64.b64decode(key, validate=True)
-    except (binascii.Error, ValueError):
-        raise DecryptError("the encryption key is not base64") from None
+    raw = _bytes_from_base64(key)
+    if raw is None:
+        raise DecryptError("the encryption key is not base64")
     if len(raw) != BLOCK_BYTES:
         raise DecryptError(f"the encryption key has {len(raw)} bytes in place of {BLOCK_BYTES}")
     return AES.new(raw, AES.MODE_ECB)
+
+
+def _bytes_from_base64(text: str) -> bytes | None:
+    """Return the bytes in *text*; None where it is not base64 in every character."""
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)
+    except ValueError:
+        return None
 
 
 def _without_padding(data: bytes) -> bytes | None:

@@ -2,7 +2,7 @@
 
 Every fault: *times* = how often it strikes (default once), *forS* = for how many real seconds it may (then without a
 count, unless *times* is given too). Those that strike connections strike all that are there, as one time; times and
-seconds beyond that are for connections that come.
+seconds beyond that are for connections that come. It is the same with long polls; where none is held, the next counts.
 """
 
 from __future__ import annotations

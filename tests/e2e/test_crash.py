@@ -93,7 +93,7 @@ async def wait_connected(simulator):
 @pytest.mark.e2e
 @pytest.mark.timeout(300)
 async def test_every_event_is_in_the_file_or_in_a_gap_however_often_all_is_cut(simulate, make_daemon, rng, capsys):
-    # The limit is told to the client, whose own limiter would wait. What becomes of what is in flight is not documented:
+    # The limit is told to the client, whose own limiter would wait. What becomes of events in flight is not documented:
     # some runs try this, some that.
     simulator = simulate("--knob", "auth_limit=100000", "--knob", f"in_flight={rng.choice(('lost', 'replayed'))}")
     daemon = make_daemon(simulator.ready)
