@@ -172,13 +172,15 @@ class Gap:
 class Cursor(msgspec.Struct, frozen=True):
     """Where a transport resumes. *state* is the transport's own JSON (it can hold tokens: keep it private).
 
-    Everything that was sent before *seen_at_ms* has been stored.
+    Everything that was sent before *seen_at_ms* has been stored. *is_clean*: the last connection ended in agreement,
+    with nothing in flight; it is over once another try at connecting begins.
     """
 
     subscription: str
     transport: str
     seen_at_ms: int
     state: bytes = b"{}"
+    is_clean: bool = False
 
     def __repr__(self) -> str:
         """Hide the state."""

@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+import msgspec
 import structlog
 
 from rc_push.backoff import delays_s
@@ -71,6 +72,7 @@ class Receiver:
         self._next_try_at: float | None = None
         self._linked_at = math.inf
         self._has_admitted_gap = False
+        self._ended_cleanly = False
 
     def statistics(self) -> ReceiverStatistics:
         """Return what is known now."""
@@ -119,11 +121,12 @@ class Receiver:
 
     async def _receive_once(self) -> None:
         """Receive over one connection until it ends; the exception says how."""
-        cursor = await self._journal.cursor(self.subscription)
+        cursor = await self._take_cursor()
         await self._admit_gap(cursor)
         self._become(Evidence("connecting", "connecting"))
         async with self._transport.connect(cursor) as link:
             self._connections += 1
+            self._ended_cleanly = False
             self._linked_at = self._wall()
             self._has_admitted_gap = False
             try:
@@ -133,6 +136,16 @@ class Receiver:
             except asyncio.CancelledError:
                 await self._store(await link.close())  # what came before both sides agreed on the end
                 raise
+
+    async def _take_cursor(self) -> Cursor | None:
+        """Return where we stand, and what we know of the end; a crash from now on is no clean end any more."""
+        cursor = await self._journal.cursor(self.subscription)
+        if cursor is None:
+            return None
+        if cursor.is_clean:
+            self._ended_cleanly = True
+            await self._store(Batch(self.subscription, cursor=msgspec.structs.replace(cursor, is_clean=False)))
+        return msgspec.structs.replace(cursor, is_clean=self._ended_cleanly)
 
     async def _store(self, batch: Batch) -> None:
         """Store *batch*, however long it takes: what is not stored is not given up, and nothing new is read.

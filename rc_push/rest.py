@@ -17,7 +17,6 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
@@ -32,6 +31,7 @@ from rc_push.errors import ConfigError, CredentialsRefused, Problem, ProtocolErr
 from rc_push.http import Answer, Http
 from rc_push.limiter import Limiter, retry_after_s_from
 from rc_push.protocol.refusals import error_from_response
+from rc_push.threads import CallThreads
 
 log = structlog.get_logger()
 
@@ -181,6 +181,7 @@ class Account:
         self._now = now
         self._sleep = sleep
         self._limiter = Limiter()
+        self._workers = CallThreads(f"rest-{config.name}", WORKERS)
         self._session: OAuthSession | None = None
         self._is_saved = True
         self._renewal: asyncio.Task[OAuthSession] | None = None
@@ -189,8 +190,7 @@ class Account:
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         self._session = self._static_session() or await self._stored_session()
-        self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix=f"rest-{self.config.name}")
-        self._http = await self._loop.run_in_executor(self._workers, Http, self._network)
+        self._http = await self._workers.run(Http, self._network)
         return self
 
     async def __aexit__(
@@ -203,7 +203,7 @@ class Account:
                 for task in pending:
                     task.cancel()
         finally:
-            self._workers.shutdown(wait=False, cancel_futures=True)
+            self._workers.stop()
             self._http.close()
 
     async def access_token(self) -> str:
@@ -304,10 +304,11 @@ class Account:
 
     async def _in_worker(self, function: Callable[..., T], *args: Any) -> T:
         try:
-            return await self._loop.run_in_executor(self._workers, function, *args)
+            answer: T = await self._workers.run(function, *args)
         except RcPushError as exc:
             self._count(unreachable=isinstance(exc, UnreachableError))
             raise exc.with_traceback(None) from None  # the worker's frames have secrets in their locals
+        return answer
 
     # ---------------------------------------------------------------------------------------------------- the session
 

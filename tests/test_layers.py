@@ -20,7 +20,7 @@ ROWS = (
     {"receive", "dispatch", "web", "simulator"},
     {"transports", "journal", "handlers", "systemd", "routing"},
     {"rest"},
-    {"protocol", "limiter", "http"},
+    {"protocol", "limiter", "http", "threads"},
     {"log"},  # beside config, whose settings it takes
     {"envelope", "config", "backoff"},
     {"event_types"},  # of envelope alone

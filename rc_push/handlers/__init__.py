@@ -31,7 +31,7 @@ from rc_push.config import HandlerConfig
 from rc_push.envelope import Envelope
 from rc_push.errors import ConfigError, HandlerError
 from rc_push.handlers.settings import settings_from_table
-from rc_push.handlers.threads import CallThread
+from rc_push.threads import CallThreads
 
 _log = structlog.get_logger()  # `log` here is the module of the handler of that name
 
@@ -56,7 +56,7 @@ class LoadedHandler:
     handler: object
     handle: Callable[[Envelope], Awaitable[None]]
     handle_batch: Callable[[Sequence[Envelope]], Awaitable[None]] | None = None
-    thread: CallThread = field(default_factory=lambda: CallThread("sync"))
+    thread: CallThreads = field(default_factory=lambda: CallThreads("handler"))
 
     async def open(self) -> None:
         """Open what it needs. Raises HandlerError."""
@@ -69,6 +69,7 @@ class LoadedHandler:
         if leave := getattr(self.handler, "__aexit__", None):
             with _logging_blame(), _blaming(self.name, "closed"):
                 await leave(None, None, None)
+        self.thread.stop()
 
     async def reopen(self) -> None:
         """Let it open its files anew. A failure is logged: it shows again at the next event."""
@@ -95,7 +96,7 @@ def adapt(name: str, handler: Any) -> LoadedHandler:
     if not callable(handle):
         raise HandlerError("neither a class with handle(envelope) nor a function; see the plug-in")
     handle_batch = getattr(handler, "handle_batch", None)
-    thread = CallThread(name)
+    thread = CallThreads(f"handler-{name}")
     batch = _as_async(handle_batch, thread) if handle_batch else None
     return LoadedHandler(name, handler, _as_async(handle, thread), batch, thread)
 
@@ -130,7 +131,7 @@ class _NoSettings(msgspec.Struct):
     """What a plug-in without settings declares."""
 
 
-def _as_async(call: Callable[..., Any], thread: CallThread) -> Callable[..., Awaitable[None]]:
+def _as_async(call: Callable[..., Any], thread: CallThreads) -> Callable[..., Awaitable[None]]:
     """Return *call* as it is where it is a coroutine function, else run in *thread*."""
     if inspect.iscoroutinefunction(call):
         return call

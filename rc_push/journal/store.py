@@ -129,11 +129,14 @@ class Store:
     def cursor(self, subscription: str) -> Cursor | None:
         """Return where *subscription* stands."""
         row = self._db.execute(
-            "SELECT c.transport, c.seen_at, c.state FROM cursors c JOIN subscriptions s ON s.id = c.subscription"
-            " WHERE s.name = ?",
+            "SELECT c.transport, c.seen_at, c.state, c.is_clean FROM cursors c"
+            " JOIN subscriptions s ON s.id = c.subscription WHERE s.name = ?",
             (subscription,),
         ).fetchone()
-        return Cursor(subscription, *row) if row else None
+        if row is None:
+            return None
+        transport, seen_at_ms, state, is_clean = row
+        return Cursor(subscription, transport, seen_at_ms, state, bool(is_clean))
 
     def oauth_session(self, account: str) -> bytes | None:
         """Return the tokens of *account*, as they were saved."""
@@ -216,9 +219,10 @@ class Store:
 
     def _save_cursor(self, subscription: int, cursor: Cursor) -> None:
         self._db.execute(
-            "INSERT INTO cursors (subscription, transport, seen_at, state) VALUES (?,?,?,?) ON CONFLICT (subscription)"
-            " DO UPDATE SET transport = excluded.transport, seen_at = excluded.seen_at, state = excluded.state",
-            (subscription, cursor.transport, cursor.seen_at_ms, cursor.state),
+            "INSERT INTO cursors (subscription, transport, seen_at, state, is_clean) VALUES (?,?,?,?,?)"
+            " ON CONFLICT (subscription) DO UPDATE SET transport = excluded.transport, seen_at = excluded.seen_at,"
+            " state = excluded.state, is_clean = excluded.is_clean",
+            (subscription, cursor.transport, cursor.seen_at_ms, cursor.state, cursor.is_clean),
         )
 
     def _subscription_id(self, name: str) -> int:

@@ -62,17 +62,12 @@ class TokenSource(Protocol):
 
 
 class _State(msgspec.Struct, omit_defaults=True):
-    """What a cursor keeps for this transport.
-
-    *refused* says which event filters RingCentral does not serve. *is_clean*: the last connection ended in agreement,
-    with nothing in flight.
-    """
+    """What a cursor keeps for this transport. *refused* says which event filters RingCentral does not serve."""
 
     wsc: Wsc | None = None
     subscription_id: str = ""
     event_filters: list[str] = []
     refused: str = ""
-    is_clean: bool = False
 
 
 class WebSocketTransport:
@@ -155,6 +150,7 @@ class WebSocketLink:
         self._wall = wall
         self._state = state
         self._seen_at_ms = cursor.seen_at_ms if cursor else None
+        self._was_clean = cursor is not None and cursor.is_clean
         self._loop = asyncio.get_running_loop()
         self._session = wsg.ClientSession(now=self._loop.time(), new_id=_new_id, wsc=state.wsc)
         self._inbox = Inbox(socket)
@@ -189,8 +185,8 @@ class WebSocketLink:
         await self._socket.close()
         await self._inbox.wait_end()
         batch = self._batch_from(self._inbox.take())
-        self._state.is_clean = self._inbox.has_ended_cleanly and self.evidence.state in ("live", "degraded")
-        self._put_cursor(batch)
+        is_clean = self._inbox.has_ended_cleanly and self.evidence.state in ("live", "degraded")
+        self._put_cursor(batch, is_clean=is_clean)
         return batch
 
     async def abort(self) -> None:
@@ -265,9 +261,8 @@ class WebSocketLink:
                 )
 
     def _connected(self, fact: wsg.Connected, at_ms: int, batch: Batch) -> None:
-        was_clean, self._state.is_clean = self._state.is_clean, False
         if fact.recovered:
-            self._begin_recovery(fact.details, at_ms, batch, was_clean=was_clean)
+            self._begin_recovery(fact.details, at_ms, batch, was_clean=self._was_clean)
         else:
             self._begin_anew(fact.details, at_ms, batch)
         self._put_cursor(batch)
@@ -349,10 +344,11 @@ class WebSocketLink:
     def _gap(self, since_ms: int, until_ms: int | None, reason: str, certainty: Literal["certain", "possible"]) -> Gap:
         return Gap(self._subscription.name, WebSocketTransport.name, since_ms, until_ms, reason, certainty)
 
-    def _put_cursor(self, batch: Batch) -> None:
+    def _put_cursor(self, batch: Batch, *, is_clean: bool = False) -> None:
         self._state.wsc = self._session.wsc
         state = msgspec.json.encode(self._state)
-        batch.cursor = Cursor(self._subscription.name, WebSocketTransport.name, self._seen_at_ms or 0, state)
+        name = WebSocketTransport.name
+        batch.cursor = Cursor(self._subscription.name, name, self._seen_at_ms or 0, state, is_clean)
 
 
 class _Recovery:

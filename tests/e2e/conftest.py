@@ -46,13 +46,13 @@ path = "{folder}/journal.db"
 """
 
 
-async def wait_until(condition, within_s, what):
+async def wait_until(condition, within_s, what, poll_s=POLL_S):
     """Look until *condition* returns something; return it. Fails with *what* was waited for."""
     until = time.monotonic() + within_s
     while not (found := condition()):
         if time.monotonic() > until:
             pytest.fail(f"not within {within_s:g} s: {what() if callable(what) else what}")
-        await asyncio.sleep(POLL_S)
+        await asyncio.sleep(poll_s)
     return found
 
 
@@ -187,9 +187,9 @@ class Daemon:
         """Wait until a subscription is confirmed, again where it was before."""
         return await self.wait_line("subscription_state", within_s, state="live", **fields)
 
-    async def wait_until(self, condition, within_s=15.0):
+    async def wait_until(self, condition, within_s=15.0, poll_s=POLL_S):
         """Wait until *condition* holds."""
-        await wait_until(condition, within_s, lambda: f"what was expected of a daemon that said {self.said()}")
+        await wait_until(condition, within_s, lambda: f"what was expected of a daemon that said {self.said()}", poll_s)
 
     async def run(self, *arguments, within_s=20.0):
         """Run another command on the same file; return what `subprocess.run` does."""

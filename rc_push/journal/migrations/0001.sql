@@ -52,7 +52,8 @@ CREATE TABLE cursors (                  -- where a transport resumes; holds toke
   subscription INTEGER PRIMARY KEY REFERENCES subscriptions (id),
   transport    TEXT    NOT NULL,
   seen_at      INTEGER NOT NULL,
-  state        BLOB    NOT NULL
+  state        BLOB    NOT NULL,
+  is_clean     INTEGER NOT NULL CHECK (is_clean IN (0, 1)) -- the last connection ended with nothing in flight
 ) STRICT;
 
 CREATE TABLE oauth_sessions (           -- the account's tokens; gateway recovery is bound to them

@@ -1,0 +1,126 @@
+"""What does a cursor keep for PubNub? The subscription as RingCentral last told it, and our place in its channels.
+
+Knows the data and when it is out of date; knows nothing of tasks, polls or REST.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import structlog
+
+from rc_push.envelope import Cursor
+from rc_push.errors import ProtocolError
+from rc_push.protocol import pubnub as wire
+from rc_push.protocol.crypto import Decryptor
+from rc_push.protocol.subscription import SubscriptionInfo
+
+log = structlog.get_logger()
+
+NAME = "pubnub"
+# A channel that another has replaced is read until it is found empty this long after that.
+DRAIN_S = 60.0
+# The present key and the one before: what was encrypted with that can be on its way, or wait in a channel.
+KEYS_KEPT = 2
+
+
+class Channel(msgspec.Struct, omit_defaults=True):
+    """One PubNub channel, and our place in it. All that was published before *seen_at_ms* is stored, or in a gap."""
+
+    address: str
+    subscriber_key: str
+    timetoken: str = "0"
+    region: int = 0
+    seen_at_ms: int = 0
+    replaced_at_ms: int | None = None
+
+    @property
+    def id(self) -> tuple[str, str]:
+        """What tells it from others: a renewal may change the one, or the other."""
+        return self.subscriber_key, self.address
+
+    def go_on_at(self, answer: wire.Answer, seen_at_ms: int) -> None:
+        """Move our place behind *answer*; never back."""
+        if int(answer.timetoken) >= int(self.timetoken):
+            self.timetoken, self.region = answer.timetoken, answer.region
+        self.seen_at_ms = max(self.seen_at_ms, seen_at_ms)
+
+    def since_ms(self) -> int:
+        """Return from when on something may be in the channel that is not stored."""
+        return max(self.seen_at_ms, wire.ms_from_timetoken(self.timetoken))
+
+    def is_drained(self, answer: wire.Answer, at_ms: int) -> bool:
+        """Say whether *answer* means that nothing will come any more."""
+        return (
+            self.replaced_at_ms is not None
+            and not answer.messages
+            and at_ms >= self.replaced_at_ms + round(DRAIN_S * 1000)
+        )
+
+
+class State(msgspec.Struct, omit_defaults=True):
+    """The subscription, all empty where none is known. The newest channel is the last, the newest key the first.
+
+    *renewed_at_ms* is when the request was sent whose answer is the last that we know: RingCentral may have changed
+    anything since then. *heard_at_ms* is when the last message was published: then it was alive.
+    """
+
+    subscription_id: str = ""
+    event_filters: list[str] = []
+    refused: str = ""
+    expires_at_ms: int = 0
+    renewed_at_ms: int = 0
+    heard_at_ms: int = 0
+    keys: list[str] = []
+    channels: list[Channel] = []
+
+    def alive_at_ms(self) -> int:
+        """Return when the subscription was certainly alive; 0 where none is known."""
+        return max(self.renewed_at_ms, self.heard_at_ms)
+
+    def find(self, channel: Channel) -> Channel | None:
+        """Return the channel that we read already under the name of *channel*."""
+        return next((known for known in self.channels if known.id == channel.id), None)
+
+    def switch_to(self, channel: Channel, key: str, now_ms: int) -> None:
+        """Go on with *channel* and *key*, which may be the known ones."""
+        if not self.channels or self.channels[-1] is not channel:
+            self.channels = [known for known in self.channels if known is not channel]
+            for known in self.channels:
+                known.replaced_at_ms = known.replaced_at_ms or now_ms
+            self.channels.append(channel)
+        channel.replaced_at_ms = None
+        if key and key not in self.keys[:1]:
+            self.keys = [key, *(known for known in self.keys if known != key)][:KEYS_KEPT]
+
+    def forget(self, now_ms: int) -> None:
+        """Note that the subscription is gone: it ended when it was to expire, or has ended early, by now."""
+        self.subscription_id = ""
+        self.expires_at_ms = min(self.expires_at_ms, now_ms)
+
+
+def state_from(cursor: Cursor | None) -> State:
+    """Return what *cursor* keeps; an empty state where that is nothing of ours."""
+    if cursor is None or cursor.transport != NAME:
+        return State()
+    try:
+        return msgspec.json.decode(cursor.state, type=State)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        log.warning("cursor_unusable", subscription=cursor.subscription)
+        return State()
+
+
+def channel_from(info: SubscriptionInfo) -> tuple[Channel, str]:
+    """Return channel and key in RingCentral's answer, the key empty where nothing is encrypted.
+
+    Raises ProtocolError naming the field that is missing, DecryptError where the key is none.
+    """
+    mode = info.delivery_mode
+    needed = {"address": mode.address, "subscriberKey": mode.subscriber_key}
+    if mode.encryption in (True, "true"):
+        needed["encryptionKey"] = mode.encryption_key
+    missing = ", ".join(name for name, value in needed.items() if not value)
+    if missing:
+        raise ProtocolError(f"subscription answer without deliveryMode.{missing}")
+    if mode.encryption_key:
+        Decryptor(mode.encryption_key)  # what is no key must be said now, not at each message
+    return Channel(mode.address, mode.subscriber_key), mode.encryption_key
