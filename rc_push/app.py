@@ -130,13 +130,18 @@ class App:
 
 async def serve(config: Config) -> None:
     """Run the daemon until SIGTERM or SIGINT. Raises what `App.open` and `App.run` raise."""
+    serving = asyncio.ensure_future(_serve(config))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, serving.cancel)
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)  # until there is something to reopen
+    with contextlib.suppress(asyncio.CancelledError):
+        await serving
+
+
+async def _serve(config: Config) -> None:
     async with App.open(config) as app:
-        running = asyncio.ensure_future(app.run())
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, running.cancel)
-        with contextlib.suppress(asyncio.CancelledError):
-            await running
+        await app.run()
 
 
 def transport_for(config: Config, subscription: SubscriptionConfig, account: Account) -> Transport:

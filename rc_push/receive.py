@@ -96,6 +96,8 @@ class Receiver:
         while True:
             stored_before, self._linked_at = self._stored, math.inf
             ended = await self._attempt()
+            if getattr(ended, "phase", "") == "upgrade":  # the server may have handed over what we never saw
+                self._ended_cleanly = False
             if not is_retryable(ended):
                 self._become(Evidence("down", str(ended)))
                 log.error("subscription_refused", subscription=self.subscription, error=str(ended))

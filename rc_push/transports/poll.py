@@ -5,6 +5,7 @@ Knows the package; knows nothing of what a message means or of where the next po
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import ssl
@@ -46,16 +47,16 @@ class PubNubPoller:
         self._client = _client(subscriber_key, origin, network)
 
     async def poll(self, channel: str, timetoken: str, region: int) -> Answer:
-        """Return the next answer behind *timetoken*.
-
-        Safe to cancel: the package turns a cancellation into a value, which nobody then reads.
-        """
+        """Return the next answer behind *timetoken*. Safe to cancel."""
         from pubnub.endpoints.pubsub.subscribe import Subscribe  # noqa: PLC0415 - only where PubNub is used
 
         request = Subscribe(self._client).channels(channel).timetoken(timetoken)
         if region:
             request = request.region(str(region))
         envelope = await request.future()
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():  # the package has turned it into a value
+            raise asyncio.CancelledError
         if envelope.is_error():
             raise _unreachable_from(envelope.status)
         return answer_from(envelope.result)

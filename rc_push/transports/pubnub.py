@@ -1,84 +1,63 @@
 """How do events come over PubNub? One long poll at a time; where it goes on is ours, and moves with storing.
 
-Knows the subscription's life and what an answer means for the journal; knows nothing of HTTP.
+Knows what an answer means for the journal, and when to renew; knows nothing of HTTP, or of RingCentral's calls.
+
+Two tasks share a link. `read` polls the channels and takes their answers; the keeper has the subscription renewed and
+puts what that changes before `read`. Both change the state without awaiting in between, so each batch's cursor is true.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Literal
 
 import msgspec
 import structlog
 
 from rc_push.backoff import delays_s
 from rc_push.config import SubscriptionConfig
-from rc_push.envelope import Batch, Cursor, Gap, Source, Unreadable, envelope_from_payload
-from rc_push.errors import ProtocolError, RcPushError, RefusedError, RestError, delay_asked_for_s
+from rc_push.envelope import Batch, Cursor, Gap, Source, ms_from_iso
+from rc_push.errors import RcPushError, RefusedError, delay_asked_for_s
 from rc_push.protocol import pubnub as wire
-from rc_push.protocol import subscription as subscriptions
-from rc_push.protocol.crypto import DecryptError, Decryptor
-from rc_push.protocol.subscription import SubscriptionInfo
+from rc_push.protocol.subscription import SubscriptionInfo, refused_from
 from rc_push.transports import Evidence
 from rc_push.transports.poll import Poller
+from rc_push.transports.pubnub_messages import Opener
+from rc_push.transports.pubnub_state import NAME, Channel, channel_from, state_from
+from rc_push.transports.pubnub_subscription import PubNubSubscription, Rest
 
 log = structlog.get_logger()
 
-# A subscription lives 900 s; 60 s before its end proved too late (ringcentral-csharp#16).
+# What a subscription lives where RingCentral does not say; its own default.
+LIFE_S = 900.0
+# 60 s before its end proved too late (ringcentral-csharp#16).
 RENEW_BEFORE_S = 120.0
 # Renewals of many subscriptions spread over this.
 RENEW_SPREAD_S = 15.0
-# A channel that a renewal has replaced is still read this long.
-DRAIN_S = 60.0
-# How far before the request that created a subscription its channel is read from.
+# A message that our keys do not open is worth a renewal, unless the last one told them so shortly before.
+KEYS_TRUSTED_S = 30.0
+# How far before the moment since which it can be in use a new channel is read from: clocks differ.
 BEGIN_EARLIER_S = 1.0
-# An idle answer proves that nothing was published until shortly before it.
+# A replaced channel that cannot be read is tried again, as long as its queue keeps what we miss.
+DRAIN_RETRY_S = 10.0
+# An idle answer proves that nothing was published until shortly before it …
 IDLE_SLACK_MS = 2000
-
-
-class Rest(Protocol):
-    """What is needed of an account (`rest.Account`)."""
-
-    async def request(self, method: str, path: str, *, body: Any = None) -> Any:
-        """Call RingCentral's REST API."""
-        ...
-
-    def statistics(self) -> Any:
-        """Return what is known, `owner_id` among it."""
-        ...
-
-
-class Channel(msgspec.Struct, omit_defaults=True):
-    """One PubNub channel that we read, and where we are in it. *until_ms* is set where another has replaced it."""
-
-    address: str
-    subscriber_key: str
-    keys: list[str] = []
-    timetoken: str = "0"
-    region: int = 0
-    until_ms: int | None = None
-
-
-class _State(msgspec.Struct, omit_defaults=True):
-    """What a cursor keeps for this transport. The newest channel is the last; *orphans* are to be deleted."""
-
-    subscription_id: str = ""
-    event_filters: list[str] = []
-    refused: str = ""
-    expires_at_ms: int = 0
-    channels: list[Channel] = []
-    orphans: list[str] = []
+# … and a message that nothing older is missing, but RingCentral documents no order.
+ORDER_SLACK_MS = 1000
+QUEUE_MS = round(wire.QUEUE_S * 1000)
 
 
 class PubNubTransport:
     """PubNub, for one subscription."""
 
-    name = "pubnub"
+    name = NAME
     recovery_window_s = wire.QUEUE_S
 
     def __init__(
@@ -104,6 +83,15 @@ class PubNubTransport:
             await link.abort()
 
 
+@dataclass(frozen=True, slots=True)
+class _Polled:
+    """What a poll gave, None where it could not for too long, with its begin and its end."""
+
+    answer: wire.Answer | None
+    asked_at_ms: int
+    at_ms: int
+
+
 class PubNubLink:
     """The channels of one subscription, one poll at a time each, and the task that keeps the subscription alive."""
 
@@ -116,19 +104,22 @@ class PubNubLink:
         wall: Callable[[], float],
     ) -> None:
         self.evidence = Evidence("subscribing", "looking for the subscription")
-        self._subscription = subscription
-        self._account = account
+        self._config = subscription
+        self._subscription = PubNubSubscription(subscription, account)
         self._new_poller = new_poller
         self._wall = wall
-        self._state = _state_from(cursor)
+        self._state = state_from(cursor)
         self._seen_at_ms = cursor.seen_at_ms if cursor else None
-        self._source = Source(subscription.account, subscription.name, PubNubTransport.name)
+        self._source = Source(subscription.account, subscription.name, NAME)
+        self._opener = Opener(self._source, self._state.keys)
         self._pollers: dict[str, Poller] = {}
-        self._polls: dict[str, asyncio.Task[wire.Answer]] = {}
-        self._decryptors: dict[str, tuple[list[str], Decryptor]] = {}
+        self._polls: dict[tuple[str, str], asyncio.Task[_Polled]] = {}
         self._changes: deque[tuple[Batch, asyncio.Event]] = deque()
         self._changed = asyncio.Event()
         self._given: asyncio.Event | None = None
+        self._is_reached = False
+        self._confirmed_at = -math.inf
+        self._hurry = asyncio.Event()
         self._keeper = asyncio.create_task(self._keep(), name="pubnub-keep")
 
     async def read(self) -> Batch:
@@ -141,23 +132,22 @@ class PubNubLink:
                 batch, self._given = self._changes.popleft()
                 return batch
             self._changed.clear()
-            self._start_polls()
-            waiting = {*self._polls.values(), asyncio.ensure_future(self._changed.wait()), self._keeper}
-            try:
-                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for task in waiting - set(self._polls.values()) - {self._keeper}:
-                    task.cancel()
+            if answers := self._take_answers():
+                return answers
             if self._keeper.done():
                 self._keeper.result()
-            answers = self._take_answers()
-            if answers:
-                return answers
+            self._start_polls()
+            await self._wait()
 
     async def close(self) -> Batch:
         """Stop reading. Nothing is lost: what comes now waits in the channel for the next poll."""
         await self._cancel()
-        return self._batch()
+        batch = self._batch()
+        for change, _ in self._changes:
+            batch.gaps += change.gaps
+            batch.closes_gaps_at_ms = change.closes_gaps_at_ms or batch.closes_gaps_at_ms
+        self._changes.clear()
+        return batch if self._seen_at_ms is None else self._with_cursor(batch)
 
     async def abort(self) -> None:
         """Let go of everything."""
@@ -174,18 +164,32 @@ class PubNubLink:
 
     # ------------------------------------------------------------------------------------------------------- polling
 
-    def _start_polls(self) -> None:
-        now_ms = self._now_ms()
-        self._state.channels = [c for c in self._state.channels if c.until_ms is None or now_ms < c.until_ms]
-        addresses = {channel.address for channel in self._state.channels}
-        for gone in set(self._polls) - addresses:
-            self._polls.pop(gone).cancel()
-        for channel in self._state.channels:
-            if channel.address not in self._polls:
-                self._polls[channel.address] = asyncio.create_task(self._poll(channel))
+    async def _wait(self) -> None:
+        """Wait until there can be something to return. An answer that waits for a key is none."""
+        changed = asyncio.ensure_future(self._changed.wait())
+        polls = [poll for poll in self._polls.values() if not poll.done()]
+        try:
+            await asyncio.wait([changed, self._keeper, *polls], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            changed.cancel()
 
-    async def _poll(self, channel: Channel) -> wire.Answer:
-        return await self._poller(channel).poll(channel.address, channel.timetoken, channel.region)
+    def _start_polls(self) -> None:
+        for channel in self._state.channels:
+            if channel.id not in self._polls:
+                self._polls[channel.id] = asyncio.create_task(self._poll(channel), name="pubnub-poll")
+
+    async def _poll(self, channel: Channel) -> _Polled:
+        while True:
+            asked_at_ms = self._now_ms()
+            try:
+                answer = await self._poller(channel).poll(channel.address, channel.timetoken, channel.region)
+                return _Polled(answer, asked_at_ms, self._now_ms())
+            except RcPushError:
+                if channel.replaced_at_ms is None:
+                    raise
+                if asked_at_ms > channel.replaced_at_ms + QUEUE_MS:
+                    return _Polled(None, asked_at_ms, self._now_ms())
+            await asyncio.sleep(DRAIN_RETRY_S)
 
     def _poller(self, channel: Channel) -> Poller:
         if channel.subscriber_key not in self._pollers:
@@ -193,119 +197,143 @@ class PubNubLink:
         return self._pollers[channel.subscriber_key]
 
     def _take_answers(self) -> Batch | None:
-        """Return a batch with the answers that are there; raise what a failed poll raised after them."""
-        batch = self._batch()
-        is_something, failure = False, None
-        for channel in self._state.channels:
-            poll = self._polls.get(channel.address)
+        """Return a batch with the answers that are there. Raises what a poll raised where there is no other."""
+        batch, taken, failure = self._batch(), 0, None
+        for channel in list(self._state.channels):
+            poll = self._polls.get(channel.id)
             if poll is None or not poll.done():
-                continue
-            del self._polls[channel.address]
-            if poll.exception() and channel.until_ms is not None:
-                channel.until_ms = 0  # a channel that was replaced may refuse us
                 continue
             if poll.exception():
                 failure = poll.exception()
+            elif not self._take(channel, poll.result(), batch):
                 continue
-            self._take_answer(channel, poll.result(), batch)
-            is_something = True
-        if failure and not is_something:
+            else:
+                taken += 1
+            del self._polls[channel.id]
+        if failure and not taken:
             raise failure
-        return self._with_cursor(batch) if is_something else None
+        return self._with_cursor(batch) if taken else None
 
-    def _take_answer(self, channel: Channel, answer: wire.Answer, batch: Batch) -> None:
-        at_ms = self._now_ms()
+    def _take(self, channel: Channel, polled: _Polled, batch: Batch) -> bool:
+        """Put what a poll gave into *batch*, and move our place; False where a renewal may tell the key for it."""
+        answer = polled.answer
+        if answer is None:
+            until_ms = channel.replaced_at_ms or polled.at_ms
+            batch.gaps.append(self._gap(channel.since_ms(), until_ms, "away for too long", "certain"))
+            self._state.channels.remove(channel)
+            return True
+        envelopes, unreadables, is_closed = self._opener.open(answer.messages, polled.at_ms)
+        if is_closed and asyncio.get_running_loop().time() > self._confirmed_at + KEYS_TRUSTED_S:
+            self._hurry.set()
+            return False
+        batch.envelopes += envelopes
+        batch.unreadables += unreadables
+        batch.gaps += self._gaps_before(channel, answer, polled)
+        self._move(channel, answer, polled.at_ms)
+        return True
+
+    def _gaps_before(self, channel: Channel, answer: wire.Answer, polled: _Polled) -> list[Gap]:
+        """Return what may be missing between our place and *answer*, by what PubNub's queue keeps."""
+        gaps, since_ms = [], channel.since_ms()
+        kept_since_ms = polled.asked_at_ms - QUEUE_MS
+        if channel.seen_at_ms and since_ms < kept_since_ms:
+            gaps.append(self._gap(since_ms, kept_since_ms, "away for too long", "certain"))
+            since_ms = kept_since_ms
         if len(answer.messages) >= wire.QUEUE_MESSAGES:
-            batch.gaps += self._gap_before(channel, answer.messages[0], at_ms)
-        for message in answer.messages:
-            self._take_message(channel, message, at_ms, batch)
-        if int(answer.timetoken) >= int(channel.timetoken):
-            channel.timetoken, channel.region = answer.timetoken, answer.region
-        if channel is self._state.channels[-1]:
-            seen = wire.ms_from_timetoken(answer.timetoken) if answer.messages else at_ms - IDLE_SLACK_MS
-            self._seen_at_ms = max(self._seen_at_ms or 0, min(seen, at_ms))
+            until_ms = answer.messages[0].published_at_ms or polled.at_ms
+            gaps.append(self._gap(since_ms, until_ms, "queue full", "possible"))
+        return gaps
 
-    def _take_message(self, channel: Channel, message: wire.Message, at_ms: int, batch: Batch) -> None:
-        data = message.data
-        try:
-            payload = msgspec.json.encode(data) if isinstance(data, dict) else self._decrypt(channel, data)
-        except DecryptError as exc:
-            raw = data.encode() if isinstance(data, str) else msgspec.json.encode(data)
-            batch.unreadables.append(Unreadable.of(raw, str(exc), self._source, at_ms))
-            return
-        envelope = envelope_from_payload(payload, self._source, at_ms)
-        if isinstance(envelope, Unreadable):
-            batch.unreadables.append(envelope)
-        else:
-            batch.envelopes.append(envelope)
-
-    def _decrypt(self, channel: Channel, data: Any) -> bytes:
-        if not isinstance(data, str):
-            raise DecryptError(f"neither text nor an object: {type(data).__name__}")
-        if not channel.keys:
-            raise DecryptError("a text where RingCentral promised no encryption")
-        keys, decryptor = self._decryptors.get(channel.address, ([], None))
-        if decryptor is None or keys != channel.keys:
-            keys, decryptor = list(channel.keys), Decryptor(*channel.keys)
-            self._decryptors[channel.address] = (keys, decryptor)
-        return decryptor.decrypt(data)
-
-    def _gap_before(self, channel: Channel, first: wire.Message, at_ms: int) -> list[Gap]:
-        """Return the gap that a full queue may hide: from our place in the channel to the first message handed over."""
-        since_ms = wire.ms_from_timetoken(channel.timetoken)
-        until_ms = first.published_at_ms if first.published_at_ms is not None else at_ms
-        return [self._gap(since_ms, until_ms, "queue full", "possible")] if since_ms else []
+    def _move(self, channel: Channel, answer: wire.Answer, at_ms: int) -> None:
+        """Move our place behind *answer*."""
+        state, seen_at_ms = self._state, at_ms - IDLE_SLACK_MS
+        if answer.messages:
+            seen_at_ms = min(at_ms, wire.ms_from_timetoken(answer.timetoken)) - ORDER_SLACK_MS
+            state.heard_at_ms = max(state.heard_at_ms, seen_at_ms)
+        channel.go_on_at(answer, seen_at_ms)
+        if channel is state.channels[-1]:
+            self._seen_at_ms = max(self._seen_at_ms or 0, channel.seen_at_ms)
+        elif channel.is_drained(answer, at_ms):
+            state.channels.remove(channel)
 
     # ------------------------------------------------------------------------------------------------ the subscription
 
     async def _keep(self) -> None:
-        """Find or create the subscription, then renew it for ever. Raises what no further attempt can mend."""
-        delays = delays_s()
-        is_found = False
+        """Have a subscription, and renew it for ever. Raises what no further attempt can mend.
+
+        Also what ends an attempt when there is no channel to read meanwhile: the receive loop has a ladder of its own.
+        """
+        delays, delay_s = delays_s(), self._first_delay_s()
         while True:
+            await self._wait_for_hurry(delay_s)
             try:
-                delay_s = await (self._renew() if is_found else self._find())
-                is_found, delays = True, delays_s()
-                await asyncio.sleep(delay_s)
-            except RefusedError:
-                raise
+                delay_s = await self._confirm()
+                delays = delays_s()
             except RcPushError as exc:
-                if not is_found:
-                    raise  # the receive loop has a ladder of its own, and says so
+                if isinstance(exc, RefusedError) or not self._state.channels:
+                    raise
                 delay_s = max(next(delays), delay_asked_for_s(exc))
-                log.warning(
-                    "renewal_failed", subscription=self._subscription.name, error=str(exc), next_try_s=round(delay_s, 1)
-                )
+                self._note_failure(exc, delay_s)
                 await asyncio.sleep(delay_s)
+                delay_s = 0.0
+
+    def _first_delay_s(self) -> float:
+        """Return when to confirm what the cursor knows; the renewals of many subscriptions never burst at a start."""
+        state = self._state
+        has_our_filters = state.event_filters == list(self._config.event_filters)
+        if not state.subscription_id or not has_our_filters or self._now_ms() >= state.expires_at_ms:
+            return 0.0
+        self.evidence = Evidence("recovering", "reading on; to be confirmed by a renewal")
+        return random.uniform(0, min(RENEW_SPREAD_S, self._renew_in_s()))  # noqa: S311 - no secret
 
     def _renew_in_s(self) -> float:
-        life_s = self._state.expires_at_ms / 1000 - self._wall()
-        spread_s = random.uniform(0, min(RENEW_SPREAD_S, max(0.0, life_s) / 10))  # noqa: S311 - no secret
+        life_s = max(0.0, self._state.expires_at_ms / 1000 - self._wall())
+        spread_s = random.uniform(0, min(RENEW_SPREAD_S, life_s / 10))  # noqa: S311 - no secret
         return max(0.0, life_s - min(RENEW_BEFORE_S, life_s / 3) - spread_s)
 
-    async def _find(self) -> float:
-        """Go on with the subscription that the cursor knows, adopt one that is as good, or create one.
+    async def _wait_for_hurry(self, delay_s: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(delay_s):
+                await self._hurry.wait()
+
+    def _note_failure(self, exc: RcPushError, delay_s: float) -> None:
+        self.evidence = Evidence("degraded", f"not renewed: {exc}")
+        self._put(self._batch())
+        log.warning("renewal_failed", subscription=self._config.name, error=str(exc), next_try_s=round(delay_s, 1))
+
+    async def _confirm(self) -> float:
+        """Renew the subscription, with our event filters; where it is gone, get another.
 
         Return when to renew it, in seconds.
         """
-        state = self._state
-        self._admit_queue_gap()
-        await self._delete_orphans()
-        if state.subscription_id and state.event_filters != list(self._subscription.event_filters):
-            return await self._update()
-        if state.subscription_id and self._now_ms() < state.expires_at_ms:
-            self.evidence = Evidence("recovering", "reading on; to be confirmed by a renewal")
-            return random.uniform(0, min(RENEW_SPREAD_S, self._renew_in_s()))  # noqa: S311 - no secret
-        if state.subscription_id:
-            return await self._renew()
-        was_here_before = self._seen_at_ms is not None
-        asked_at = self._wall()
-        if info := await self._adoptable():
-            return await self._switch_to(info, asked_at - wire.QUEUE_S)
-        await self._store_intention()
-        info = await self._create()
-        gaps = [self._gap(self._seen_at_ms or 0, self._now_ms(), "no subscription known", "certain")]
-        return await self._switch_to(info, asked_at, *(gaps if was_here_before else []))
+        state, asked_at_ms = self._state, self._now_ms()
+        self._confirmed_at = -math.inf
+        if not state.subscription_id:
+            return await self._obtain()
+        has_our_filters = state.event_filters == list(self._config.event_filters)
+        extend = self._subscription.renew if has_our_filters else self._subscription.update
+        info = await extend(state.subscription_id)
+        if info is None:
+            log.warning("subscription_gone", subscription=self._config.name)
+            state.forget(asked_at_ms)
+            return await self._obtain()
+        # Any renewal since the one whose answer we know may have changed the channel: its answer can have got lost.
+        return await self._switch_to(info, asked_at_ms, read_from_ms=state.renewed_at_ms)
+
+    async def _obtain(self) -> float:
+        """Adopt a subscription that is as good as ours was, or create one; what was published for none is a gap."""
+        was_here_before, asked_at_ms = self._seen_at_ms is not None, self._now_ms()
+        info = await self._subscription.find()
+        if info:
+            read_from_ms = asked_at_ms - QUEUE_MS
+            began_at_ms = max(read_from_ms, ms_from_iso(info.creation_time) or asked_at_ms)
+        else:
+            await self._store_intention()
+            read_from_ms = asked_at_ms = self._now_ms()
+            info = await self._subscription.create()
+            began_at_ms = self._now_ms()
+        gaps = self._gaps_until(began_at_ms) if was_here_before else []
+        return await self._switch_to(info, asked_at_ms, read_from_ms, gaps)
 
     async def _store_intention(self) -> None:
         """Have the moment stored before the subscription is created, so that a crash in between is a known gap."""
@@ -313,136 +341,66 @@ class PubNubLink:
             self._seen_at_ms = self._now_ms()
             await self._put(self._batch()).wait()
 
-    async def _renew(self) -> float:
-        return await self._extend("POST", f"{subscriptions.PATH}/{self._state.subscription_id}/renew")
+    def _gaps_until(self, began_at_ms: int) -> list[Gap]:
+        """Return what is missing up to *began_at_ms*, when the subscription that we have now began.
 
-    async def _update(self) -> float:
-        """Let the subscription have other event filters; that renews it, too."""
-        body = {"eventFilters": list(self._subscription.event_filters)}
-        return await self._extend("PUT", f"{subscriptions.PATH}/{self._state.subscription_id}", body)
+        The one before ended when it was to expire, if not earlier: that it was alive, its last message proves.
+        """
+        state = self._state
+        if not state.expires_at_ms:
+            gaps = [self._gap(self._seen_at_ms or 0, began_at_ms, "no subscription known", "certain")]
+        else:
+            ended_at_ms = min(state.expires_at_ms, began_at_ms)
+            gaps = [
+                self._gap(state.alive_at_ms(), ended_at_ms, "subscription expired", "possible"),
+                self._gap(ended_at_ms, began_at_ms, "subscription expired", "certain"),
+            ]
+        return [gap for gap in gaps if gap.since_ms != gap.until_ms]
 
-    async def _extend(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> float:
-        asked_at = self._wall()
-        try:
-            info = await self._call(method, path, body)
-        except RestError as exc:
-            if subscriptions.is_gone(exc):
-                return await self._replace()
-            raise
-        return await self._switch_to(info, asked_at)
-
-    async def _replace(self) -> float:
-        """Create the subscription anew after RingCentral has ended it in silence; what it left to say is still read."""
-        asked_at = self._wall()
-        ended_at_ms = min(self._state.expires_at_ms, round(asked_at * 1000))
-        log.warning("subscription_gone", subscription=self._subscription.name)
-        self._state.subscription_id = ""
-        info = await self._create()
-        # It ends at its expiry at the latest; before that, all up to our place in the channel was received.
-        since_ms = min(max(self._seen_at_ms or 0, 0), ended_at_ms) or ended_at_ms
-        gap = self._gap(since_ms, self._now_ms(), "subscription expired", "certain")
-        return await self._switch_to(info, asked_at, gap)
-
-    async def _create(self) -> SubscriptionInfo:
-        body = {
-            "eventFilters": list(self._subscription.event_filters),
-            "deliveryMode": {"transportType": "PubNub", "encryption": True},
-        }
-        try:
-            return await self._call("POST", subscriptions.PATH, body)
-        except RestError as exc:
-            if exc.error_code == "SUB-505":
-                raise RestError(exc.status, exc.error_code, f"{exc.message}; {await self._holders()}") from None
-            raise
-
-    async def _adoptable(self) -> SubscriptionInfo | None:
-        """Return a subscription at RingCentral that serves our filters, as a crash can leave one behind."""
-        owner_id = str(self._account.statistics().owner_id)
-        for info in await self._listed():
-            is_ours = info.delivery_mode.transport_type == "PubNub" and info.status in ("", "Active")
-            if is_ours and subscriptions.are_same_filters(
-                self._subscription.event_filters, info.event_filters, owner_id
-            ):
-                log.info("subscription_adopted", subscription=self._subscription.name, id=info.id)
-                return await self._call("POST", f"{subscriptions.PATH}/{info.id}/renew")
-        return None
-
-    async def _delete_orphans(self) -> None:
-        """Delete what the cursor knows to be ours and left over; never what somebody else created."""
-        for orphan in list(self._state.orphans):
-            try:
-                await self._account.request("DELETE", f"{subscriptions.PATH}/{orphan}")
-            except RestError as exc:
-                if not subscriptions.is_gone(exc):
-                    raise
-            self._state.orphans.remove(orphan)
-
-    async def _holders(self) -> str:
-        """Return who holds the subscriptions that the limit counts, for people."""
-        held = [
-            f"{info.id} ({info.delivery_mode.transport_type}, {info.creation_time})" for info in await self._listed()
-        ]
-        return "held by " + ", ".join(held)
-
-    async def _listed(self) -> list[SubscriptionInfo]:
-        answer = await self._account.request("GET", subscriptions.PATH)
-        records = answer.get("records", []) if isinstance(answer, dict) else []
-        return [subscriptions.info_from(msgspec.json.encode(record)) for record in records]
-
-    async def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> SubscriptionInfo:
-        return subscriptions.info_from(msgspec.json.encode(await self._account.request(method, path, body=body)))
-
-    async def _switch_to(self, info: SubscriptionInfo, asked_at: float, *gaps: Gap) -> float:
+    async def _switch_to(
+        self, info: SubscriptionInfo, asked_at_ms: int, read_from_ms: int, gaps: list[Gap] | None = None
+    ) -> float:
         """Take over what an answer says: it may change channel, subscriber key and encryption key.
 
         Return when to renew, in seconds.
         """
-        channel = _channel_from(info)
         state = self._state
-        known = next((c for c in state.channels if _is_same(c, channel)), None)
-        if known is None:
-            await self._begin(channel, asked_at)
-            for old in state.channels:
-                old.until_ms = old.until_ms or self._now_ms() + round(DRAIN_S * 1000)
-            state.channels.append(channel)
-        elif channel.keys and channel.keys[0] not in known.keys[:1]:
-            known.keys = [channel.keys[0], *known.keys[:1]]
+        told, key = channel_from(info)
+        channel = state.find(told)
+        if channel is None or not self._is_reached:
+            here = await self._poller(told).poll(told.address, "0", 0)
+            self._is_reached = True
+            channel = channel or self._begun(told, here, read_from_ms)
+        state.switch_to(channel, key, self._now_ms())
+        self._opener = Opener(self._source, state.keys)
         state.subscription_id = info.id
-        state.event_filters = list(self._subscription.event_filters)
-        state.refused = subscriptions.refused_from(info)
-        state.expires_at_ms = round((asked_at + (900.0 if info.expires_in is None else info.expires_in)) * 1000)
-        self.evidence = (
-            Evidence("degraded", state.refused) if state.refused else Evidence("live", "subscription renewed")
-        )
-        batch = self._batch()
-        batch.gaps += gaps
-        if not gaps:
-            batch.closes_gaps_at_ms = self._now_ms()
-        self._put(batch)
+        state.event_filters = list(self._config.event_filters)
+        state.refused = refused_from(info)
+        life_s = LIFE_S if info.expires_in is None else info.expires_in
+        state.renewed_at_ms, state.expires_at_ms = asked_at_ms, asked_at_ms + round(life_s * 1000)
+        self._confirm_to_all(gaps or [])
         return self._renew_in_s()
 
-    async def _begin(self, channel: Channel, asked_at: float) -> None:
-        """Set the place in a new channel before anything that can have been published for us and is not stored.
+    def _begun(self, channel: Channel, here: wire.Answer, read_from_ms: int) -> Channel:
+        """Set the place in a new channel before anything that can have been published for us."""
+        earlier_s = min((self._now_ms() - read_from_ms) / 1000 + BEGIN_EARLIER_S, wire.QUEUE_S)
+        channel.timetoken, channel.region = wire.earlier(here.timetoken, earlier_s), here.region
+        return channel
 
-        That is when we asked for the channel; or earlier, where an answer before this one got lost in a crash.
-        """
-        answer = await self._poller(channel).poll(channel.address, "0", 0)
-        since = min(asked_at, (self._seen_at_ms or self._now_ms()) / 1000)
-        earlier_s = min(self._wall() - since + BEGIN_EARLIER_S, wire.QUEUE_S)
-        channel.region, channel.timetoken = answer.region, wire.earlier(answer.timetoken, earlier_s)
-
-    def _admit_queue_gap(self) -> None:
-        """Say that the queue cannot have kept everything, where we were away for longer than it keeps."""
-        kept_since_ms = self._now_ms() - round(wire.QUEUE_S * 1000)
-        if self._seen_at_ms is not None and self._seen_at_ms < kept_since_ms:
-            batch = self._batch()
-            batch.gaps.append(self._gap(self._seen_at_ms, kept_since_ms, "away for too long", "certain"))
-            self._put(batch)
+    def _confirm_to_all(self, gaps: list[Gap]) -> None:
+        """Say that the subscription is alive, and PubNub within reach."""
+        refused = self._state.refused
+        self.evidence = Evidence("degraded", refused) if refused else Evidence("live", "subscription renewed")
+        self._confirmed_at = asyncio.get_running_loop().time()
+        self._hurry.clear()
+        batch = self._batch()
+        batch.gaps, batch.closes_gaps_at_ms = gaps, self._now_ms()
+        self._put(batch)
 
     # --------------------------------------------------------------------------------------------------------- details
 
     def _batch(self) -> Batch:
-        return Batch(self._subscription.name)
+        return Batch(self._config.name)
 
     def _put(self, batch: Batch) -> asyncio.Event:
         """Have *batch* returned by the next `read`; the event tells that it is stored."""
@@ -453,41 +411,11 @@ class PubNubLink:
 
     def _with_cursor(self, batch: Batch) -> Batch:
         state = msgspec.json.encode(self._state)
-        batch.cursor = Cursor(self._subscription.name, PubNubTransport.name, self._seen_at_ms or self._now_ms(), state)
+        batch.cursor = Cursor(self._config.name, NAME, self._seen_at_ms or self._now_ms(), state)
         return batch
 
-    def _gap(self, since_ms: int, until_ms: int, reason: str, certainty: Any) -> Gap:
-        return Gap(self._subscription.name, PubNubTransport.name, since_ms, max(since_ms, until_ms), reason, certainty)
+    def _gap(self, since_ms: int, until_ms: int, reason: str, certainty: Literal["certain", "possible"]) -> Gap:
+        return Gap(self._config.name, NAME, since_ms, max(since_ms, until_ms), reason, certainty)
 
     def _now_ms(self) -> int:
         return round(self._wall() * 1000)
-
-
-def _state_from(cursor: Cursor | None) -> _State:
-    if cursor is None or cursor.transport != PubNubTransport.name:
-        return _State()
-    try:
-        return msgspec.json.decode(cursor.state, type=_State)
-    except msgspec.DecodeError:
-        log.warning("cursor_unusable", subscription=cursor.subscription)
-        return _State()
-
-
-def _channel_from(info: SubscriptionInfo) -> Channel:
-    """Return the channel in RingCentral's answer. Raises ProtocolError naming the field that is missing."""
-    mode = info.delivery_mode
-    is_encrypted = mode.encryption in (True, "true") or bool(mode.encryption_key)
-    missing: Sequence[str] = [
-        name for name, value in (("address", mode.address), ("subscriberKey", mode.subscriber_key)) if not value
-    ]
-    if is_encrypted and not mode.encryption_key:
-        missing = [*missing, "encryptionKey"]
-    if missing:
-        raise ProtocolError(f"subscription answer without deliveryMode.{', '.join(missing)}")
-    if mode.encryption_key:
-        Decryptor(mode.encryption_key)  # a key that is none must be said now, not at each message
-    return Channel(mode.address, mode.subscriber_key, [mode.encryption_key] if mode.encryption_key else [])
-
-
-def _is_same(one: Channel, other: Channel) -> bool:
-    return (one.address, one.subscriber_key) == (other.address, other.subscriber_key) and one.until_ms is None

@@ -7,13 +7,14 @@ that nobody renews ends by itself after 900 s, and one that is not ours is someb
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 
 import msgspec
 import structlog
 
 from rc_push.config import SubscriptionConfig
-from rc_push.errors import RestError
+from rc_push.errors import ProtocolError, RestError
 from rc_push.protocol import subscription as subscriptions
 from rc_push.protocol.subscription import PATH, SubscriptionInfo
 
@@ -73,8 +74,8 @@ class PubNubSubscription:
     def _is_as_good(self, info: SubscriptionInfo) -> bool:
         is_alive = info.delivery_mode.transport_type == "PubNub" and info.status in ("", "Active")
         owner_id = str(self._account.statistics().owner_id)
-        ours = self._subscription.event_filters
-        return is_alive and subscriptions.are_same_filters(ours, info.event_filters, owner_id)
+        theirs = [*info.event_filters, *(disabled.filter for disabled in info.disabled_filters)]
+        return is_alive and subscriptions.are_same_filters(self._subscription.event_filters, theirs, owner_id)
 
     async def _extend(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> SubscriptionInfo | None:
         try:
@@ -86,8 +87,11 @@ class PubNubSubscription:
 
     async def _listed(self) -> list[SubscriptionInfo]:
         answer = await self._account.request("GET", PATH)
-        records = answer.get("records", []) if isinstance(answer, dict) else []
-        return [subscriptions.info_from(msgspec.json.encode(record)) for record in records]
+        infos: list[SubscriptionInfo] = []
+        for record in answer.get("records", []) if isinstance(answer, dict) else []:
+            with suppress(ProtocolError):  # what we cannot read is not ours
+                infos.append(subscriptions.info_from(msgspec.json.encode(record)))
+        return infos
 
     async def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> SubscriptionInfo:
         return subscriptions.info_from(msgspec.json.encode(await self._account.request(method, path, body=body)))

@@ -128,7 +128,8 @@ class WebSocketTransport:
         except ssl.SSLError as exc:
             raise UnreachableError(f"TLS with {host}: {exc.reason or 'failed'}", phase="tls") from None
         except TimeoutError:
-            raise UnreachableError(f"{host}: no WebSocket within {self._network.connect_timeout_s:g} s") from None
+            within_s = self._network.connect_timeout_s
+            raise UnreachableError(f"{host}: no WebSocket within {within_s:g} s", phase="upgrade") from None
         except (OSError, WebSocketException) as exc:  # their texts can hold the URL, and the URL holds the token
             raise UnreachableError(f"{host}: {type(exc).__name__}", phase="upgrade") from None
 

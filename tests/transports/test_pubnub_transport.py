@@ -1,0 +1,959 @@
+"""What does a link make of PubNub? Batches, gaps, cursors, over loopback against the simulator."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any, get_args
+
+import pytest
+
+from rc_push.config import AccountConfig, NetworkConfig, Secret, SubscriptionConfig
+from rc_push.envelope import Batch, Cursor, Gap, ms_from_iso
+from rc_push.errors import PermissionRefused, ProtocolError, RestError, UnreachableError
+from rc_push.protocol.crypto import DecryptError
+from rc_push.rest import Account
+from rc_push.simulator.faults import PubNubKind
+from rc_push.simulator.knobs import Knobs
+from rc_push.simulator.server import Simulator
+from rc_push.transports import pubnub
+from rc_push.transports.poll import PubNubPoller
+from rc_push.transports.pubnub import PubNubLink, PubNubTransport
+
+POSTS = "/team-messaging/v1/posts"
+CHATS = "/team-messaging/v1/chats"
+SUBSCRIPTION = "/restapi/v1.0/subscription"
+RENEW = f"POST {SUBSCRIPTION}/{{subscriptionId}}/renew"
+WITHIN_S = 10.0
+
+
+class NoStore:
+    """Keeps OAuth sessions in memory."""
+
+    def __init__(self) -> None:
+        self.saved: dict[str, bytes] = {}
+
+    async def load_session(self, account: str) -> bytes | None:
+        return self.saved.get(account)
+
+    async def save_session(self, account: str, session: bytes) -> None:
+        self.saved[account] = session
+
+
+class Clock:
+    """The time of both sides, which a test moves forward."""
+
+    def __init__(self) -> None:
+        self.ahead_s = 0.0
+
+    def now(self) -> float:
+        return time.monotonic() + self.ahead_s
+
+    def wall(self) -> float:
+        return time.time() + self.ahead_s
+
+    def wall_ms(self) -> int:
+        return round(self.wall() * 1000)
+
+    def jump(self, seconds: float) -> None:
+        self.ahead_s += seconds
+
+
+class Told:
+    """An account whose answers a test can change on their way."""
+
+    def __init__(self, account: Account, change: Callable[[str, Any], Any]) -> None:
+        self._account = account
+        self._change = change
+
+    def statistics(self) -> Any:
+        return self._account.statistics()
+
+    async def request(self, method: str, path: str, *, body: Any = None) -> Any:
+        return self._change(f"{method} {path}", await self._account.request(method, path, body=body))
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def sim(clock) -> AsyncIterator[Simulator]:
+    async with Simulator(knobs=Knobs(rate_limits=False), now=clock.now) as simulator:
+        simulator.state.clock._wall = clock.wall
+        yield simulator
+
+
+@pytest.fixture
+async def account(sim) -> AsyncIterator[Account]:
+    config = AccountConfig(
+        "main",
+        server=sim.server,
+        client_id=sim.client_id,
+        client_secret=Secret(sim.client_secret),
+        jwt=Secret(sim.jwt),
+    )
+    async with Account(config, NetworkConfig(), NoStore()) as opened:
+        yield opened
+
+
+@pytest.fixture
+def make_transport(sim, account, clock) -> Callable[..., PubNubTransport]:
+    def make(*event_filters: str, rest: Any = None, origin: str = "") -> PubNubTransport:
+        config = SubscriptionConfig("team", "main", "pubnub", event_filters=event_filters or (POSTS,))
+        at = origin or sim.pubnub_origin
+        return PubNubTransport(
+            config, rest or account, lambda key: PubNubPoller(key, at, NetworkConfig()), wall=clock.wall
+        )
+
+    return make
+
+
+@pytest.fixture
+def transport(make_transport) -> PubNubTransport:
+    return make_transport()
+
+
+class Reading:
+    """All that a link has given, as the journal would have it."""
+
+    def __init__(self, link: PubNubLink) -> None:
+        self.link = link
+        self.batches: list[Batch] = []
+
+    @property
+    def uuids(self) -> list[str]:
+        return [envelope.uuid for batch in self.batches for envelope in batch.envelopes]
+
+    @property
+    def gaps(self) -> list[Gap]:
+        return [gap for batch in self.batches for gap in batch.gaps]
+
+    @property
+    def told_gaps(self) -> list[tuple[str, str]]:
+        return [(gap.reason, gap.certainty) for gap in self.gaps]
+
+    @property
+    def unreadable(self) -> list[str]:
+        return [record.reason for batch in self.batches for record in batch.unreadables]
+
+    @property
+    def cursor(self) -> Cursor:
+        return next(batch.cursor for batch in reversed(self.batches) if batch.cursor)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return dict(json.loads(self.cursor.state))
+
+    async def until(self, condition: Callable[[Reading], object]) -> Reading:
+        async with asyncio.timeout(WITHIN_S):
+            while not condition(self):
+                self.batches.append(await self.link.read())
+        return self
+
+    async def until_live(self) -> Reading:
+        """Wait until RingCentral has confirmed the subscription, and that is stored."""
+        return await self.until(lambda reading: reading.batches and reading.batches[-1].closes_gaps_at_ms)
+
+    async def until_count(self, count: int) -> Reading:
+        return await self.until(lambda reading: len(reading.uuids) >= count)
+
+    async def renewed(self) -> Reading:
+        """Have the subscription renewed now, and wait until that is stored."""
+        self.link._hurry.set()
+        before = len(self.batches)
+        return await self.until(lambda reading: any(batch.closes_gaps_at_ms for batch in reading.batches[before:]))
+
+
+@contextlib.asynccontextmanager
+async def linked(transport: PubNubTransport, cursor: Cursor | None = None) -> AsyncIterator[Reading]:
+    async with transport.connect(cursor) as link:
+        yield Reading(link)
+
+
+async def first_cursor(transport: PubNubTransport) -> Cursor:
+    """Subscribe, and let go."""
+    async with linked(transport) as reading:
+        await reading.until_live()
+    return reading.cursor
+
+
+async def wait_for(condition: Callable[[], object]) -> None:
+    """Wait for what the simulator or the keeper does beside."""
+    async with asyncio.timeout(WITHIN_S):
+        while not condition():  # noqa: ASYNC110 - for what has no event to wait for
+            await asyncio.sleep(0.005)
+
+
+def delivery_of(sim: Simulator) -> Any:
+    """Return where the one subscription delivers to."""
+    (subscription,) = sim.state.subscriptions.values()
+    return subscription.delivery
+
+
+def polls_held(sim: Simulator) -> int:
+    return sum(channel["polls"] for channel in sim.state.channels.to_list())
+
+
+def posts(sim: Simulator, count: int) -> list[str]:
+    return [sim.emit_sample("post.added") for _ in range(count)]
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
+async def test_a_first_subscription_gives_live_events_without_a_gap(sim, transport):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        assert reading.link.evidence.state == "live"
+        uuids = posts(sim, 3)
+        await reading.until_count(3)
+    assert reading.uuids == uuids
+    assert reading.gaps == []
+    (envelope, *_) = [envelope for batch in reading.batches for envelope in batch.envelopes]
+    assert (envelope.transport, envelope.origin, envelope.type) == ("pubnub", "live", "post.added")
+
+
+async def test_the_next_link_goes_on_where_the_stored_cursor_stands(sim, transport):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        seen = posts(sim, 3)
+        await reading.until_count(3)
+    missed = posts(sim, 5)
+    async with linked(transport, reading.cursor) as again:
+        await again.until_count(5)
+        assert again.link.evidence.state == "recovering"
+        await again.renewed()
+        assert again.link.evidence.state == "live"
+        live = posts(sim, 1)
+        await again.until_count(6)
+    assert (reading.uuids, again.uuids, again.gaps) == (seen, missed + live, [])
+    assert len(sim.state.subscriptions) == 1
+
+
+async def test_what_was_polled_and_not_stored_comes_again(sim, transport):
+    cursor = await first_cursor(transport)
+    uuids = posts(sim, 3)
+    for _ in range(2):
+        async with linked(transport, cursor) as reading:
+            await reading.until_count(3)
+        assert (reading.uuids, reading.gaps) == (uuids, [])
+
+
+async def test_the_place_moves_in_the_batch_of_its_messages_and_the_next_poll_waits_for_it(sim, transport):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        before = reading.state["channels"][-1]["timetoken"]
+        posts(sim, 1)
+        batch = await reading.link.read()
+        assert len(batch.envelopes) == 1
+        assert json.loads(batch.cursor.state)["channels"][-1]["timetoken"] > before
+        posts(sim, 1)
+        assert polls_held(sim) == 0
+
+
+async def test_an_idle_answer_moves_what_is_known_to_be_stored_but_not_the_place(sim, transport, clock):
+    sim.state.knobs.turn({"pubnub_hold_s": 0.05})
+    async with linked(transport) as reading:
+        before = (await reading.until_live()).cursor
+        clock.jump(60)
+        await reading.until(lambda reading: reading.cursor.seen_at_ms > before.seen_at_ms + 50_000)
+    assert reading.cursor.seen_at_ms <= clock.wall_ms() - pubnub.IDLE_SLACK_MS
+    assert reading.state["channels"][0]["timetoken"] == json.loads(before.state)["channels"][0]["timetoken"]
+
+
+async def test_a_full_queue_is_a_possible_gap_up_to_the_first_message_that_was_kept(sim, transport, clock):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        posts(sim, 1)
+        await reading.until_count(1)
+    clock.jump(60)
+    uuids = posts(sim, 130)
+    async with linked(transport, reading.cursor) as again:
+        await again.until_count(100)
+    assert again.uuids == uuids[30:]
+    (gap,) = again.gaps
+    assert (gap.reason, gap.certainty, gap.since_ms) == ("queue full", "possible", reading.cursor.seen_at_ms)
+    first = next(envelope for batch in again.batches for envelope in batch.envelopes)
+    assert gap.until_ms is not None
+    assert abs(gap.until_ms - (ms_from_iso(first.timestamp) or 0)) <= 50
+
+
+async def test_the_gap_of_a_full_queue_does_not_cover_a_quiet_time_that_was_watched(sim, transport, clock):
+    sim.state.knobs.turn({"pubnub_hold_s": 0.05})
+    async with linked(transport) as reading:
+        before = (await reading.until_live()).cursor
+        clock.jump(600)
+        await reading.until(lambda reading: reading.cursor.seen_at_ms > before.seen_at_ms + 500_000)
+    posts(sim, 130)
+    async with linked(transport, reading.cursor) as again:
+        await again.until_count(100)
+    assert [gap.since_ms for gap in again.gaps] == [reading.cursor.seen_at_ms]
+
+
+async def test_one_message_less_than_the_queue_keeps_is_no_gap(sim, transport):
+    cursor = await first_cursor(transport)
+    posts(sim, 99)
+    async with linked(transport, cursor) as again:
+        await again.until_count(99)
+    assert again.gaps == []
+
+
+async def test_away_for_longer_than_the_queue_keeps_is_a_certain_gap_up_to_what_it_kept(sim, transport, clock):
+    sim.state.knobs.turn({"pubnub_life_s": 10_000})  # so that only the queue ends
+    async with linked(transport) as reading:
+        await reading.until_live()
+        posts(sim, 1)
+        await reading.until_count(1)
+    posts(sim, 1)
+    clock.jump(1500)
+    kept = posts(sim, 1)
+    async with linked(transport, reading.cursor) as again:
+        await again.until_count(1)
+    assert again.uuids == kept
+    (gap,) = again.gaps
+    assert (gap.reason, gap.certainty, gap.since_ms) == ("away for too long", "certain", reading.cursor.seen_at_ms)
+    assert gap.until_ms == pytest.approx(clock.wall_ms() - 1_200_000, abs=2000)
+    async with linked(transport, again.cursor) as once_more:
+        await once_more.renewed()
+    assert once_more.gaps == []
+
+
+@pytest.mark.parametrize("kind", get_args(PubNubKind))
+async def test_garbage_becomes_unreadable_and_the_stream_goes_on(sim, transport, kind):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        await sim.admin.faults({"fault": "pubnub-garbage", "kind": kind})
+        uuids = posts(sim, 2)
+        await reading.until_count(2)
+    assert reading.uuids == uuids
+    assert len(reading.unreadable) == 1
+
+
+async def test_without_encryption_the_envelopes_come_as_they_are(sim, account, make_transport):
+    class Plain:
+        statistics = account.statistics
+
+        async def request(self, method, path, *, body=None):
+            if body:
+                body["deliveryMode"]["encryption"] = False
+            return await account.request(method, path, body=body)
+
+    async with linked(make_transport(rest=Plain())) as reading:
+        await reading.until_live()
+        uuids = posts(sim, 1)
+        await reading.until_count(1)
+        assert reading.uuids == uuids
+        delivery_of(sim)._channels.publish(delivery_of(sim)._channel, b'"text"')
+        delivery_of(sim).flush()
+        await reading.until(lambda reading: reading.unreadable)
+    assert reading.unreadable == ["a text where RingCentral promised no encryption"]
+
+
+async def test_duplicates_and_disorder_are_handed_on_for_the_journal_to_sort_out(sim, transport):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        await sim.admin.faults({"fault": "duplicate"})
+        await sim.admin.faults({"fault": "reorder"})
+        uuids = posts(sim, 3)
+        await reading.until_count(4)
+    assert sorted(set(reading.uuids)) == sorted(uuids)
+
+
+# -------------------------------------------------------------------------------------------------- the subscription
+
+
+async def test_the_intention_to_subscribe_is_given_to_be_stored_before_it_is_sent(sim, transport):
+    async with linked(transport) as reading:
+        await reading.until(lambda reading: reading.batches)
+        await asyncio.sleep(0)
+        assert reading.batches[0].cursor is not None
+        assert not sim.state.subscriptions
+        await reading.until_live()
+        assert len(sim.state.subscriptions) == 1
+
+
+async def test_a_crash_before_the_creation_is_a_certain_gap_from_the_intention_on(sim, transport, clock):
+    async with linked(transport) as reading:
+        await reading.until(lambda reading: reading.batches)
+    clock.jump(30)
+    async with linked(transport, reading.cursor) as again:
+        await again.until_live()
+    (gap,) = again.gaps
+    assert (gap.reason, gap.certainty) == ("no subscription known", "certain")
+    assert (gap.since_ms, gap.until_ms) == (reading.cursor.seen_at_ms, pytest.approx(clock.wall_ms(), abs=2000))
+
+
+async def crash_after_creation(transport: PubNubTransport, sim: Simulator) -> Cursor:
+    """Have the subscription created, and store nothing of it."""
+    known = len(sim.state.subscriptions)
+    async with linked(transport) as reading:
+        await reading.until(lambda reading: reading.batches)
+        pending = asyncio.ensure_future(reading.link.read())
+        await wait_for(lambda: len(sim.state.subscriptions) > known)
+        pending.cancel()
+        await asyncio.gather(pending, return_exceptions=True)
+    return reading.cursor
+
+
+async def test_a_subscription_left_behind_by_a_crash_is_adopted_with_all_that_was_published_since(
+    sim, transport, clock
+):
+    cursor = await crash_after_creation(transport, sim)
+    uuids = posts(sim, 3)
+    clock.jump(300)
+    async with linked(transport, cursor) as reading:
+        await reading.until_count(3)
+    assert reading.uuids == uuids
+    assert len(sim.state.subscriptions) == 1
+    assert all((gap.until_ms or 0) < clock.wall_ms() - 299_000 for gap in reading.gaps)
+
+
+async def test_a_subscription_to_something_else_is_left_alone(sim, transport, make_transport):
+    cursor = await crash_after_creation(make_transport(CHATS), sim)
+    async with linked(transport, cursor) as reading:
+        await reading.until_live()
+    assert sorted(entry.event_filters for entry in sim.state.subscriptions.values()) == [[CHATS], [POSTS]]
+    assert [call for call in sim.state.calls if call.startswith(("DELETE", "PUT"))] == []
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        {"deliveryMode": {"transportType": "WebHook", "address": "https://hooks.example/ours"}},
+        {"status": "Suspended"},
+        {"id": 7},
+        {"eventFilters": [POSTS, CHATS]},
+    ],
+)
+async def test_what_is_not_as_good_as_ours_is_not_adopted(sim, account, make_transport, theirs):
+    record = {"id": "theirs", "eventFilters": [POSTS], "deliveryMode": {"transportType": "PubNub"}} | theirs
+
+    def change(call: str, said: Any) -> Any:
+        return said | {"records": [record]} if call == f"GET {SUBSCRIPTION}" else said
+
+    async with linked(make_transport(rest=Told(account, change))) as reading:
+        await reading.until_live()
+    assert RENEW not in sim.state.calls
+    assert reading.state["subscription_id"] in sim.state.subscriptions
+
+
+async def test_one_that_ends_while_it_is_adopted_is_replaced(sim, account, make_transport):
+    record = {"id": "gone", "eventFilters": [POSTS], "deliveryMode": {"transportType": "PubNub"}}
+
+    def change(call: str, said: Any) -> Any:
+        return said | {"records": [record]} if call == f"GET {SUBSCRIPTION}" else said
+
+    async with linked(make_transport(rest=Told(account, change))) as reading:
+        await reading.until_live()
+    assert [call.status for call in sim.state.calls[RENEW]] == [404]
+    assert reading.state["subscription_id"] in sim.state.subscriptions
+
+
+async def test_it_is_renewed_again_and_again_before_its_end(account, clock):
+    async with Simulator(speed=300, knobs=Knobs(rate_limits=False, access_token_s=10**6)) as fast:
+        config = AccountConfig(
+            "main",
+            server=fast.server,
+            client_id=fast.client_id,
+            client_secret=Secret(fast.client_secret),
+            jwt=Secret(fast.jwt),
+        )
+        async with Account(config, NetworkConfig(), NoStore()) as opened:
+            subscription = SubscriptionConfig("team", "main", "pubnub", event_filters=(POSTS,))
+            transport = PubNubTransport(
+                subscription, opened, lambda key: PubNubPoller(key, fast.pubnub_origin, NetworkConfig())
+            )
+            async with linked(transport) as reading:
+                await reading.until(lambda _: len(fast.state.calls.get(RENEW, [])) >= 2)
+                uuids = posts(fast, 1)
+                await reading.until_count(1)
+    assert (reading.uuids, reading.gaps) == (uuids, [])
+    assert {call.status for call in fast.state.calls[RENEW]} == {200}
+
+
+async def test_of_900_s_it_uses_all_but_the_last_two_minutes_and_a_bit_by_chance(transport):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        delays = [reading.link._renew_in_s() for _ in range(200)]
+    assert 760 < min(delays) < max(delays) < 780
+    assert max(delays) - min(delays) > 5
+
+
+async def test_a_restart_spreads_the_first_renewal(transport):
+    cursor = await first_cursor(transport)
+    async with linked(transport, cursor) as again:
+        delays = [again.link._first_delay_s() for _ in range(200)]
+    assert 0 < min(delays) < 1 < 14 < max(delays) <= 15
+
+
+ROTATED = ["channel", "subscriberKey", "encryptionKey"]
+
+
+@pytest.mark.parametrize("what", [*ROTATED, ROTATED])
+async def test_a_renewal_may_change_everything_and_no_event_is_lost(sim, transport, what):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        in_flight = posts(sim, 2)  # under the old key, in the old channel, not read before the renewal
+        await sim.admin.faults({"fault": "rotate", "what": what})
+        reading.link._hurry.set()
+        await wait_for(lambda: sim.state.calls.get(RENEW))
+        new = posts(sim, 2)
+        await reading.until_count(4)
+        later = posts(sim, 2)
+        await reading.until_count(6)
+    assert sorted(reading.uuids) == sorted(in_flight + new + later)
+    assert (reading.unreadable, reading.gaps) == ([], [])
+
+
+@pytest.mark.parametrize("what", [*ROTATED, ROTATED])
+async def test_a_change_whose_answer_was_lost_in_a_crash_loses_no_event(sim, transport, what, clock):
+    """The renewal has reached RingCentral, its answer has not reached the journal."""
+    cursor = await first_cursor(transport)
+    uuids = posts(sim, 2)
+    for one in [what] if isinstance(what, str) else what:
+        delivery_of(sim).rotate(one)
+    uuids += posts(sim, 2)
+    clock.jump(100)
+    async with linked(transport, cursor) as again:
+        await again.until_count(4 if what == "encryptionKey" else 2)
+        await again.renewed()
+        await again.until_count(4)
+    assert sorted(again.uuids) == sorted(uuids)
+    assert (again.unreadable, again.gaps) == ([], [])
+
+
+@pytest.mark.parametrize("what", ROTATED)
+async def test_a_change_whose_answer_was_lost_loses_no_event_even_if_the_old_channel_stayed_idle(
+    sim, transport, what, clock
+):
+    sim.state.knobs.turn({"pubnub_hold_s": 0.05})
+    async with linked(transport) as reading:
+        before = (await reading.until_live()).cursor
+        delivery_of(sim).rotate(what)
+        clock.jump(120)
+        uuids = posts(sim, 2) if what != "encryptionKey" else []
+        clock.jump(120)
+        await reading.until(lambda reading: reading.cursor.seen_at_ms > before.seen_at_ms + 200_000)
+        uuids += posts(sim, 1)
+        await reading.renewed()
+        await reading.until_count(len(uuids))
+    assert reading.uuids == uuids
+    assert (reading.unreadable, reading.gaps) == ([], [])
+
+
+async def test_a_message_under_an_unknown_key_waits_for_a_renewal_that_tells_it(sim, transport, monkeypatch):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        monkeypatch.setattr(pubnub, "KEYS_TRUSTED_S", 0.0)
+        delivery_of(sim).rotate("encryptionKey")  # as by another client's renewal
+        uuids = posts(sim, 2)
+        await reading.until_count(2)
+        monkeypatch.undo()
+        assert len(sim.state.calls[RENEW]) == 1
+        assert (reading.uuids, reading.unreadable) == (uuids, [])
+
+
+async def test_a_replaced_channel_is_read_until_it_is_found_empty_and_then_left(sim, transport, clock):
+    sim.state.knobs.turn({"pubnub_hold_s": 0.05})
+    async with linked(transport) as reading:
+        await reading.until_live()
+        old = delivery_of(sim)._channel
+        await sim.admin.faults({"fault": "rotate", "what": "channel"})
+        await reading.renewed()
+        assert len(reading.state["channels"]) == 2
+        clock.jump(pubnub.QUEUE_MS / 1000 / 24)  # 50 s
+        uuids = posts(sim, 1)
+        delivery = delivery_of(sim)
+        new, delivery._channel = delivery._channel, old
+        uuids += posts(sim, 1)  # late, into the old one
+        delivery._channel = new
+        await reading.until_count(2)
+        assert len(reading.state["channels"]) == 2
+        clock.jump(20)
+        await reading.until(lambda reading: len(reading.state["channels"]) == 1)
+    assert sorted(reading.uuids) == sorted(uuids)
+    assert reading.state["channels"][0]["address"] == new.name
+
+
+async def test_a_replaced_channel_that_cannot_be_read_stops_nothing_and_is_tried_again(sim, transport, monkeypatch):
+    monkeypatch.setattr(pubnub, "DRAIN_RETRY_S", 0.01)
+    async with linked(transport) as reading:
+        await reading.until_live()
+        await sim.admin.faults({"fault": "rotate", "what": "subscriberKey"})
+        late = posts(sim, 1)
+        reading.link._hurry.set()
+        await wait_for(lambda: sim.state.calls.get(RENEW))
+        (old, _) = [channel for channel in sim.state.channels._channels.values()][:2]
+        refused = refusing(reading, old.subscriber_key)
+        new = posts(sim, 1)
+        await reading.until(lambda reading: set(new) <= set(reading.uuids))
+        await wait_for(lambda: refused.count > 2 or set(late) <= set(reading.uuids))
+        refused.is_over = True
+        await reading.until_count(2)
+    assert sorted(reading.uuids) == sorted(late + new)
+
+
+class Refusing:
+    """A poller that fails until it is over."""
+
+    def __init__(self, poller: Any) -> None:
+        self._poller = poller
+        self.count = 0
+        self.is_over = False
+
+    async def poll(self, *arguments: Any) -> Any:
+        if not self.is_over:
+            self.count += 1
+            raise UnreachableError("not yet", phase="poll")
+        return await self._poller.poll(*arguments)
+
+    async def close(self) -> None:
+        await self._poller.close()
+
+
+def refusing(reading: Reading, subscriber_key: str) -> Refusing:
+    """Let the polls of *subscriber_key* fail from now on."""
+    pollers = reading.link._pollers
+    pollers[subscriber_key] = Refusing(pollers[subscriber_key])
+    return pollers[subscriber_key]
+
+
+async def test_a_replaced_channel_that_cannot_be_read_for_too_long_is_given_up_as_a_gap(sim, transport, clock):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        old = delivery_of(sim)._channel
+        await sim.admin.faults({"fault": "rotate", "what": "subscriberKey"})
+        reading.link._hurry.set()
+        await wait_for(lambda: len(reading.link._state.channels) == 2)
+    cursor = reading.link._with_cursor(Batch("team")).cursor
+    clock.jump(1300)
+    async with transport.connect(cursor) as link:
+        again = Reading(link)
+        link._pollers[old.subscriber_key] = Refusing(link._new_poller(old.subscriber_key))
+        await again.until(lambda reading: ("away for too long", "certain") in reading.told_gaps)
+        assert [channel.subscriber_key for channel in link._state.channels] != [old.subscriber_key]
+
+
+@pytest.mark.parametrize("code", ["CMN-102", "SUB-507"])
+async def test_an_expired_subscription_is_created_anew_and_the_time_without_one_is_a_certain_gap(
+    sim, transport, clock, code
+):
+    sim.state.knobs.turn({"pubnub_gone_code": code})
+    async with linked(transport) as reading:
+        await reading.until_live()
+        expires_at_ms = reading.state["expires_at_ms"]
+    clock.jump(300)
+    before_its_end = posts(sim, 1)
+    clock.jump(700)
+    posts(sim, 1)
+    async with linked(transport, reading.cursor) as again:
+        await again.until_live()
+        live = posts(sim, 1)
+        await again.until_count(2)
+    assert sorted(again.uuids) == sorted(before_its_end + live)
+    assert again.told_gaps == [("subscription expired", "possible"), ("subscription expired", "certain")]
+    possible, certain = again.gaps
+    assert (possible.until_ms, certain.since_ms) == (expires_at_ms, expires_at_ms)
+    assert certain.until_ms == pytest.approx(clock.wall_ms(), abs=2000)
+    assert again.link.evidence.state == "live"
+
+
+async def test_a_subscription_that_ended_early_may_have_lost_all_since_the_last_message(sim, transport, clock):
+    sim.state.knobs.turn({"pubnub_hold_s": 0.05})
+    async with linked(transport) as reading:
+        await reading.until_live()
+        posts(sim, 1)
+        heard_at_ms = (await reading.until_count(1)).cursor.seen_at_ms
+        sim.state.subscriptions.clear()
+        clock.jump(200)
+        await reading.until(lambda reading: reading.cursor.seen_at_ms > heard_at_ms + 150_000)  # idle, and deaf
+        await reading.renewed()
+        assert len(sim.state.subscriptions) == 1
+    since_ms = min(gap.since_ms for gap in reading.gaps)
+    until_ms = max(gap.until_ms or 0 for gap in reading.gaps)
+    assert since_ms == pytest.approx(heard_at_ms, abs=1500)
+    assert until_ms == pytest.approx(clock.wall_ms(), abs=2000)
+    assert reading.told_gaps[-1] == ("subscription expired", "certain")
+
+
+async def test_a_crash_while_an_expired_one_is_replaced_keeps_the_gap(sim, transport, clock):
+    """The new one is there, the journal knows only that the old one is gone."""
+    async with linked(transport) as reading:
+        await reading.until_live()
+        expires_at_ms = reading.state["expires_at_ms"]
+        clock.jump(1000)
+        reading.link._state.forget(clock.wall_ms())
+        cursor = reading.link._with_cursor(Batch("team")).cursor
+    await crash_after_creation(transport, sim)
+    clock.jump(100)
+    async with linked(transport, cursor) as again:
+        await again.until_live()
+    assert len(sim.state.subscriptions) == 1
+    gap = again.gaps[-1]
+    assert (gap.reason, gap.certainty, gap.since_ms) == ("subscription expired", "certain", expires_at_ms)
+    assert gap.until_ms == pytest.approx(clock.wall_ms() - 100_000, abs=2000)
+
+
+async def test_a_confirmation_closes_what_was_open(transport, clock):
+    cursor = await first_cursor(transport)
+    clock.jump(1300)
+    async with linked(transport, cursor) as again:
+        await again.until_live()
+    assert again.batches[-1].closes_gaps_at_ms == pytest.approx(clock.wall_ms(), abs=2000)
+
+
+async def test_changed_event_filters_are_put_into_the_subscription_that_is_there(sim, transport, make_transport):
+    cursor = await first_cursor(transport)
+    missed = posts(sim, 1)
+    async with linked(make_transport(POSTS, CHATS), cursor) as again:
+        await again.until_live()
+        uuid = sim.emit(CHATS, {"eventType": "GroupJoined"})
+        await again.until_count(2)
+    assert again.uuids == [*missed, uuid]
+    assert again.gaps == []
+    (subscription,) = sim.state.subscriptions.values()
+    assert subscription.event_filters == [POSTS, CHATS]
+
+
+async def test_event_filters_that_ringcentral_refuses_are_named(sim, transport):
+    sim.state.knobs.turn({"disabled_filters": "posts"})
+    async with linked(transport) as reading:
+        await reading.until_live()
+    assert reading.link.evidence.state == "degraded"
+    assert "SUB-412" in reading.link.evidence.why
+
+
+async def test_a_failed_renewal_is_tried_again_while_events_go_on(sim, transport):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        await sim.admin.faults({"fault": "http-error", "path": SUBSCRIPTION})
+        reading.link._hurry.set()
+        await reading.until(lambda reading: reading.link.evidence.state == "degraded")
+        assert "503" in reading.link.evidence.why
+        uuids = posts(sim, 2)
+        await reading.until_count(2)
+        await reading.until_live()
+        assert reading.link.evidence.state == "live"
+    assert reading.uuids == uuids
+
+
+async def test_where_only_ringcentral_is_away_the_known_channel_is_read(sim, transport, clock):
+    cursor = await first_cursor(transport)
+    clock.jump(800)
+    uuids = posts(sim, 2)
+    clock.jump(150)  # it has expired
+    await sim.admin.faults({"fault": "http-error", "path": "/restapi", "times": 1000})
+    async with linked(transport, cursor) as again:
+        await again.until_count(2)
+    assert again.uuids == uuids
+
+
+async def test_where_only_pubnub_is_away_nothing_is_said_to_be_live(make_transport, transport, unused_tcp_port):
+    cursor = await first_cursor(transport)
+    async with linked(make_transport(origin=f"127.0.0.1:{unused_tcp_port}"), cursor) as again:
+        again.link._hurry.set()
+        with pytest.raises(UnreachableError):
+            await again.until_live()
+    assert again.link.evidence.state != "live"
+    assert not any(batch.closes_gaps_at_ms for batch in again.batches)
+
+
+# ---------------------------------------------------------------------------------------------------- refusals, faults
+
+
+async def test_a_missing_permission_is_final_and_named(sim, transport):
+    sim.state.knobs.turn({"permissions": "SubscriptionWebSocket,TeamMessaging"})
+    async with linked(transport) as reading:
+        with pytest.raises(PermissionRefused, match=r"SUB-528.*SubscriptionPubNub"):
+            await reading.until_live()
+
+
+async def test_a_permission_that_is_taken_away_later_is_final_too(sim, transport):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        await sim.admin.faults(
+            {"fault": "http-error", "path": SUBSCRIPTION, "status": 403, "errorCode": "CMN-401", "message": "[X]"}
+        )
+        with pytest.raises(PermissionRefused, match="CMN-401"):
+            await reading.renewed()
+
+
+async def test_where_there_is_no_room_for_another_the_error_names_who_holds_it(sim, transport, make_transport):
+    await first_cursor(make_transport(CHATS))
+    sim.state.knobs.turn({"subscription_limit": 1})
+    (held,) = sim.state.subscriptions
+    async with linked(transport) as reading:
+        with pytest.raises(RestError, match=rf"SUB-505.*held by {held} \(PubNub, 20") as caught:
+            await reading.until_live()
+    assert delivery_of(sim).mode()["encryptionKey"] not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ({"fault": "pubnub-403"}, "HTTP 403"),
+        ({"fault": "pubnub-error", "status": 500}, "HTTP 500"),
+        ({"fault": "pubnub-error", "status": 503}, "HTTP 503"),
+        ({"fault": "pubnub-drop"}, "PubNub: "),
+    ],
+)
+async def test_a_poll_that_fails_is_worth_another_try_and_tells_no_secret(sim, transport, fault, said):
+    async with linked(transport) as reading:
+        cursor = (await reading.until_live()).cursor
+        pending = asyncio.ensure_future(reading.link.read())
+        await wait_for(lambda: polls_held(sim))
+        await sim.admin.faults(fault)
+        with pytest.raises(UnreachableError, match=said) as caught:
+            await pending
+    mode = delivery_of(sim).mode()
+    for secret in (mode["address"], mode["subscriberKey"], mode["encryptionKey"]):
+        assert secret not in repr(caught.value)
+    uuids = posts(sim, 2)
+    async with linked(transport, cursor) as again:
+        await again.until_count(2)
+    assert (again.uuids, again.gaps) == (uuids, [])
+
+
+async def test_nobody_listening_is_unreachable(make_transport, unused_tcp_port):
+    async with linked(make_transport(origin=f"127.0.0.1:{unused_tcp_port}")) as reading:
+        with pytest.raises(UnreachableError, match="PubNub: ConnectError"):
+            await reading.until_live()
+
+
+@pytest.mark.parametrize("field", ["address", "subscriberKey", "encryptionKey"])
+async def test_an_answer_without_what_is_needed_is_an_error_that_names_the_field(account, make_transport, field):
+    def change(_: str, said: Any) -> Any:
+        said.get("deliveryMode", {}).pop(field, None)
+        return said
+
+    async with linked(make_transport(rest=Told(account, change))) as reading:
+        with pytest.raises(ProtocolError, match=rf"deliveryMode\.{field}$"):
+            await reading.until_live()
+
+
+@pytest.mark.parametrize("key", ["no base64!", "c2hvcnQ="])
+async def test_a_key_that_is_none_is_said_at_once_and_not_shown(account, make_transport, key):
+    def change(_: str, said: Any) -> Any:
+        if "deliveryMode" in said:
+            said["deliveryMode"]["encryptionKey"] = key
+        return said
+
+    async with linked(make_transport(rest=Told(account, change))) as reading:
+        with pytest.raises(DecryptError, match="the encryption key") as caught:
+            await reading.until_live()
+    assert key not in str(caught.value)
+
+
+@pytest.mark.parametrize("state", [b"", b"null", b'{"channels":5}', b"[]", b"\xff"])
+async def test_a_cursor_that_makes_no_sense_begins_anew_and_admits_the_gap(transport, state):
+    async with linked(transport, Cursor("team", "pubnub", 1_764_000_000_000, state)) as reading:
+        await reading.until_live()
+    assert [(gap.reason, gap.since_ms) for gap in reading.gaps] == [("no subscription known", 1_764_000_000_000)]
+
+
+async def test_the_cursor_of_another_transport_is_a_gap_since_then(transport, clock):
+    before_ms = clock.wall_ms() - 60_000
+    cursor = Cursor("team", "websocket", before_ms, b'{"subscription_id":"there","wsc":{"token":"x"}}')
+    async with linked(transport, cursor) as reading:
+        await reading.until_live()
+    assert [(gap.reason, gap.since_ms) for gap in reading.gaps] == [("no subscription known", before_ms)]
+
+
+# ------------------------------------------------------------------------------------------------------------- the end
+
+
+async def test_closing_during_a_held_poll_takes_no_time_and_leaves_nothing_open(sim, transport):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        pending = asyncio.ensure_future(reading.link.read())
+        await wait_for(lambda: polls_held(sim))
+        started = time.monotonic()
+        pending.cancel()
+        await asyncio.gather(pending, return_exceptions=True)
+        batch = await reading.link.close()
+    assert time.monotonic() - started < 1
+    assert (batch.envelopes, batch.gaps) == ([], [])
+    uuids = posts(sim, 1)
+    async with linked(transport, batch.cursor) as again:
+        await again.until_count(1)
+    assert (again.uuids, again.gaps) == (uuids, [])
+    await wait_for(lambda: not polls_held(sim))
+    gc.collect()  # what was left open would warn now
+
+
+async def test_closing_during_a_hanging_renewal_takes_no_time(sim, transport):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        await sim.admin.faults({"fault": "hang", "path": SUBSCRIPTION})
+        reading.link._hurry.set()
+        pending = asyncio.ensure_future(reading.link.read())
+        await wait_for(lambda: reading.link._confirmed_at < 0)
+        pending.cancel()
+        started = time.monotonic()
+        await reading.link.close()
+    assert time.monotonic() - started < 1
+    sim.state.release()
+
+
+async def test_closing_gives_what_the_keeper_had_to_tell(sim, transport, clock):
+    cursor = await first_cursor(transport)
+    clock.jump(1000)
+    async with linked(transport, cursor) as reading:
+        await wait_for(lambda: reading.link._changes)
+        batch = await reading.link.close()
+    assert [gap.reason for gap in batch.gaps][-1] == "subscription expired"
+    assert batch.closes_gaps_at_ms is not None
+    async with linked(transport, batch.cursor) as again:
+        await again.renewed()
+    assert (again.gaps, len(sim.state.subscriptions)) == ([], 1)
+
+
+async def test_closing_before_anything_was_known_stores_nothing(sim, transport):
+    await sim.admin.faults({"fault": "hang", "path": "/restapi"})
+    async with linked(transport) as reading:
+        assert not await reading.link.close()
+    sim.state.release()
+
+
+WITHOUT_PUBNUB = """
+import asyncio, pathlib, sys
+from rc_push.app import App
+from rc_push.config import load
+
+async def main():
+    config, _ = load(pathlib.Path(sys.argv[1]), {})
+    async with App.open(config):
+        return [name for name in sys.modules if name.split(".")[0] in ("pubnub", "Crypto", "httpx")
+                or name.startswith("rc_push.transports.p")]
+
+print(*asyncio.run(main()))
+"""
+
+
+@pytest.mark.parametrize(("transport_name", "is_there"), [("websocket", False), ("pubnub", True)])
+def test_a_daemon_without_pubnub_subscriptions_does_not_load_it(tmp_path, transport_name, is_there):
+    config = tmp_path / "rc-push.toml"
+    config.write_text(
+        f"""
+[accounts.main]
+access_token = "none"
+[subscriptions.team]
+transport = "{transport_name}"
+event_filters = ["{POSTS}"]
+[handlers.log]
+use = "log"
+[journal]
+path = "{tmp_path}/journal.db"
+"""
+    )
+    command = [sys.executable, "-c", WITHOUT_PUBNUB, str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert bool(done.stdout.split()) is is_there, done.stdout
