@@ -99,6 +99,9 @@ class App:
         log.info("start", version=__version__, subscriptions=len(self._receivers), handlers=len(self._dispatchers))
         for dispatcher in self._dispatchers:
             await dispatcher.register()
+        for name, handler in self.config.handlers.items():
+            if not handler.enabled:
+                await self.journal.register_handler(name)  # what it has not had stays until it is enabled again
         try:
             async with asyncio.TaskGroup() as group:
                 for dispatcher in self._dispatchers:

@@ -30,6 +30,7 @@ T = TypeVar("T")
 READ_AT_ONCE = 256
 # What is kept of why something failed. A handler can put a whole message into its exception.
 REASON_MAX_LENGTH = 1000
+NOTE_AGAIN_S = 5.0
 JOURNAL_LADDER_S = ((0.1, 0.1), (0.5, 1.0), (2.0, 5.0))
 
 
@@ -258,8 +259,18 @@ class Dispatcher:
             self._noting = asyncio.create_task(self._save_soon())
 
     async def _save_soon(self) -> None:
-        await asyncio.sleep(self._note_every_s)
-        await self._save(self._position, ())
+        delay_s = self._note_every_s
+        while self._noted < self._position:
+            await asyncio.sleep(delay_s)
+            position = self._position
+            try:
+                await self._journal.save_progress(self._name, position)
+            except JournalError as exc:
+                delay_s = NOTE_AGAIN_S
+                self._last_error = str(exc)
+                log.error("journal_cannot_note_progress", handler=self._name, error=str(exc))
+            else:
+                self._noted = position
 
     async def _settle(self) -> None:
         """Note at the end what has not been noted yet."""

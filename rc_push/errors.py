@@ -4,7 +4,8 @@
     ├── ConfigError              the file is wrong: every mistake at once            exit 78
     ├── RefusedError             RingCentral says no, and will say no again          exit 77
     │   ├── CredentialsRefused       … to the client id, the secret or the JWT
-    │   └── PermissionRefused        … to this app or this user
+    │   ├── PermissionRefused        … to this app or this user
+    │   └── FiltersRefused           … an event filter                               exit 78
     ├── RestError                RingCentral answered a request with an error
     │   ├── RateLimited              429: stay silent for retry_after_s
     │   └── ServerError              5xx
@@ -124,6 +125,12 @@ class CredentialsRefused(RefusedError):
 
 class PermissionRefused(RefusedError):
     """Raised when the app or the user lacks a permission (SUB-528, CMN-401, CMN-408 …)."""
+
+
+class FiltersRefused(RefusedError):
+    """Raised when RingCentral does not know an event filter: a mistake in the file."""
+
+    exit_code = EXIT_CONFIG
 
 
 class UnreachableError(RcPushError):

@@ -100,6 +100,7 @@ class Receiver:
                 self._ended_cleanly = False
             if not is_retryable(ended):
                 self._become(Evidence("down", str(ended)))
+                await self._admit_refusal()
                 log.error("subscription_refused", subscription=self.subscription, error=str(ended))
                 raise ended
             if self._stored > stored_before or self._wall() > self._linked_at + PROVEN_AFTER_S:
@@ -199,6 +200,14 @@ class Receiver:
         gap = Gap(self.subscription, self._transport.name, cursor.seen_at_ms, None, "no connection", "possible")
         await self._store(Batch(self.subscription, gaps=[gap]))
         self._has_admitted_gap = True
+
+    async def _admit_refusal(self) -> None:
+        """Open a gap: from now on nothing is received, until somebody mends what RingCentral refuses."""
+        cursor = await self._journal.cursor(self.subscription)
+        if cursor is not None:
+            since_ms = min(cursor.seen_at_ms, round(self._wall() * 1000))
+            gap = Gap(self.subscription, self._transport.name, since_ms, None, "refused by RingCentral", "certain")
+            await self._store(Batch(self.subscription, gaps=[gap]))
 
     async def _wait_after(self, exc: Exception, delay_s: float) -> None:
         self._next_try_at = self._wall() + delay_s

@@ -12,6 +12,7 @@ from rc_push import errors
 from rc_push.errors import (
     ConfigError,
     CredentialsRefused,
+    FiltersRefused,
     HandlerError,
     JournalError,
     JournalFull,
@@ -41,6 +42,7 @@ EXAMPLES = [
     RefusedError(403, "CMN-401", "no", remedy="ask the admin"),
     REFUSED,
     PermissionRefused(403, "SUB-528", "no", remedy="add the permission"),
+    FiltersRefused(400, "SUB-508", "no", remedy="correct event_filters"),
     RestError(404, "CMN-102", "not found"),
     RateLimited(60.0),
     ServerError(503, retry_after_s=7.0),

@@ -423,6 +423,32 @@ async def test_a_refusal_ends_the_loop_and_is_raised(start, clock, path, refusal
     assert stored(path) == ([] if place == "enter" else ["1"])
 
 
+async def test_a_refusal_opens_a_certain_gap_from_the_last_known_moment(start, clock, path):
+    now_ms = round(clock.now * 1000)
+    harness = start(FakeLink(batch("1", seen_at_ms=now_ms), lost()), FakeLink(enter_error=FINAL[1]))
+    with pytest.raises(PermissionRefused):
+        await harness.task
+    assert gaps(path) == [Gap("team", "fake", now_ms, None, "refused by RingCentral", "certain")]
+
+
+async def test_a_clean_end_is_believed_by_the_next_connection_only(start, clock, path, journal):
+    ended = Cursor("team", "fake", round(clock.now * 1000), b"{}", is_clean=True)
+    await journal.append(Batch("team", cursor=ended))
+    first, second = FakeLink(lost()), FakeLink()
+    await start(first, second).played()
+    assert (first.cursor.is_clean, second.cursor.is_clean) == (True, False)
+    assert not (await journal.cursor("team")).is_clean
+
+
+@pytest.mark.parametrize(("phase", "believed"), [("dns", True), ("connect", True), ("upgrade", False)])
+async def test_a_try_that_may_have_reached_the_gateway_is_no_clean_end(start, clock, journal, phase, believed):
+    ended = Cursor("team", "fake", round(clock.now * 1000), b"{}", is_clean=True)
+    await journal.append(Batch("team", cursor=ended))
+    second = FakeLink()
+    await start(FakeLink(enter_error=UnreachableError("no answer", phase=phase)), second).played()
+    assert second.cursor.is_clean is believed
+
+
 UNKNOWN = [
     ValueError("x"),
     KeyError("x"),

@@ -176,12 +176,16 @@ class Store:
         What a registered handler has not finished, and what is parked, stays.
         """
         events = self._db.execute(
-            "DELETE FROM events WHERE position IN (SELECT position FROM events WHERE received_at < ? AND position <="
+            # The oldest rows only: were nothing due, a search by time would read the whole journal.
+            "DELETE FROM events WHERE received_at < ? AND position IN (SELECT position FROM events WHERE position <="
             " (SELECT ifnull(min(position), ?) FROM handlers WHERE name IN (SELECT value FROM json_each(?)))"
             " AND position NOT IN (SELECT position FROM exceptions) ORDER BY position LIMIT ?)",
             (before_ms, self.head(), json.dumps(list(self._handlers)), limit),
         ).rowcount
-        self._db.execute("DELETE FROM unreadables WHERE received_at < ?", (before_ms,))
+        self._db.execute(
+            "DELETE FROM unreadables WHERE received_at < ? AND id IN (SELECT id FROM unreadables ORDER BY id LIMIT ?)",
+            (before_ms, limit),
+        )
         return events
 
     def _insert_events(self, subscription: int, envelopes: Sequence[Envelope]) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -19,6 +19,8 @@ import msgspec
 MULTIPART_MARK = ",--Boundary"
 
 STATUS_DIGITS = 3
+
+T = TypeVar("T")
 
 CONNECTION_DETAILS = "ConnectionDetails"
 CLIENT_REQUEST = "ClientRequest"
@@ -84,6 +86,21 @@ def decode(data: bytes) -> Frame | BadFrame:
     except UnicodeDecodeError as exc:
         return BadFrame(data, f"not UTF-8: {exc.reason} at byte {exc.start}")
     return frame
+
+
+def decode_tolerantly(data: bytes, type_: type[T]) -> T:
+    """Return the JSON object *data* as *type_*, whose defaults stand in for nulls and what is missing.
+
+    Numbers may be text. Raises ValueError (msgspec's are), RecursionError.
+    """
+    raw = json.loads(data)
+    return msgspec.convert(_without_nulls(raw), type_, strict=False)
+
+
+def _without_nulls(raw: Any) -> Any:
+    if isinstance(raw, dict):
+        return {key: _without_nulls(value) for key, value in raw.items() if value is not None}
+    return [_without_nulls(value) for value in raw if value is not None] if isinstance(raw, list) else raw
 
 
 def encode(meta: dict[str, Any], body: bytes | None = None) -> bytes:

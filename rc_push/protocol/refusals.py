@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from rc_push.errors import CredentialsRefused, PermissionRefused, RateLimited, RestError, ServerError
+from rc_push.errors import CredentialsRefused, FiltersRefused, PermissionRefused, RateLimited, RestError, ServerError
 
 # Where a 429 says nothing else. Source: RingCentral's rate limit guide, "at least 30 seconds".
 SILENCE_S = 30.0
@@ -80,6 +80,10 @@ PERMISSION_REMEDIES = {
 }
 
 
+_FILTERS = "correct event_filters of the subscription"
+FILTER_CODES = ("SUB-508", "CMN-101")
+
+
 @dataclass(frozen=True, slots=True)
 class _Refusal:
     """What an error body says. *oauth_error* is set in OAuth's shape only."""
@@ -103,6 +107,8 @@ def error_from_response(status: int, body: bytes, *, where: str = "", retry_afte
     if refusal.code in PERMISSION_REMEDIES:
         remedy = PERMISSION_REMEDIES[refusal.code].format(permission=_permission_in(message))
         return PermissionRefused(status, code, message, remedy=remedy, where=where)
+    if refusal.code in FILTER_CODES and (refusal.code != "CMN-101" or "eventFilters" in message):
+        return FiltersRefused(status, code, message, remedy=_FILTERS, where=where)
     if status == 401 or refusal.code.startswith("OAU-") or refusal.oauth_error:  # noqa: PLR2004
         return CredentialsRefused(status, code, message, remedy=_credential_remedy(refusal), where=where)
     return RestError(status, code, message, where=where)

@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from rc_push.errors import ProtocolError, RestError
+from rc_push.protocol.frames import decode_tolerantly
 
 PATH = "/restapi/v1.0/subscription"
 
@@ -94,8 +95,8 @@ def _normal(event_filter: str, owner_id: str) -> tuple[str, tuple[tuple[str, str
 def info_from(body: bytes) -> SubscriptionInfo:
     """Return what the answer *body* says. Raises ProtocolError where it is none, or has no id."""
     try:
-        info = msgspec.json.decode(body, type=SubscriptionInfo)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        info = decode_tolerantly(body, SubscriptionInfo)
+    except (ValueError, RecursionError) as exc:
         raise ProtocolError(f"subscription answer: {str(exc)[:100]}") from None
     if not info.id:
         raise ProtocolError("subscription answer without an id")

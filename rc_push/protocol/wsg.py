@@ -195,7 +195,7 @@ class ClientSession:
     def _receive_other(self, frame: Frame, data: bytes) -> Fact:
         meta, body = frame.meta, bytes(frame.body)
         if meta.type == frames.CONNECTION_DETAILS:
-            return self._receive_details(meta, body, data)
+            return self._receive_details(meta, body)
         self._take_wsc(meta.wsc)
         if meta.type == frames.SERVER_NOTIFICATION:
             return Notified(body)
@@ -212,11 +212,11 @@ class ClientSession:
             return ErrorReceived(code, message)
         return Unknown(meta.type, data)
 
-    def _receive_details(self, meta: frames.Meta, body: bytes, data: bytes) -> Fact:
+    def _receive_details(self, meta: frames.Meta, body: bytes) -> Fact:
         try:
-            details = msgspec.json.decode(body or b"{}", type=ConnectionDetails)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-            return BadFrame(data, f"ConnectionDetails: {str(exc)[:100]}")
+            details = frames.decode_tolerantly(body or b"{}", ConnectionDetails)
+        except (ValueError, RecursionError) as exc:
+            return BadFrame(body, f"ConnectionDetails: {str(exc)[:100]}")  # not the meta: it holds the recovery token
         self.details = details
         recovered = None
         if details.recovery_state:

@@ -95,6 +95,7 @@ def _client(subscriber_key: str, origin: str, network: NetworkConfig) -> PubNubA
     configuration.subscribe_request_timeout = POLL_WITHIN_S
     configuration.connect_timeout = math.ceil(network.connect_timeout_s)  # the package takes whole numbers only
     configuration.suppress_leave_events = True
+    configuration.disable_config_locking = False  # else it warns of its own default
     # A manager is asked for parameters at each request. Never told to subscribe, this one does nothing else, while the
     # default one leaves an event loop of its own open.
     return PubNubAsyncio(configuration, subscription_manager=AsyncioSubscriptionManager, custom_request_handler=Handler)

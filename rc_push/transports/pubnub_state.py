@@ -46,7 +46,7 @@ class Channel(msgspec.Struct, omit_defaults=True):
 
     def since_ms(self) -> int:
         """Return from when on something may be in the channel that is not stored."""
-        return max(self.seen_at_ms, wire.ms_from_timetoken(self.timetoken))
+        return self.seen_at_ms or wire.ms_from_timetoken(self.timetoken)
 
     def is_drained(self, answer: wire.Answer, at_ms: int) -> bool:
         """Say whether *answer* means that nothing will come any more."""

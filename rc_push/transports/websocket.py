@@ -115,7 +115,7 @@ class WebSocketTransport:
                 ping_interval=None,  # a Heartbeat message does more: it counts for the idle limit, and proves order
                 compression=None,
                 max_size=FRAME_MAX_BYTES,
-                max_queue=(256, 64),
+                max_queue=(16, 4),  # frames have their bound in bytes in the Inbox
                 user_agent_header=USER_AGENT,
                 logger=_quiet,
                 **options,
@@ -150,7 +150,9 @@ class WebSocketLink:
         self._subscription = subscription
         self._wall = wall
         self._state = state
-        self._seen_at_ms = cursor.seen_at_ms if cursor else None
+        # A clock that was put back must not hide what is missing.
+        self._seen_at_ms = min(cursor.seen_at_ms, round(wall() * 1000)) if cursor else None
+        self._ours_at_ms = self._seen_at_ms or 0
         self._was_clean = cursor is not None and cursor.is_clean
         self._loop = asyncio.get_running_loop()
         self._session = wsg.ClientSession(now=self._loop.time(), new_id=_new_id, wsc=state.wsc)
@@ -226,7 +228,7 @@ class WebSocketLink:
                 self._take_fact(fact, at_ms, batch)
         if batch.envelopes and batch.envelopes[-1].source is self._live:
             self._see_last(batch.envelopes[-1], at_ms)
-            self._notice_replacement(batch.envelopes[-1])
+            self._notice_replacement(batch.envelopes[-1], at_ms, batch)
         if batch.envelopes or self._session.wsc != self._state.wsc:
             self._put_cursor(batch)
         return batch
@@ -234,13 +236,21 @@ class WebSocketLink:
     def _notified(self, payload: bytes, at_ms: int, batch: Batch) -> None:
         envelope = envelope_from_payload(payload, self._live, at_ms)
         if isinstance(envelope, Unreadable):
-            batch.unreadables.append(envelope)
+            self._unreadable(envelope, batch)
             return
         if self._recovery and self._recovery.includes(envelope, at_ms):
             envelope = msgspec.structs.replace(envelope, source=self._recovered)
-            if gap := self._recovery.count(envelope):
-                batch.gaps.append(self._gap(*gap, "recovery buffer full", "possible"))
+            self._count_recovered(ms_from_iso(envelope.timestamp), batch)
         batch.envelopes.append(envelope)
+
+    def _unreadable(self, record: Unreadable, batch: Batch) -> None:
+        batch.unreadables.append(record)
+        if self._recovery and not self._recovery.is_fenced:  # it had its place in the server's buffer, too
+            self._count_recovered(None, batch)
+
+    def _count_recovered(self, sent_at_ms: int | None, batch: Batch) -> None:
+        if self._recovery and (span := self._recovery.count(sent_at_ms)):
+            batch.gaps.append(self._gap(*span, "recovery buffer full", "possible"))
 
     def _take_fact(self, fact: wsg.Fact, at_ms: int, batch: Batch) -> None:
         match fact:
@@ -253,7 +263,7 @@ class WebSocketLink:
             case wsg.ErrorReceived():
                 self._ending = ProtocolError(f"the gateway ends the connection: {fact.code} {fact.message}"[:200])
             case BadFrame():
-                batch.unreadables.append(Unreadable.of(fact.raw, fact.reason, self._live, at_ms))
+                self._unreadable(Unreadable.of(fact.raw, fact.reason, self._live, at_ms), batch)
             case wsg.Unknown() if fact.type == HEARTBEAT:
                 pass  # the echo of nobody's Heartbeat tells nothing
             case wsg.Unknown():
@@ -311,7 +321,8 @@ class WebSocketLink:
         self._state.refused = subscriptions.refused_from(info)
         self._subscribed_at = self._loop.time()
         batch.closes_gaps_at_ms = at_ms
-        self._seen_at_ms = max(self._seen_at_ms or 0, at_ms)
+        self._see(at_ms, at_ms)
+        self._ours_at_ms = at_ms
         self._put_cursor(batch)
         self.evidence = self._confirmed("subscription confirmed")
 
@@ -325,18 +336,25 @@ class WebSocketLink:
         if self.evidence.state == "recovering":
             self.evidence = self._confirmed("session recovered")
         if not self._subscribing:
-            self._seen_at_ms = max(self._seen_at_ms or 0, sent_at_ms)
+            self._see(sent_at_ms, at_ms)
             self._put_cursor(batch)
 
     def _see_last(self, envelope: Envelope, at_ms: int) -> None:
         """Move *seen at* to when the last stored event was sent: what was sent later may still be on its way."""
-        sent_at_ms = min(ms_from_iso(envelope.timestamp) or at_ms, at_ms) - ORDER_SLACK_MS
-        self._seen_at_ms = max(self._seen_at_ms or 0, sent_at_ms)
+        self._see((ms_from_iso(envelope.timestamp) or at_ms) - ORDER_SLACK_MS, at_ms)
 
-    def _notice_replacement(self, envelope: Envelope) -> None:
+    def _see(self, seen_at_ms: int, at_ms: int) -> None:
+        self._seen_at_ms = min(max(self._seen_at_ms or 0, seen_at_ms), at_ms)
+
+    def _notice_replacement(self, envelope: Envelope, at_ms: int, batch: Batch) -> None:
         other = envelope.subscription_id
-        if self._subscribing or not other or other == self._state.subscription_id:
+        if self._subscribing or not other:
             return
+        if other == self._state.subscription_id:
+            self._ours_at_ms = at_ms
+            return
+        since_ms = min(self._ours_at_ms, at_ms)
+        batch.gaps.append(self._gap(since_ms, None, "subscription replaced", "possible"))
         if self._loop.time() < self._subscribed_at + RESUBSCRIBE_EVERY_S:
             self._ending = ProtocolError("the subscription was replaced by somebody else's on our own connection")
         else:
@@ -374,11 +392,11 @@ class _Recovery:
             return False
         return (ms_from_iso(envelope.timestamp) or at_ms) < self._connected_at_ms
 
-    def count(self, envelope: Envelope) -> tuple[int, int] | None:
+    def count(self, sent_at_ms: int | None) -> tuple[int, int] | None:
         """Count one; return the span that may be missing once the buffer turns out to have been full."""
         self._count += 1
         if self._first_ms is None:
-            self._first_ms = ms_from_iso(envelope.timestamp) or self._connected_at_ms
+            self._first_ms = sent_at_ms or self._connected_at_ms
         if self._count != self._buffer_size:
             return None
         return self._since_ms, max(self._since_ms, min(self._first_ms, self._connected_at_ms))

@@ -10,6 +10,7 @@ import pytest
 
 from rc_push.errors import (
     CredentialsRefused,
+    FiltersRefused,
     PermissionRefused,
     RateLimited,
     RestError,
@@ -98,8 +99,15 @@ def test_refused_credentials_are_final_and_name_the_key_to_look_at(status: int, 
     assert key in exc.remedy
 
 
+def test_an_unknown_event_filter_is_a_mistake_in_the_file():
+    exc = error_from_response(400, rest_body("SUB-508"))
+    assert isinstance(exc, FiltersRefused)
+    assert exc.exit_code == 78
+    assert "event_filters" in str(exc)
+
+
 @pytest.mark.parametrize(
-    ("status", "code"), [(400, "SUB-508"), (403, "SUB-505"), (404, "CMN-102"), (403, ""), (302, ""), (0, "WSG-1005")]
+    ("status", "code"), [(403, "SUB-505"), (404, "CMN-102"), (403, ""), (302, ""), (0, "WSG-1005")]
 )
 def test_everything_else_is_a_plain_rest_error(status: int, code: str):
     exc = error_from_response(status, rest_body(code))

@@ -272,6 +272,7 @@ async def test_an_idle_answer_moves_what_is_known_to_be_stored_but_not_the_place
 async def test_a_full_queue_is_a_possible_gap_up_to_the_first_message_that_was_kept(sim, transport, clock):
     async with linked(transport) as reading:
         await reading.until_live()
+        clock.jump(10)
         posts(sim, 1)
         await reading.until_count(1)
     clock.jump(60)
@@ -310,6 +311,7 @@ async def test_away_for_longer_than_the_queue_keeps_is_a_certain_gap_up_to_what_
     sim.state.knobs.turn({"pubnub_life_s": 10_000})  # so that only the queue ends
     async with linked(transport) as reading:
         await reading.until_live()
+        clock.jump(10)
         posts(sim, 1)
         await reading.until_count(1)
     posts(sim, 1)
@@ -393,6 +395,7 @@ async def test_a_crash_before_the_creation_is_a_certain_gap_from_the_intention_o
 
 async def crash_after_creation(transport: PubNubTransport, sim: Simulator) -> Cursor:
     """Have the subscription created, and store nothing of it."""
+    sim.state.expire()
     known = len(sim.state.subscriptions)
     async with linked(transport) as reading:
         await reading.until(lambda reading: reading.batches)
@@ -491,7 +494,8 @@ async def test_a_restart_spreads_the_first_renewal(transport):
     cursor = await first_cursor(transport)
     async with linked(transport, cursor) as again:
         delays = [again.link._first_delay_s() for _ in range(200)]
-    assert 0 < min(delays) < 1 < 14 < max(delays) <= 15
+    assert 0 <= min(delays) < 1
+    assert 14 < max(delays) <= 15
 
 
 ROTATED = ["channel", "subscriberKey", "encryptionKey"]
@@ -589,9 +593,9 @@ async def test_a_replaced_channel_that_cannot_be_read_stops_nothing_and_is_tried
         await reading.until_live()
         await sim.admin.faults({"fault": "rotate", "what": "subscriberKey"})
         late = posts(sim, 1)
+        old = delivery_of(sim)._channel
         reading.link._hurry.set()
-        await wait_for(lambda: sim.state.calls.get(RENEW))
-        (old, _) = [channel for channel in sim.state.channels._channels.values()][:2]
+        await wait_for(lambda: delivery_of(sim)._channel is not old and len(reading.link._state.channels) == 2)
         refused = refusing(reading, old.subscriber_key)
         new = posts(sim, 1)
         await reading.until(lambda reading: set(new) <= set(reading.uuids))

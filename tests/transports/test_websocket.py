@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from rc_push.config import AccountConfig, NetworkConfig, Secret, SubscriptionConfig
-from rc_push.envelope import Batch, Cursor, Gap, ms_from_iso
+from rc_push.envelope import Batch, Cursor, Gap, Unreadable, ms_from_iso
 from rc_push.errors import PermissionRefused, ProtocolError, UnreachableError
 from rc_push.protocol import wsg
 from rc_push.rest import Account, WsToken
@@ -80,6 +80,10 @@ class Reading:
     @property
     def origins(self) -> list[str]:
         return [envelope.origin for batch in self.batches for envelope in batch.envelopes]
+
+    @property
+    def unreadables(self) -> list[Unreadable]:
+        return [record for batch in self.batches for record in batch.unreadables]
 
     @property
     def gaps(self) -> list[Gap]:
@@ -192,6 +196,39 @@ async def test_a_full_recovery_buffer_is_a_possible_gap_up_to_the_first_event_th
     assert gap.since_ms == last.cursor.seen_at_ms
     first = next(envelope for batch in again.batches for envelope in batch.envelopes)
     assert gap.until_ms == ms_from_iso(first.timestamp)
+
+
+async def test_a_full_recovery_buffer_is_a_gap_even_with_something_unreadable_in_it(sim, transport):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        last = await reading.link.close()
+    for number in range(130):
+        if number == 80:
+            await sim.admin.faults({"fault": "garbage", "kind": "body", "replace": True})
+        sim.emit_sample("post.added")
+    async with linked(transport, last.cursor) as again:
+        await again.until(lambda again: len(again.uuids) + len(again.unreadables) >= 100)
+        await again.until_live()
+    assert len(again.unreadables) == 1
+    assert [gap.reason for gap in again.gaps] == ["recovery buffer full"]
+
+
+async def test_nulls_where_ringcentral_promises_none_are_survived(sim, transport, monkeypatch):
+    monkeypatch.setattr(
+        wsg.ServerSession,
+        "connect",
+        _with_nulls(wsg.ServerSession.connect, b'"maxActiveRequests":10', b'"x":null,"recoveryErrorCode":null'),
+    )
+    async with linked(transport) as reading:
+        await reading.until_live()
+
+
+def _with_nulls(connect, what, by):
+    def connected(session, *args, **more):
+        connect(session, *args, **more)
+        session._outbox[0] = session._outbox[0].replace(what, by)
+
+    return connected
 
 
 async def test_one_less_than_the_buffer_is_no_gap(sim, transport):
@@ -321,6 +358,7 @@ async def test_a_subscription_that_somebody_replaced_is_noticed_by_the_events_of
         await reading.until_count(1)
         assert reading.link.evidence.state == "subscribing"
         await reading.until_live()
+    assert [(gap.reason, gap.certainty) for gap in reading.gaps] == [("subscription replaced", "possible")]
     assert json.loads(reading.cursor.state)["subscription_id"] not in (ours, "0000-somebody-elses")
 
 
