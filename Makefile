@@ -41,7 +41,7 @@ clean:
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit("rc-push needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3.11") if sys.version_info < (3, 11) else None'
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "Python's venv module is incomplete; on Debian: apt-get install python3-venv" >&2; exit 1; }
-	@echo "setting up $(VENV) …" >&2
+	@echo "setting up $(VENV) (about a minute) …" >&2
 	@$(PYTHON) -m venv $(VENV)
 
 # hatchling comes from the lock file, so that the project itself is built without a download

@@ -229,6 +229,8 @@ def _say_result(counts: dict[str, int]) -> None:
     text = " · ".join(f"{name} {number}" for name, number in counts.items())
     click.echo()
     click.secho(text, bold=True, fg="red" if counts["lost"] else "green")
+    if not counts["lost"]:
+        click.echo("(A possible gap says that something may be missing: nobody can see that nothing was on its way.)")
     if counts["lost"]:
         click.echo("Something was lost: this is a defect of rc-push, please report it.", err=True)
     else:

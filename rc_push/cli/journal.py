@@ -40,8 +40,11 @@ def events(settings: Settings, id_: str | None, since: int, type_glob: str, limi
     """List the newest events, or show the one with this position or uuid."""
     with reader(settings) as journal:
         if id_ is None:
-            for envelope in journal.newest(limit, since_ms=since, type_glob=type_glob):
+            newest = journal.newest(limit, since_ms=since, type_glob=type_glob)
+            for envelope in newest:
                 click.echo(envelope.to_json() if as_json else event_line(envelope, with_date=True))
+            if not newest and not as_json:
+                click.echo("no such events are stored", err=True)
             return
         found = journal.find(id_)
         for envelope in found:

@@ -30,13 +30,11 @@ from rc_push.protocol.subscription import SubscriptionInfo, refused_from
 from rc_push.transports import Evidence
 from rc_push.transports.poll import Poller
 from rc_push.transports.pubnub_messages import Opener
-from rc_push.transports.pubnub_state import NAME, Channel, channel_from, state_from
+from rc_push.transports.pubnub_state import LIFE_S, NAME, Channel, channel_from, state_from
 from rc_push.transports.pubnub_subscription import PubNubSubscription, Rest
 
 log = structlog.get_logger()
 
-# What a subscription lives where RingCentral does not say; its own default.
-LIFE_S = 900.0
 # 60 s before its end proved too late (ringcentral-csharp#16).
 RENEW_BEFORE_S = 120.0
 # Renewals of many subscriptions spread over this.
@@ -108,8 +106,8 @@ class PubNubLink:
         self._subscription = PubNubSubscription(subscription, account)
         self._new_poller = new_poller
         self._wall = wall
-        self._state = state_from(cursor)
-        self._seen_at_ms = cursor.seen_at_ms if cursor else None
+        self._state = state_from(cursor, self._now_ms())
+        self._seen_at_ms = min(cursor.seen_at_ms, self._now_ms()) if cursor else None
         self._source = Source(subscription.account, subscription.name, NAME)
         self._opener = Opener(self._source, self._state.keys)
         self._pollers: dict[str, Poller] = {}
@@ -366,11 +364,11 @@ class PubNubLink:
         """
         state = self._state
         told, key = channel_from(info)
-        channel = state.find(told)
-        if channel is None or not self._is_reached:
+        channel = state.find(told) or told
+        if channel is told or not self._is_reached:
             here = await self._poller(told).poll(told.address, "0", 0)
             self._is_reached = True
-            channel = channel or self._begun(told, here, read_from_ms)
+            told.begin_at(here, (self._now_ms() - read_from_ms) / 1000 + BEGIN_EARLIER_S)
         state.switch_to(channel, key, self._now_ms())
         self._opener = Opener(self._source, state.keys)
         state.subscription_id = info.id
@@ -380,12 +378,6 @@ class PubNubLink:
         state.renewed_at_ms, state.expires_at_ms = asked_at_ms, asked_at_ms + round(life_s * 1000)
         self._confirm_to_all(gaps or [])
         return self._renew_in_s()
-
-    def _begun(self, channel: Channel, here: wire.Answer, read_from_ms: int) -> Channel:
-        """Set the place in a new channel before anything that can have been published for us."""
-        earlier_s = min((self._now_ms() - read_from_ms) / 1000 + BEGIN_EARLIER_S, wire.QUEUE_S)
-        channel.timetoken, channel.region = wire.earlier(here.timetoken, earlier_s), here.region
-        return channel
 
     def _confirm_to_all(self, gaps: list[Gap]) -> None:
         """Say that the subscription is alive, and PubNub within reach."""

@@ -17,6 +17,8 @@ from rc_push.protocol.subscription import SubscriptionInfo
 log = structlog.get_logger()
 
 NAME = "pubnub"
+# What a subscription lives where RingCentral does not say; its own default.
+LIFE_S = 900.0
 # A channel that another has replaced is read until it is found empty this long after that.
 DRAIN_S = 60.0
 # The present key and the one before: what was encrypted with that can be on its way, or wait in a channel.
@@ -37,6 +39,10 @@ class Channel(msgspec.Struct, omit_defaults=True):
     def id(self) -> tuple[str, str]:
         """What tells it from others: a renewal may change the one, or the other."""
         return self.subscriber_key, self.address
+
+    def begin_at(self, here: wire.Answer, earlier_s: float) -> None:
+        """Set our place *earlier_s* before *here*, as far as the queue reaches."""
+        self.timetoken, self.region = wire.earlier(here.timetoken, min(earlier_s, wire.QUEUE_S)), here.region
 
     def go_on_at(self, answer: wire.Answer, seen_at_ms: int) -> None:
         """Move our place behind *answer*; never back."""
@@ -92,21 +98,31 @@ class State(msgspec.Struct, omit_defaults=True):
         if key and key not in self.keys[:1]:
             self.keys = [key, *(known for known in self.keys if known != key)][:KEYS_KEPT]
 
+    def limit_to(self, now_ms: int) -> None:
+        """Take back what lies ahead of a clock that was put back: it would hide what is missing, and what is due."""
+        self.expires_at_ms = min(self.expires_at_ms, now_ms + round(LIFE_S * 1000))
+        self.renewed_at_ms = min(self.renewed_at_ms, now_ms)
+        self.heard_at_ms = min(self.heard_at_ms, now_ms)
+        for channel in self.channels:
+            channel.seen_at_ms = min(channel.seen_at_ms, now_ms)
+
     def forget(self, now_ms: int) -> None:
         """Note that the subscription is gone: it ended when it was to expire, or has ended early, by now."""
         self.subscription_id = ""
         self.expires_at_ms = min(self.expires_at_ms, now_ms)
 
 
-def state_from(cursor: Cursor | None) -> State:
+def state_from(cursor: Cursor | None, now_ms: int) -> State:
     """Return what *cursor* keeps; an empty state where that is nothing of ours."""
     if cursor is None or cursor.transport != NAME:
         return State()
     try:
-        return msgspec.json.decode(cursor.state, type=State)
+        state = msgspec.json.decode(cursor.state, type=State)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         log.warning("cursor_unusable", subscription=cursor.subscription)
         return State()
+    state.limit_to(now_ms)
+    return state
 
 
 def channel_from(info: SubscriptionInfo) -> tuple[Channel, str]:
