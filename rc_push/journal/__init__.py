@@ -18,6 +18,7 @@ from typing import Any, Self
 from rc_push.envelope import Batch, Cursor, Envelope
 from rc_push.errors import JournalError
 from rc_push.journal.reader import Progress, Reader, Tally, UnreadableRow
+from rc_push.journal.recent import Recent
 from rc_push.journal.store import Appended, Parked, Store
 
 __all__ = ["Appended", "Journal", "Parked", "Progress", "Reader", "Store", "Tally", "UnreadableRow"]
@@ -35,6 +36,7 @@ class Journal:
         self._writer: _Writer | None = None
         self._reads = ThreadPoolExecutor(1, "journal-read")
         self._reader: Reader | None = None
+        self._recent = Recent()
 
     async def __aenter__(self) -> Self:
         """Open it. Raises JournalInUse, JournalTooNew, JournalError."""
@@ -66,7 +68,8 @@ class Journal:
         Cancelling the call does not take the batch back.
         """
         future = self._start(lambda store: store.append(batch))
-        future.add_done_callback(self._note_head)  # not here: the caller may be cancelled, the batch stands
+        # Not after the wait: the caller may be cancelled, the batch stands.
+        future.add_done_callback(lambda future: self._note_head(future, batch))
         appended: Appended = await asyncio.shield(future)
         return appended
 
@@ -80,6 +83,9 @@ class Journal:
         """Return the events behind the position *after*, at most *limit*."""
         if self._reader is None:
             raise JournalError(f"{self.path}: the journal is closed")
+        recent = self._recent.after(after, limit)
+        if recent is not None:
+            return recent
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._reads, self._reader.after, after, limit)
 
@@ -119,10 +125,15 @@ class Journal:
             raise JournalError(f"{self.path}: the journal is closed")
         return self._writer.start(write)
 
-    def _note_head(self, future: asyncio.Future[Appended]) -> None:
+    def _note_head(self, future: asyncio.Future[Appended], batch: Batch) -> None:
         if future.cancelled() or future.exception() is not None:
             return
-        head = future.result().head
+        appended = future.result()
+        head = appended.head
+        if not appended.duplicate:  # else nobody knows which of them have which position
+            self._recent.add(batch.envelopes, head)
+        elif appended.stored:
+            self._recent.clear()
         if head > self.head:
             self.head = head
             self._moved.set()

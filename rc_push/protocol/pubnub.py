@@ -42,7 +42,7 @@ def answer_from(raw: Any) -> Answer:
     cursor = raw.get("t") if isinstance(raw, dict) else None
     timetoken = str(cursor.get("t", "")) if isinstance(cursor, dict) else ""
     if not isinstance(cursor, dict) or not is_timetoken(timetoken):
-        raise ProtocolError("a PubNub answer without a timetoken", beginning=str(raw)[:40])
+        raise ProtocolError("a PubNub answer without a timetoken", beginning=type(raw).__name__)
     region = cursor.get("r")
     messages = raw.get("m") or []
     if not isinstance(messages, list):
