@@ -248,9 +248,9 @@ class PubNubLink:
         if answer.messages:
             seen_at_ms = min(at_ms, wire.ms_from_timetoken(answer.timetoken)) - ORDER_SLACK_MS
             state.heard_at_ms = max(state.heard_at_ms, seen_at_ms)
-        channel.go_on_at(answer, seen_at_ms)
+        channel.go_on_at(answer, seen_at_ms, at_ms)
         if channel is state.channels[-1]:
-            self._seen_at_ms = max(self._seen_at_ms or 0, channel.seen_at_ms)
+            self._seen_at_ms = min(max(self._seen_at_ms or 0, channel.seen_at_ms), at_ms)
         elif channel.is_drained(answer, at_ms):
             state.channels.remove(channel)
 

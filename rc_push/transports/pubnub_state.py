@@ -44,11 +44,11 @@ class Channel(msgspec.Struct, omit_defaults=True):
         """Set our place *earlier_s* before *here*, as far as the queue reaches."""
         self.timetoken, self.region = wire.earlier(here.timetoken, min(earlier_s, wire.QUEUE_S)), here.region
 
-    def go_on_at(self, answer: wire.Answer, seen_at_ms: int) -> None:
-        """Move our place behind *answer*; never back."""
+    def go_on_at(self, answer: wire.Answer, seen_at_ms: int, at_ms: int) -> None:
+        """Move our place behind *answer*, which came at *at_ms*; never back, unless our clock was put back."""
         if int(answer.timetoken) >= int(self.timetoken):
             self.timetoken, self.region = answer.timetoken, answer.region
-        self.seen_at_ms = max(self.seen_at_ms, seen_at_ms)
+        self.seen_at_ms = min(max(self.seen_at_ms, seen_at_ms), at_ms)
 
     def since_ms(self) -> int:
         """Return from when on something may be in the channel that is not stored."""
