@@ -718,6 +718,7 @@ async def test_changed_event_filters_are_put_into_the_subscription_that_is_there
     cursor = await first_cursor(transport)
     missed = posts(sim, 1)
     async with linked(make_transport(POSTS, CHATS), cursor) as again:
+        assert again.link._first_delay_s() == 0.0
         await again.until_live()
         uuid = sim.emit(CHATS, {"eventType": "GroupJoined"})
         await again.until_count(2)
@@ -760,13 +761,22 @@ async def test_where_only_ringcentral_is_away_the_known_channel_is_read(sim, tra
     assert again.uuids == uuids
 
 
-async def test_where_only_pubnub_is_away_nothing_is_said_to_be_live(make_transport, transport, unused_tcp_port):
+async def test_where_only_pubnub_is_away_a_renewal_alone_says_nothing_of_live(transport):
+    class Deaf:
+        async def poll(self, _: str, timetoken: str, __: int) -> Any:
+            if timetoken != "0":
+                await asyncio.Event().wait()
+            raise UnreachableError("nobody there", phase="poll")
+
+        async def close(self) -> None:
+            pass
+
     cursor = await first_cursor(transport)
-    async with linked(make_transport(origin=f"127.0.0.1:{unused_tcp_port}"), cursor) as again:
-        again.link._hurry.set()
-        with pytest.raises(UnreachableError):
-            await again.until_live()
-    assert again.link.evidence.state != "live"
+    async with transport.connect(cursor) as link:
+        link._pollers = dict.fromkeys([link._state.channels[0].subscriber_key], Deaf())
+        link._hurry.set()
+        again = await Reading(link).until(lambda _: link.evidence.state == "degraded")
+    assert "nobody there" in link.evidence.why
     assert not any(batch.closes_gaps_at_ms for batch in again.batches)
 
 
