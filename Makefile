@@ -31,9 +31,9 @@ bench: $(VENV)/.dev  ## measure; a table, see docs/performance.md
 	@$(BIN)/python benchmarks/bench.py $(BENCH)
 
 lock: ## renew requirements/*.txt (needs uv)
-	$(COMPILE) --group build -o requirements/build.txt
 	$(COMPILE) pyproject.toml -o requirements/run.txt
-	$(COMPILE) pyproject.toml --group dev -o requirements/dev.txt
+	$(COMPILE) --group build -c requirements/run.txt -o requirements/build.txt
+	$(COMPILE) pyproject.toml --group dev -c requirements/run.txt -o requirements/dev.txt
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import queue
 import threading
 from collections.abc import Callable
@@ -34,7 +35,7 @@ class CallThreads:
         if len(self._threads) < self._count:
             self._start_thread()
         answer = asyncio.get_running_loop().create_future()
-        self._jobs.put((call, args, answer))
+        self._jobs.put((contextvars.copy_context().run, (call, *args), answer))
         return await answer
 
     def stop(self) -> None:

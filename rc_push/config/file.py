@@ -248,6 +248,8 @@ class _Reading:
         if "use" not in raw:
             self._complain((*key, "use"), "missing", 'name the handler, such as use = "file"')
         self._refuse_strangers((*key, "subscriptions"), values.get("subscriptions", ()), self._names("subscriptions"))
+        if not re.fullmatch(r"now|beginning|\d{1,9}[smhd]", values.get("start", "now")):
+            self._complain((*key, "start"), short(values["start"]), 'write "now", "beginning", or a time such as "2h"')
         known = {option.name for option in options(HandlerConfig)}
         settings = {part: value for part, value in raw.items() if part not in known}
         return HandlerConfig(name, **{"use": ""} | values, settings=settings)

@@ -92,6 +92,9 @@ class RetryConfig(msgspec.Struct, frozen=True):
     first_delay_s: Annotated[float, _option("before the second attempt, in seconds", low=0.01, high=3600)] = 1.0
     max_delay_s: Annotated[float, _option("between any two attempts, in seconds", low=0.01, high=86400)] = 300.0
     max_attempts: Annotated[int, _option("attempts before the event is parked", low=1, high=10000)] = 10
+    max_age_s: Annotated[
+        float, _option("since the first attempt, in seconds, before the event is parked", low=1, high=864000)
+    ] = 259200.0
 
 
 class HandlerConfig(msgspec.Struct, frozen=True):
@@ -102,7 +105,15 @@ class HandlerConfig(msgspec.Struct, frozen=True):
     types: Annotated[tuple[str, ...], _option("only these types, as globs", example=["post.*"])] = ()
     events: Annotated[tuple[str, ...], _option("only these event URIs, as globs", example=["*/posts"])] = ()
     subscriptions: Annotated[tuple[str, ...], _option("only from these subscriptions", example=["team"])] = ()
+    where: Annotated[
+        str | None, _option("only where this JMESPath expression is true", example="body.groupId == '990011223344'")
+    ] = None
     enabled: Annotated[bool, _option("false: hand nothing over")] = True
+    start: Annotated[str, _option("where a new handler begins: now, beginning, or so long ago (30m, 2h, 3d)")] = "now"
+    order: Annotated[
+        Literal["key", "strict", "none"], _option("what waits for what: an event for the one before it")
+    ] = "key"
+    concurrency: Annotated[int, _option("events in its hands at the same time", low=1, high=256)] = 1
     timeout_s: Annotated[float, _option("for one hand-over, in seconds", low=0.1, high=86400)] = 30.0
     retry: RetryConfig = RetryConfig()
     settings: dict[str, object] = msgspec.field(default_factory=dict)

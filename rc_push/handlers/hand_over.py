@@ -1,0 +1,30 @@
+"""Which call is this? What a handler may ask about the hand-over that it is in."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """One call: the *handler* as the file names it, and the number of the *attempt*, from 1 on."""
+
+    handler: str
+    attempt: int = 1
+
+
+_current: ContextVar[HandOver] = ContextVar("hand_over")
+
+
+def current_hand_over() -> HandOver:
+    """Return the call that the handler is in, also in a thread that rc-push runs it in.
+
+    Raises LookupError outside of one.
+    """
+    return _current.get()
+
+
+def begin_hand_over(hand_over: HandOver) -> None:
+    """Let `current_hand_over` return *hand_over* in this task from now on."""
+    _current.set(hand_over)
