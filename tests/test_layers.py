@@ -18,7 +18,7 @@ ROWS = (
     {"cli"},
     {"app"},
     {"receive", "dispatch", "web", "simulator"},
-    {"transports", "journal", "handlers", "systemd", "routing"},
+    {"transports", "journal", "handlers", "systemd", "routing", "ordering"},
     {"rest"},
     {"protocol", "limiter", "http", "threads"},
     {"log"},  # beside config, whose settings it takes
