@@ -17,7 +17,11 @@
     │   └── JournalFull              no room left on the disk
     ├── HandlerError             a handler cannot be loaded or opened                exit 78
     ├── Retry                    raised by a handler: later, not an error
+    ├── Failed                   raised by a handler: this attempt went wrong
     └── Reject                   raised by a handler: park at once
+
+The log gets the text of what a handler raises. What may hold the texts of messages (the output of a program, the answer
+of a receiver) goes into its *detail*: the journal keeps it with the attempt, readable by its owner alone.
 
 Knows only facts; a secret never enters a message.
 """
@@ -35,6 +39,10 @@ EXIT_INTERNAL = 70
 EXIT_JOURNAL = 74
 EXIT_REFUSED = 77
 EXIT_CONFIG = 78
+
+# More than a handler's 4 KB, also with its control characters spelled out.
+DETAIL_MAX_LENGTH = 32 << 10
+CAUSES_MAX = 10
 
 
 class RcPushError(Exception):
@@ -183,11 +191,24 @@ class Retry(RcPushError):
         super().__init__(f"again in {self.delay_s:g} s")
 
 
-class Reject(RcPushError):
-    """Raised by a handler that will never take this event: it is parked at once, with *reason*."""
+class Failed(RcPushError):
+    """Raised by a handler whose attempt went wrong: *reason* for the log, *detail* for the journal alone.
 
-    def __init__(self, reason: object) -> None:
+    Any other exception counts as a failure, too.
+    """
+
+    def __init__(self, reason: object, *, detail: str = "") -> None:
+        self.reason = str(reason)
+        self.detail = detail
+        super().__init__(self.reason)
+
+
+class Reject(RcPushError):
+    """Raised by a handler that will never take this event: it is parked at once, with *reason* and *detail*."""
+
+    def __init__(self, reason: object, *, detail: str = "") -> None:
         self.reason = str(reason)  # handlers like to pass on an exception
+        self.detail = detail
         super().__init__(self.reason)
 
 
@@ -202,3 +223,19 @@ def is_retryable(exc: BaseException) -> bool:
 def delay_asked_for_s(exc: BaseException) -> float:
     """Return how long the server itself asked us to wait, in seconds; 0 where it did not."""
     return float(getattr(exc, "retry_after_s", None) or 0.0)
+
+
+def detail_of(exc: BaseException) -> str:
+    """Return the *detail* of *exc*, or of what it was raised from: for the journal's record of an attempt, never a log.
+
+    A handler that is cut by its time-out sets it on the CancelledError that it passes on. Empty where there is none.
+    """
+    cause: BaseException | None = exc
+    for _ in range(CAUSES_MAX):  # a chain can be a ring
+        if cause is None:
+            break
+        detail = vars(cause).get("detail")
+        if isinstance(detail, str) and detail:
+            return detail[:DETAIL_MAX_LENGTH]
+        cause = cause.__cause__
+    return ""

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
+import traceback
 
 import pytest
 
 from rc_push import errors
 from rc_push.errors import (
+    DETAIL_MAX_LENGTH,
     ConfigError,
     CredentialsRefused,
+    Failed,
     FiltersRefused,
     HandlerError,
     JournalError,
@@ -30,6 +33,7 @@ from rc_push.errors import (
     ServerError,
     UnreachableError,
     delay_asked_for_s,
+    detail_of,
     is_retryable,
 )
 
@@ -54,6 +58,7 @@ EXAMPLES = [
     JournalFull("no room"),
     HandlerError("no such handler"),
     Retry(2.0),
+    Failed("exit code 3"),
     Reject("no"),
 ]
 
@@ -166,3 +171,35 @@ def test_a_retry_without_a_number_fails_in_the_handler_that_made_the_mistake(ask
 @pytest.mark.parametrize("reason", ["no such ticket", ValueError("no such ticket")])
 def test_a_reject_takes_its_reason_as_text_or_as_an_exception(reason):
     assert Reject(reason).reason == "no such ticket"
+
+
+@pytest.mark.parametrize("exc", [Failed("exit code 3", detail="what it said"), Reject("no", detail="what it said")])
+def test_a_detail_is_for_the_record_and_stands_neither_in_the_text_nor_in_the_traceback(exc):
+    assert detail_of(exc) == "what it said"
+    assert "what it said" not in "".join([str(exc), repr(exc), *traceback.format_exception(exc)])
+
+
+async def test_a_handler_that_is_cut_can_leave_its_detail_on_the_cancellation():
+    async def handle():
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError as exc:
+            exc.detail = "what it said so far"
+            raise
+
+    with pytest.raises(TimeoutError) as caught:
+        async with asyncio.timeout(0):
+            await handle()
+    assert detail_of(caught.value) == "what it said so far"
+
+
+def test_a_detail_is_bounded():
+    assert len(detail_of(Failed("x", detail="y" * (DETAIL_MAX_LENGTH + 1)))) == DETAIL_MAX_LENGTH
+
+
+def test_foreign_exceptions_have_no_detail_unless_it_is_text():
+    foreign = ValueError("x")
+    foreign.detail = {"loc": "body"}
+    foreign.__cause__ = KeyError("y")
+    foreign.__cause__.__cause__ = foreign
+    assert detail_of(foreign) == ""
