@@ -15,6 +15,8 @@
     │   ├── JournalInUse             another daemon holds it
     │   ├── JournalTooNew            written by a newer rc-push
     │   └── JournalFull              no room left on the disk
+    ├── ControlError             the running daemon cannot be asked, or says no
+    │   └── NotRunning               no daemon is running                             exit 3
     ├── HandlerError             a handler cannot be loaded or opened                exit 78
     ├── Retry                    raised by a handler: later, not an error
     ├── Failed                   raised by a handler: this attempt went wrong
@@ -175,6 +177,21 @@ class JournalTooNew(JournalError):
 
 class JournalFull(JournalError):
     """Raised when the disk has no room. Nothing was stored; the same write works again once there is room."""
+
+
+class ControlError(RcPushError):
+    """Raised when the running daemon cannot be asked, or says no; *exit_code* is then what it says."""
+
+    def __init__(self, message: str, exit_code: int = EXIT_FAILED) -> None:
+        self.exit_code = exit_code
+        super().__init__(message)
+
+
+class NotRunning(ControlError):
+    """Raised when nobody listens on the control socket: no daemon is running with this configuration."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, EXIT_DOWN)
 
 
 class HandlerError(RcPushError):

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rc_push import config
-from rc_push.config import Secret, file, find_config, load, load_journal, options, with_lines
+from rc_push.config import Secret, file, find_config, load, load_control, load_journal, options, with_lines
 from rc_push.config.lines import lines_by_key
 from rc_push.errors import ConfigError, Problem
 
@@ -117,6 +117,16 @@ def test_the_journal_can_be_read_without_any_secret(write):
     assert load_journal(None).path == config.JournalConfig().path
     with pytest.raises(ConfigError, match=r"line 2: journal.path: 5; write an absolute path"):
         load_journal(write("[journal]\npath = 5\n"))
+
+
+def test_the_control_socket_is_beside_the_journal_unless_the_file_says_where(write):
+    assert load_control(None) == Path("/var/lib/rc-push/journal.db.sock")
+    beside = write(GOOD + '[journal]\npath = "/srv/j.db"\n')
+    assert load_control(beside) == load(beside, ENVIRON)[0].control_path == Path("/srv/j.db.sock")
+    named = write(GOOD + '[service]\ncontrol = "/run/x.sock"\n')
+    assert load_control(named) == load(named, ENVIRON)[0].control_path == Path("/run/x.sock")
+    with pytest.raises(ConfigError, match=r"service\.control"):
+        load_control(write("[service]\ncontrol = 5\n"))
 
 
 # ------------------------------------------------------------------------------------------------------------- mistakes

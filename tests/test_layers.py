@@ -22,7 +22,7 @@ ROWS = (
     {"rest"},
     {"protocol", "limiter", "http", "threads"},
     {"log"},  # beside config, whose settings it takes
-    {"envelope", "config", "backoff"},
+    {"envelope", "config", "backoff", "control"},
     {"event_types"},  # of envelope alone
     {"errors"},
 )

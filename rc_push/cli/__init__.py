@@ -58,6 +58,12 @@ class Settings:
 
         return load_journal(self.path()).path
 
+    def control_path(self) -> Path:
+        """Return where the running daemon listens for commands; needs no secrets. Raises ConfigError."""
+        from rc_push.config import load_control
+
+        return load_control(self.path())
+
 
 class LazyGroup(click.Group):
     """A group that imports a command when it is asked for."""

@@ -1,6 +1,6 @@
 """What did the user ask for? The settings, and the file that they come from."""
 
-from rc_push.config.file import find_config, load, load_journal, with_lines
+from rc_push.config.file import find_config, load, load_control, load_journal, with_lines
 from rc_push.config.settings import (
     DEFAULT_SERVER,
     NAMED_TABLES,
@@ -40,6 +40,7 @@ __all__ = [
     "find_config",
     "is_loopback",
     "load",
+    "load_control",
     "load_journal",
     "options",
     "with_lines",

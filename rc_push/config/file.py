@@ -32,6 +32,7 @@ from rc_push.config.settings import (
     Secret,
     ServiceConfig,
     SubscriptionConfig,
+    control_path,
     options,
 )
 from rc_push.config.values import (
@@ -77,13 +78,12 @@ def load(path: Path | None, environ: Mapping[str, str]) -> tuple[Config, list[Pr
 
 def load_journal(path: Path | None) -> JournalConfig:
     """Return [journal] alone: who only reads the journal needs no secrets. Raises ConfigError."""
-    if path is None:
-        return JournalConfig()
-    reading = _Reading(path, {})
-    journal = JournalConfig(**reading.table(("journal",), JournalConfig))
-    if reading.problems:
-        raise ConfigError(reading.problems, path=str(path))
-    return journal
+    return JournalConfig(**_table_alone(path, "journal", JournalConfig))
+
+
+def load_control(path: Path | None) -> Path:
+    """Return where the daemon listens for commands; needs no secrets either. Raises ConfigError."""
+    return control_path(load_journal(path), ServiceConfig(**_table_alone(path, "service", ServiceConfig)))
 
 
 def with_lines(problems: Iterable[Problem], path: Path) -> list[Problem]:
@@ -93,6 +93,17 @@ def with_lines(problems: Iterable[Problem], path: Path) -> list[Problem]:
         problem if problem.line else replace(problem, line=reading.line_of(tuple(problem.key.split("."))))
         for problem in problems
     ]
+
+
+def _table_alone(path: Path | None, name: str, kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """Return what the table *name* says, whatever is wrong elsewhere in the file. Raises ConfigError."""
+    if path is None:
+        return {}
+    reading = _Reading(path, {})
+    values = reading.table((name,), kind)
+    if reading.problems:
+        raise ConfigError(reading.problems, path=str(path))
+    return values
 
 
 def _exists(path: Path) -> bool:

@@ -158,6 +158,12 @@ class ServiceConfig(msgspec.Struct, frozen=True):
     """The daemon itself."""
 
     shutdown_grace_s: Annotated[float, _option("what a handler gets to finish, in seconds", low=0, high=3600)] = 10.0
+    control: Annotated[
+        Path | None,
+        _option(
+            "the socket over which commands ask the daemon; else beside the journal", example="/run/rc-push/control"
+        ),
+    ] = None
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -171,6 +177,16 @@ class Config(msgspec.Struct, frozen=True):
     log: LogConfig
     service: ServiceConfig
     path: Path | None = None
+
+    @property
+    def control_path(self) -> Path:
+        """Return where the daemon listens for commands."""
+        return control_path(self.journal, self.service)
+
+
+def control_path(journal: JournalConfig, service: ServiceConfig) -> Path:
+    """Return where the daemon listens for commands: beside the journal, unless the file names a place."""
+    return service.control or Path(f"{journal.path}.sock")
 
 
 NAMED_TABLES: dict[str, type[msgspec.Struct]] = {

@@ -1,0 +1,102 @@
+"""How does a command ask the running daemon? One call, one answer; synchronous, as commands are.
+
+Knows the lines of `rc_push.control`; knows nothing of what the operations do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from rc_push.control.place import address_of
+from rc_push.errors import EXIT_FAILED, ControlError, NotRunning
+
+TIMEOUT_S = 10.0
+# While more clients wait than the daemon has taken so far, the kernel turns us away at once.
+CONNECT_AGAIN_S = 0.02
+
+
+def call(path: Path, op: str, *, timeout_s: float = TIMEOUT_S, **fields: Any) -> Any:
+    """Ask the daemon that listens at *path* for *op*; return its result.
+
+    Raises NotRunning where no daemon is there, ControlError where it says no, or says nothing for *timeout_s*.
+    """
+    with _asked(path, {"op": op, **fields}, timeout_s) as lines:
+        return _result(next(lines))
+
+
+def stream(path: Path, op: str, *, timeout_s: float | None = None, **fields: Any) -> Iterator[Any]:
+    """Ask for *op*; yield its results until it ends. Closing the iterator ends it, too.
+
+    Without *timeout_s* the next result may take for ever. Raises what `call` raises.
+    """
+    with _asked(path, {"op": op, **fields}, timeout_s) as lines:
+        for line in lines:
+            if line.get("end"):
+                return
+            yield _result(line)
+
+
+@contextlib.contextmanager
+def _asked(path: Path, request: dict[str, Any], timeout_s: float | None) -> Iterator[Iterator[dict[str, Any]]]:
+    """Send *request*; give the lines that answer it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        _connect(connection, path, timeout_s or TIMEOUT_S)
+        connection.settimeout(timeout_s)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has said why, and may be read still
+            connection.sendall(msgspec.json.encode(request) + b"\n")
+        with connection.makefile("rb") as answers:
+            yield _lines(answers, path, timeout_s)
+
+
+def _connect(connection: socket.socket, path: Path, timeout_s: float) -> None:
+    until = time.monotonic() + timeout_s
+    connection.settimeout(timeout_s)
+    try:
+        with address_of(path) as address:
+            while True:
+                try:
+                    connection.connect(address)
+                except BlockingIOError:
+                    if time.monotonic() > until:
+                        raise _no_answer(path, timeout_s) from None
+                    time.sleep(CONNECT_AGAIN_S)
+                else:
+                    return
+    except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
+        remedy = "start it, or name the daemon's own configuration with -c"
+        raise NotRunning(f"no daemon is running: nobody listens at {path}; {remedy}") from None
+    except PermissionError:
+        remedy = "run this command as that user, or as root"
+        raise ControlError(f"{path} is for the user of the running daemon; {remedy}") from None
+    except OSError as exc:
+        raise ControlError(f"{path}: the running daemon cannot be asked: {exc.strerror or exc}") from None
+
+
+def _lines(answers: Any, path: Path, timeout_s: float | None) -> Iterator[dict[str, Any]]:
+    while True:
+        try:
+            line = answers.readline()
+        except TimeoutError:
+            raise _no_answer(path, timeout_s) from None
+        except ConnectionResetError:
+            line = b""
+        if not line.endswith(b"\n"):
+            raise ControlError("the daemon has ended before it had answered; ask again once it is running")
+        yield msgspec.json.decode(line, type=dict[str, Any])
+
+
+def _result(line: dict[str, Any]) -> Any:
+    if line.get("ok"):
+        return line["result"]
+    raise ControlError(str(line.get("error", "")), int(line.get("exitCode", EXIT_FAILED)))
+
+
+def _no_answer(path: Path, timeout_s: float | None) -> ControlError:
+    return ControlError(f"the daemon at {path} does not answer within {timeout_s:g} s; its log may say why")
