@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 # Random ranges in seconds. Source: RingCentral's SDK engineers settled on this ladder after reconnect floods had
 # run into the Auth group's limit (ringcentral-extensible#114).
@@ -19,3 +19,14 @@ def delays_s(
         yield uniform(low, high)
     while True:
         yield uniform(*ladder[-1])
+
+
+def full_jitter_s(
+    failures: int, first_s: float, max_s: float, uniform: Callable[[float, float], float] = random.uniform
+) -> float:
+    """Return the delay after so many *failures*: a random one up to *first_s*, doubled each time, at most *max_s*.
+
+    Full jitter spreads those best that failed together (AWS Architecture Blog, "Exponential Backoff And Jitter").
+    """
+    doublings = min(max(0, failures - 1), 64)
+    return uniform(0.0, min(max_s, first_s * 2**doublings))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import tempfile
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
@@ -13,12 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from rc_push import dispatch
 from rc_push.config import HandlerConfig, RetryConfig
-from rc_push.dispatch import READ_AT_ONCE, Dispatcher
+from rc_push.dispatch import READ_AT_ONCE, Dispatcher, ledger
 from rc_push.envelope import Batch, Envelope, Source
 from rc_push.errors import JournalError, JournalFull, Reject, Retry
 from rc_push.handlers import adapt
-from rc_push.journal import Journal, Reader
+from rc_push.journal import Advance, Journal, Reader
+from rc_push.journal.fates import handler_rows, parked_rows
 
 SOURCE = Source("main", "team", "fake")
 T0 = 1_800_000_000.0
@@ -32,6 +34,7 @@ class Clock:
         self.slept: list[float] = []
         self.hold_s = float("inf")
         self.holding = asyncio.Event()
+        self.passed_s = 0.0
 
     async def sleep(self, delay_s):
         self.slept.append(delay_s)
@@ -39,9 +42,13 @@ class Clock:
             self.holding.set()
             await asyncio.Event().wait()
         await asyncio.sleep(0)
+        self.passed_s += delay_s
+
+    def now(self):
+        return self.passed_s
 
     def wall(self):
-        return T0
+        return T0 + self.passed_s
 
 
 class WatchedJournal:
@@ -52,6 +59,7 @@ class WatchedJournal:
         self.failures: dict[str, list[Exception | None]] = {"read": [], "save_progress": []}
         self.gate: asyncio.Event | None = None
         self.saved: list[tuple[str, int]] = []
+        self.waiting: set[tuple[str, int]] = set()
         self._moved = asyncio.Event()
 
     def __getattr__(self, name):
@@ -61,12 +69,15 @@ class WatchedJournal:
         self._fail("read")
         return await self.journal.read(after, limit)
 
-    async def save_progress(self, handler, position, parked=()):
+    async def save_progress(self, handler, advance):
         if self.gate:
             await self.gate.wait()
         self._fail("save_progress")
-        await self.journal.save_progress(handler, position, parked)
-        self.saved.append((handler, position))
+        await self.journal.save_progress(handler, advance)
+        self.saved.append((handler, advance.position))
+        for position, row in advance.unfinished.items():
+            change = self.waiting.add if row and row.state == "waiting" else self.waiting.discard
+            change((handler, position))
         self._moved.set()
         self._moved = asyncio.Event()
 
@@ -75,8 +86,13 @@ class WatchedJournal:
             raise failure
 
     async def wait_saved(self, handler, position):
-        while max((at for name, at in self.saved if name == handler), default=0) < position:
+        """Wait until all up to *position* is noted as finished or parked."""
+        while not self._is_saved(handler, position):
             await self._moved.wait()
+
+    def _is_saved(self, handler, position):
+        noted = max((at for name, at in self.saved if name == handler), default=0)
+        return noted >= position and not any(at <= position for name, at in self.waiting if name == handler)
 
 
 class Recorder:
@@ -126,6 +142,10 @@ class BatchRecorder(Recorder):
         elif outcome is not None:
             raise outcome
         self.done += self.batches[-1]
+
+
+def upper(_, high):
+    return high
 
 
 def for_ever():
@@ -179,7 +199,16 @@ class Harness:
         self.handler = handler
         self.config = config(**rules)
         loaded = adapt(self.config.name, handler)
-        self.dispatcher = Dispatcher(self.config, loaded, journal, grace_s=grace_s, sleep=clock.sleep, wall=clock.wall)
+        self.dispatcher = Dispatcher(
+            self.config,
+            loaded,
+            journal,
+            grace_s=grace_s,
+            sleep=clock.sleep,
+            wall=clock.wall,
+            now=clock.now,
+            uniform=upper,
+        )
         self.task: asyncio.Future | None = None
 
     async def run(self):
@@ -227,19 +256,13 @@ async def start(journal, clock):
 
 
 def progress(path, name="h"):
-    reader = Reader(path)
-    try:
-        return next(one for one in reader.progress() if one.handler == name)
-    finally:
-        reader.close()
+    with closing(Reader(path)) as reader, reader.snapshot() as db:
+        return next(row for row in handler_rows(db) if row.handler == name)
 
 
 def parked(path):
-    reader = Reader(path)
-    try:
-        return [tuple(row) for row in reader._query("SELECT position, attempts, reason, parked_at FROM exceptions")]
-    finally:
-        reader.close()
+    with closing(Reader(path)) as reader, reader.snapshot() as db:
+        return [(p.row.position, p.row.attempts, p.row.reason, p.row.changed_at_ms) for p in parked_rows(db)]
 
 
 # --------------------------------------------------------------------------------------------------------- in order
@@ -409,7 +432,7 @@ async def test_after_the_last_attempt_the_event_is_parked_with_its_reason(start,
     await fill(journal, "a", "b")
     await harness.until_saved(2)
     assert harness.handler.calls == ["a", "a", "a", "b"]
-    assert parked(path) == [(1, 3, "ValueError: no such ticket", round(T0 * 1000))]
+    assert parked(path) == [(1, 3, "ValueError: no such ticket", round((T0 + 3) * 1000))]
     statistics = harness.statistics
     assert (statistics.parked, statistics.delivered) == (1, 1)
     assert statistics.last_error == "ValueError: no such ticket"
@@ -525,7 +548,7 @@ async def test_other_handlers_go_on_while_one_is_in_trouble(start, journal, cloc
         await fill(journal, uuid)
     await healthy.until_saved(3)
     assert healthy.handler.done == ["a", "b", "c"]
-    assert (progress(path, "broken").position, broken.handler.done) == (0, [])
+    assert (progress(path, "broken").pending, broken.handler.done) == (3, [])
 
 
 # ------------------------------------------------------------------------------------------------------------- stop
@@ -577,7 +600,7 @@ async def test_within_the_grace_a_failure_is_not_waited_for(start, journal, cloc
     await asyncio.sleep(0)
     release.set()
     await harness.stopped()
-    assert progress(path).position == 1
+    assert progress(path).pending == 1
     assert clock.slept == []
 
 
@@ -652,7 +675,8 @@ async def test_a_handler_that_answers_the_cut_in_its_own_way_cannot_keep_it_runn
     await fill(journal, "a", "b")
     await harness.until(harness.handler.called.wait())
     await harness.stop()
-    assert progress(path).position == (1 if answer == "returns" else 0)
+    assert progress(path).pending == (1 if answer == "returns" else 2)
+    assert harness.statistics.failed == 0
 
 
 async def test_a_pause_is_cut_at_once(start, journal, clock, path):
@@ -661,7 +685,7 @@ async def test_a_pause_is_cut_at_once(start, journal, clock, path):
     await fill(journal, "a", "b")
     await harness.until(clock.holding.wait())
     await harness.stop()
-    assert progress(path).position == 1
+    assert progress(path).pending == 1
 
 
 async def test_a_second_cancellation_cuts_the_call_at_once_and_leaves_nothing_running(start, journal, path):
@@ -729,27 +753,39 @@ async def test_progress_that_cannot_be_noted_is_noted_later_without_a_second_han
     assert len(clock.slept) == 2
 
 
-async def test_while_progress_cannot_be_noted_the_position_does_not_move_and_no_more_is_handed_over(
-    start, journal, clock
+async def test_while_progress_cannot_be_noted_it_goes_on_and_the_journal_stays_where_it_was(
+    start, journal, clock, path
 ):
-    journal.failures["save_progress"] = [JournalFull("no room")] * 100
-    clock.hold_s = 0.1
-    harness = await start(Recorder(), grace_s=3600.0)
+    journal.failures["save_progress"] = [JournalFull("no room")] * 10_000
+    harness = await start(Recorder(Reject("no")))
     await fill(journal, "a")
-    await harness.until(clock.holding.wait())
     await fill(journal, "b")
-    assert harness.statistics.position == 0
-    await harness.stop()
-    assert harness.handler.calls == ["a"]
+    await harness.until(harness.handler.wait_calls(2))
+    assert "no room" in harness.statistics.last_error
+    assert (progress(path).position, parked(path)) == (0, [])
+    journal.failures["save_progress"] = []
+    await harness.until_saved(2)
+    assert [row[0] for row in parked(path)] == [1]
+
+
+async def test_what_waits_to_be_noted_is_bounded(start, journal, clock, monkeypatch):
+    monkeypatch.setattr(ledger, "UNSAVED_MAX", 3)
+    monkeypatch.setattr(dispatch, "READ_AT_ONCE", 2)
+    journal.failures["save_progress"] = [JournalFull("no room")] * 10_000
+    harness = await start(Recorder(*[Reject("no")] * 100))
+    await fill(journal, *"abcdefgh")
+    await harness.until(harness.handler.wait_calls(2))
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert len(harness.handler.calls) < 6
 
 
 async def test_a_journal_without_room_does_not_keep_a_cut_handler_from_ending(start, journal, clock):
-    journal.failures["save_progress"] = [JournalFull("no room")] * 100
+    journal.failures["save_progress"] = [JournalFull("no room")] * 10_000
     harness = await start(Recorder(None, for_ever))
     await fill(journal, "a", "b")
     await harness.until(harness.handler.wait_calls(2))
     await harness.stop()
-    assert clock.slept == []
     journal.failures["save_progress"] = []
     again = await start(Recorder())
     await again.until_saved(2)
@@ -759,7 +795,7 @@ async def test_a_journal_without_room_does_not_keep_a_cut_handler_from_ending(st
 async def test_a_new_start_goes_on_where_the_journal_says(journal, clock, path):
     await Harness(journal, clock, Recorder()).dispatcher.register()
     await fill(journal, "a", "b", "c")
-    await journal.save_progress("h", 2)
+    await journal.save_progress("h", Advance(2, delivered=2))
     harness = await Harness(journal, clock, Recorder()).run()
     assert harness.statistics.position == 2
     await harness.until_saved(3)
@@ -776,19 +812,14 @@ async def test_a_new_handler_begins_at_the_head(start, journal):
     assert harness.handler.done == ["c"]
 
 
-async def test_a_position_whose_events_are_pruned_is_passed(start, journal, path):
-    harness = Harness(journal, Clock(), Recorder())
-    await harness.dispatcher.register()
+async def test_a_position_whose_events_are_pruned_is_passed(start, journal, clock):
+    await journal.register_handler("h")
     await fill(journal, "a", "b")
-    await journal.save_progress("h", 2)
-    await journal.prune(1, 10)
+    await journal.journal._write(lambda store: store._db.execute("DELETE FROM events"))
     journal.journal._recent.clear()  # long ago
-    await journal.save_progress("h", 0)
-    harness.dispatcher._position = 0
-    harness.task = asyncio.ensure_future(harness.dispatcher.run())
+    harness = await start(Recorder())
     await harness.until_saved(2)
     assert harness.handler.calls == []
-    await harness.stop()
 
 
 # --------------------------------------------------------------------------------------------------------- property
@@ -869,13 +900,15 @@ async def _dispatch_under_faults(path, cuts, lives, failures):
                 in_order(handler)
             handler = RandomHandler([], batches=False)
             async with life(journal, clock, handler, 60.0) as harness:
-                if harness.statistics.position < len(uuids):
+                async with asyncio.timeout(5):
                     await harness.until_saved(len(uuids))
             done += handler.done
             in_order(handler)
     given_up = {uuids[row[0] - 1] for row in parked(path)}
     assert set(done) | given_up == set(uuids)
-    assert progress(path).position == len(uuids)
+    noted = progress(path)
+    assert (noted.position, noted.pending, noted.parked) == (len(uuids), 0, len(given_up))
+    assert noted.delivered == len(uuids) - len(given_up)
 
 
 def in_order(handler):

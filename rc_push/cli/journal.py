@@ -14,6 +14,8 @@ from rc_push.cli import Settings
 from rc_push.cli.show import Since, event_line, printable, time_of_day
 from rc_push.envelope import Envelope
 from rc_push.errors import EXIT_FAILED
+from rc_push.journal.fates import fates_of
+from rc_push.journal.progress import Attempt, Unfinished
 from rc_push.journal.reader import Reader
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
@@ -107,8 +109,21 @@ def _story(envelope: Envelope, journal: Reader) -> str:
         f"  subscription   {envelope.subscription} over {envelope.transport}",
         f"  their id of it {printable(envelope.subscription_id or '-')}",
     ]
-    for progress in journal.progress():
-        state = "finished or filtered" if progress.position >= envelope.position else "waiting"
-        lines.append(f"  handler        {progress.handler}: {state}")
+    with journal.snapshot() as db:
+        for fate in fates_of(db, envelope.position):
+            lines += _fate_lines(*fate)
     lines += [f"  {printable(line)}" for line in f"body {body}".splitlines()]
     return "\n".join(lines)
+
+
+def _fate_lines(handler: str, fate: str, row: Unfinished | None, attempts: list[Attempt]) -> Iterator[str]:
+    words = {"finished": "done, or not wanted", "pending": "not handed over yet"}.get(fate, fate)
+    if row and row.due_at_ms:
+        words += f", next try at {time_of_day(row.due_at_ms)}"
+    if row and row.reason:
+        words += f": {printable(row.reason)}"
+    yield f"  handler        {handler}: {words}"
+    for call in attempts:
+        error = f": {printable(call.error)}" if call.error else ""
+        yield f"    call {call.number:<3}     {time_of_day(call.began_at_ms)}  {call.took_ms} ms  {call.outcome}{error}"
+        yield from (f"      {printable(line)}" for line in call.detail.splitlines())

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 TRANSPORTS = ("websocket", "pubnub")
+UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 DEFAULT_SERVER = "https://platform.ringcentral.com"
 # The account `main` of a file without [accounts]; $RC_SERVER_URL is its server.
 FROM_ENVIRONMENT = {
@@ -117,6 +118,12 @@ class HandlerConfig(msgspec.Struct, frozen=True):
     timeout_s: Annotated[float, _option("for one hand-over, in seconds", low=0.1, high=86400)] = 30.0
     retry: RetryConfig = RetryConfig()
     settings: dict[str, object] = msgspec.field(default_factory=dict)
+
+    def start_ms(self, at: float) -> int | None:
+        """Return *start* in ms since 1970, seen from the epoch second *at*; None for `now`."""
+        if self.start in ("now", "beginning"):
+            return None if self.start == "now" else 0
+        return round((at - int(self.start[:-1]) * UNITS_S[self.start[-1]]) * 1000)
 
 
 class JournalConfig(msgspec.Struct, frozen=True):

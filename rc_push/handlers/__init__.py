@@ -87,16 +87,16 @@ def load(config: HandlerConfig) -> LoadedHandler:
     with _blaming(config.name, "found"):
         entry_point = _find(config.use)
     with _blaming(config.name, "loaded", entry_point):
-        return adapt(config.name, _construct(entry_point.load(), config))
+        return adapt(config.name, _construct(entry_point.load(), config), config.concurrency)
 
 
-def adapt(name: str, handler: Any) -> LoadedHandler:
+def adapt(name: str, handler: Any, concurrency: int = 1) -> LoadedHandler:
     """Return *handler*, an object with `handle` or a function, in the shape that the daemon uses."""
     handle = getattr(handler, "handle", handler)
     if not callable(handle):
         raise HandlerError("neither a class with handle(envelope) nor a function; see the plug-in")
     handle_batch = getattr(handler, "handle_batch", None)
-    thread = CallThreads(f"handler-{name}")
+    thread = CallThreads(f"handler-{name}", concurrency)
     batch = _as_async(handle_batch, thread) if handle_batch else None
     return LoadedHandler(name, handler, _as_async(handle, thread), batch, thread)
 

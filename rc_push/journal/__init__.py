@@ -9,20 +9,35 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from rc_push.envelope import Batch, Cursor, Envelope
 from rc_push.errors import JournalError
-from rc_push.journal.reader import Progress, Reader, Tally, UnreadableRow
+from rc_push.journal.progress import Advance, Attempt, ProgressRows, Registered, Replay, Unfinished
+from rc_push.journal.reader import Reader, Tally, UnreadableRow
 from rc_push.journal.recent import Recent
-from rc_push.journal.store import Appended, Parked, Store
+from rc_push.journal.store import Appended, Store
 
-__all__ = ["Appended", "Journal", "Parked", "Progress", "Reader", "Store", "Tally", "UnreadableRow"]
+__all__ = [
+    "Advance",
+    "Appended",
+    "Attempt",
+    "Journal",
+    "ProgressRows",
+    "Reader",
+    "Registered",
+    "Replay",
+    "Store",
+    "Tally",
+    "Unfinished",
+    "UnreadableRow",
+]
 
+T = TypeVar("T")
 type_of_write = Callable[[Store], Any]
 
 
@@ -86,8 +101,12 @@ class Journal:
         recent = self._recent.after(after, limit)
         if recent is not None:
             return recent
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._reads, self._reader.after, after, limit)
+        return await self._in_reader(self._reader.after, after, limit)
+
+    async def read_one(self, position: int) -> Envelope | None:
+        """Return the event at *position*; None where it is no more."""
+        events = await self.read(position - 1, 1)
+        return events[0] if events and events[0].position == position else None
 
     async def cursor(self, subscription: str) -> Cursor | None:
         """Return where *subscription* stands."""
@@ -103,19 +122,35 @@ class Journal:
         """Keep the OAuth session of *account*."""
         await self._write(lambda store: store.save_oauth_session(account, session))
 
-    async def register_handler(self, name: str) -> int:
-        """Return the position of the handler *name*; one that is new begins at the head."""
-        position: int = await self._write(lambda store: store.register_handler(name))
-        return position
+    async def register_handler(self, name: str, since_ms: int | None = None) -> Registered:
+        """Return where the handler *name* stands; one that is new begins with what was received since *since_ms*.
 
-    async def save_progress(self, handler: str, position: int, parked: Sequence[Parked] = ()) -> None:
-        """Note that *handler* is finished with all up to *position*, but for what is *parked*."""
-        await self._write(lambda store: store.save_progress(handler, position, parked))
+        None: with what comes from now on.
+        """
+
+        def register(store: Store) -> Registered:
+            start = None if since_ms is None else store.position_before(since_ms)
+            return store.progress.register(name, start, store.head())
+
+        registered: Registered = await self._write(register)
+        return registered
+
+    async def save_progress(self, handler: str, advance: Advance) -> None:
+        """Note what has changed for *handler*, in one transaction."""
+        await self._write(lambda store: store.progress.save(handler, advance))
+
+    async def change_progress(self, change: Callable[[ProgressRows], T]) -> T:
+        """Have *change* run on the rows of handlers, in one transaction; return what it returns."""
+        changed: T = await self._write(lambda store: change(store.progress))
+        return changed
 
     async def prune(self, before_ms: int, limit: int = 500) -> int:
         """Remove at most *limit* old events that nobody needs; return how many."""
         pruned: int = await self._write(lambda store: store.prune(before_ms, limit))
         return pruned
+
+    async def _in_reader(self, call: Callable[..., T], *args: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._reads, call, *args)
 
     async def _write(self, write: type_of_write) -> Any:
         return await self._start(write)

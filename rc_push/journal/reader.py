@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,16 +53,6 @@ class UnreadableRow:
             "reason": self.reason,
             "raw": self.raw.decode("utf-8", "replace"),
         }
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far one handler is: all up to *position* is finished but for *parked* events; *pending* wait."""
-
-    handler: str
-    position: int
-    pending: int
-    parked: int
 
 
 class Reader:
@@ -132,13 +123,17 @@ class Reader:
         rows = self._query("SELECT name, received, stored, duplicate, unreadable FROM subscriptions ORDER BY name")
         return [Tally(*row) for row in rows]
 
-    def progress(self) -> list[Progress]:
-        """Return how far every handler is."""
-        rows = self._query(
-            "SELECT h.name, h.position, (SELECT count(*) FROM events e WHERE e.position > h.position),"
-            " (SELECT count(*) FROM exceptions x WHERE x.handler = h.id) FROM handlers h ORDER BY h.name"
-        )
-        return [Progress(*row) for row in rows]
+    @contextmanager
+    def snapshot(self) -> Iterator[sqlite3.Connection]:
+        """Let all that is read inside see the same state. Raises JournalError for what SQLite says."""
+        try:
+            self._db.execute("BEGIN")
+            try:
+                yield self._db
+            finally:
+                self._db.execute("ROLLBACK")
+        except sqlite3.Error as exc:
+            raise journal_error_from(exc, self.path) from exc
 
     def _query(self, sql: str, values: tuple[object, ...] = ()) -> Generator[tuple[Any, ...], None, None]:
         try:

@@ -7,7 +7,6 @@ checkpoints (SQLite up to 3.51.2 can corrupt a WAL database that two connections
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from urllib.parse import quote
 
 from rc_push.envelope import Batch, Cursor, Envelope, Gap, Source
 from rc_push.errors import JournalError, JournalFull, JournalInUse, JournalTooNew
+from rc_push.journal.progress import ProgressRows
 
 APPLICATION_ID = 0x72635075  # "rcPu"
 # Rows of one INSERT. One statement for many rows: the writer thread gives the GIL away at each statement.
@@ -42,16 +42,6 @@ class Appended:
     head: int
 
 
-@dataclass(frozen=True, slots=True)
-class Parked:
-    """An event that a handler will not be handed again by itself, with the reason and the number of attempts."""
-
-    position: int
-    attempts: int
-    reason: str
-    parked_at_ms: int
-
-
 class Store:
     """The one writer. Opened once per process, used from one thread. Call within `transaction()`."""
 
@@ -69,7 +59,7 @@ class Store:
             raise
         self._subscriptions: dict[str, int] = {}
         self._sources: dict[Source, int] = {}
-        self._handlers: dict[str, int] = {}
+        self.progress = ProgressRows(self._db)
 
     def close(self) -> None:
         """Close the journal and let go of its lock. The journal is whole without it, too."""
@@ -82,16 +72,15 @@ class Store:
 
         Raises JournalFull where the disk has no room, JournalError for what else SQLite says.
         """
-        handlers = dict(self._handlers)
         try:
             self._db.execute("BEGIN IMMEDIATE")
             yield
             self._db.execute("COMMIT")
         except sqlite3.Error as exc:
-            self._roll_back(handlers)
+            self._roll_back()
             raise journal_error_from(exc, self.path) from exc
         except BaseException:
-            self._roll_back(handlers)
+            self._roll_back()
             raise
 
     def append(self, batch: Batch) -> Appended:
@@ -151,37 +140,37 @@ class Store:
             (account, session),
         )
 
-    def register_handler(self, name: str) -> int:
-        """Return the position of the handler *name*; one that is new begins at the journal's head."""
-        self._db.execute(
-            "INSERT INTO handlers (name, position) VALUES (?,?) ON CONFLICT DO NOTHING", (name, self.head())
-        )
-        handler, position = self._db.execute("SELECT id, position FROM handlers WHERE name = ?", (name,)).fetchone()
-        self._handlers[name] = handler
-        return int(position)
-
-    def save_progress(self, handler: str, position: int, parked: Sequence[Parked] = ()) -> None:
-        """Note that *handler* is finished with all up to *position*, but for what is *parked*."""
-        handler_id = self._handlers[handler]
-        self._db.execute("UPDATE handlers SET position = max(position, ?) WHERE id = ?", (position, handler_id))
-        self._db.executemany(
-            "INSERT INTO exceptions (handler, position, state, attempts, parked_at, reason) VALUES (?,?,'parked',?,?,?)"
-            " ON CONFLICT DO NOTHING",
-            [(handler_id, p.position, p.attempts, p.parked_at_ms, p.reason) for p in parked],
-        )
+    def position_before(self, at_ms: int) -> int:
+        """Return the newest position of what was received before *at_ms*; times are taken to rise with positions."""
+        low, high = 0, self.head()
+        while low < high:
+            middle = (low + high) // 2
+            row = self._db.execute(
+                "SELECT position, received_at FROM events WHERE position > ? ORDER BY position LIMIT 1", (middle,)
+            ).fetchone()
+            if row is None or row[1] >= at_ms:
+                high = middle
+            else:
+                low = int(row[0])
+        return low
 
     def prune(self, before_ms: int, limit: int) -> int:
         """Remove at most *limit* of the oldest events received before *before_ms*; return how many.
 
-        What a registered handler has not finished, and what is parked, stays.
+        What a handler has not finished, is to be handed over once more or is parked, stays; also where the handler is
+        not in the file any more.
         """
         events = self._db.execute(
             # The oldest rows only: were nothing due, a search by time would read the whole journal.
             "DELETE FROM events WHERE received_at < ? AND position IN (SELECT position FROM events WHERE position <="
-            " (SELECT ifnull(min(position), ?) FROM handlers WHERE name IN (SELECT value FROM json_each(?)))"
-            " AND position NOT IN (SELECT position FROM exceptions) ORDER BY position LIMIT ?)",
-            (before_ms, self.head(), json.dumps(list(self._handlers)), limit),
+            " (SELECT ifnull(min(position), ?) FROM"
+            " (SELECT position FROM handlers UNION ALL SELECT position FROM replays))"
+            " AND position NOT IN (SELECT position FROM unfinished) ORDER BY position LIMIT ?)",
+            (before_ms, self.head(), limit),
         ).rowcount
+        if events:
+            oldest = "(SELECT ifnull(min(position), 0) FROM events)"
+            self._db.execute(f"DELETE FROM attempts WHERE position < {oldest}")  # noqa: S608 - our own words
         self._db.execute(
             "DELETE FROM unreadables WHERE received_at < ? AND id IN (SELECT id FROM unreadables ORDER BY id LIMIT ?)",
             (before_ms, limit),
@@ -252,11 +241,11 @@ class Store:
             known = self._sources[source] = int(row[0])
         return known
 
-    def _roll_back(self, handlers: dict[str, int]) -> None:
-        """Roll back, and forget the ids that the transaction may have made; *handlers* were registered before it."""
+    def _roll_back(self) -> None:
+        """Roll back, and forget the ids that the transaction may have made."""
         self._subscriptions.clear()
         self._sources.clear()
-        self._handlers = handlers
+        self.progress.forget_ids()
         if self._db.in_transaction:
             self._db.rollback()
 

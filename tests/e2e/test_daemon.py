@@ -13,6 +13,7 @@ import subprocess
 import pytest
 
 from rc_push.envelope import ms_from_iso
+from rc_push.journal.fates import handler_rows
 from rc_push.journal.reader import Reader
 from rc_push.simulator.emitter import Many
 from rc_push.simulator.faults import GARBAGE
@@ -460,8 +461,8 @@ async def test_a_plug_in_that_raises_is_tried_again_then_parked_and_others_do_no
     await daemon.wait_until(lambda: len(daemon.lines("event_parked")) == 5)
 
     assert await daemon.stop(within_s=5) == 0
-    with contextlib.closing(Reader(daemon.journal_path)) as journal:
-        progress = {entry.handler: (entry.pending, entry.parked) for entry in journal.progress()}
+    with contextlib.closing(Reader(daemon.journal_path)) as journal, journal.snapshot() as db:
+        progress = {row.handler: (row.pending, row.parked) for row in handler_rows(db)}
     assert progress == {"events": (0, 0), "tickets": (0, 0), "bad": (0, 5), "worse": (5, 0)}
 
 

@@ -15,9 +15,10 @@ import pytest
 import rc_push.journal
 from rc_push.envelope import Batch, Cursor, Envelope, Gap, Source
 from rc_push.errors import JournalError, JournalInUse
-from rc_push.journal import Journal, Parked, Reader, Store
+from rc_push.journal import Advance, Journal, Reader, Registered, Store, Unfinished
 
 SOURCE = Source("main", "team", "websocket")
+PARKED = Unfinished(1, "parked", False, "", 10, 10, 0, 0, None, "why")
 MISFIT = Gap("team", "websocket", 0, 1, "why", "perhaps")  # the schema refuses its certainty
 
 
@@ -118,12 +119,13 @@ async def test_the_state_of_loops_and_accounts_is_kept(tmp_path):
         assert await journal.load_session("main") is None
         await journal.append(Batch("team", [envelope(1)], cursor=cursor))
         await journal.save_session("main", b"tokens")
-        assert await journal.register_handler("file") == 1
-        await journal.save_progress("file", 7, [Parked(1, 10, "why", 0)])
+        assert await journal.register_handler("file") == Registered(1, is_paused=False)
+        await journal.save_progress("file", Advance(7, unfinished={1: PARKED}))
+        await journal.change_progress(lambda rows: rows.pause("file", is_paused=True))
     async with Journal(path) as journal:
         assert await journal.cursor("team") == cursor
         assert await journal.load_session("main") == b"tokens"
-        assert await journal.register_handler("file") == 7
+        assert await journal.register_handler("file") == Registered(7, is_paused=True)
         assert await journal.prune(1 << 60) == 0, "the one event is parked"
 
 
@@ -157,14 +159,14 @@ async def test_writes_of_all_kinds_share_a_transaction_and_see_each_other(journa
     tasks = await start(
         journal.append(Batch("team", [envelope(1)], cursor=Cursor("team", "websocket", 9))),
         journal.register_handler("file"),
-        journal.save_progress("file", 1),
+        journal.save_progress("file", Advance(1)),
         journal.cursor("team"),
     )
     store.gate.set()
     await first
     _, position, _, cursor = await asyncio.gather(*tasks)
     assert store.transactions - before <= 2
-    assert position == 1
+    assert position == Registered(1, is_paused=False)
     assert cursor == Cursor("team", "websocket", 9)
 
 
@@ -174,7 +176,7 @@ async def test_one_write_that_fails_takes_no_other_with_it(journal, store):
         journal.append(batch(1)),
         journal.append(Batch("team", [envelope(2)], gaps=[MISFIT])),
         journal.append(batch(3)),
-        journal.save_progress("stranger", 1),
+        journal.save_progress("stranger", Advance(1)),
         journal.append(batch(4)),
     )
     store.gate.set()
@@ -222,7 +224,7 @@ async def test_a_write_that_fails_after_its_caller_was_cancelled_harms_nobody(jo
     complaints: list[dict] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
     store.gate.clear()
-    tasks = await start(journal.append(Batch("team", gaps=[MISFIT])), journal.save_progress("stranger", 1))
+    tasks = await start(journal.append(Batch("team", gaps=[MISFIT])), journal.save_progress("stranger", Advance(1)))
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)

@@ -12,8 +12,8 @@ import pytest
 
 from rc_push.envelope import Batch, Cursor, Envelope, Gap, Source, Unreadable
 from rc_push.errors import JournalError
-from rc_push.journal.reader import READ_MAX_BYTES, Progress, Reader, Tally, UnreadableRow
-from rc_push.journal.store import Parked, Store
+from rc_push.journal.reader import READ_MAX_BYTES, Reader, Tally, UnreadableRow
+from rc_push.journal.store import Store
 
 SOURCE = Source("main", "team", "websocket")
 
@@ -184,17 +184,6 @@ def test_the_newest_unreadables_come_oldest_first_and_print_as_json(append, read
 def test_tallies_come_by_name(append, reader):
     append(Batch("team", [envelope(1), envelope(1)], [Unreadable(b"", "why", SOURCE, 0)]), Batch("calls"))
     assert reader.tallies() == [Tally("calls", 0, 0, 0, 0), Tally("team", 3, 1, 1, 1)]
-
-
-def test_progress_counts_what_waits_and_what_is_parked(store, append, reader):
-    with store.transaction():
-        store.register_handler("slow")
-        store.register_handler("quick")
-    append(Batch("team", [envelope(n) for n in range(10)]))
-    with store.transaction():
-        store.save_progress("slow", 4, [Parked(2, 10, "why", 0), Parked(3, 10, "why", 0)])
-        store.save_progress("quick", 10)
-    assert reader.progress() == [Progress("quick", 10, 0, 0), Progress("slow", 4, 6, 2)]
 
 
 def test_a_session_is_read_as_it_was_saved(store, reader):

@@ -20,11 +20,12 @@ from hypothesis import strategies as st
 
 from rc_push.envelope import Batch, Cursor, Envelope, Gap, Source, Unreadable
 from rc_push.errors import JournalError, JournalFull, JournalInUse, JournalTooNew
-from rc_push.journal.reader import Progress, Reader, Tally
+from rc_push.journal.fates import handler_rows
+from rc_push.journal.progress import Advance, Unfinished
+from rc_push.journal.reader import Reader, Tally
 from rc_push.journal.store import (
     APPLICATION_ID,
     Appended,
-    Parked,
     Store,
     connect_read_only,
     journal_error_from,
@@ -47,9 +48,25 @@ def append(store: Store, batch: Batch) -> Appended:
         return store.append(batch)
 
 
+def parking(*positions: int, position: int = 0, reason: str = "why") -> Advance:
+    rows = {p: Unfinished(p, "parked", False, "", 10, 10, 0, 1000, None, reason) for p in positions}
+    return Advance(position, unfinished=rows)
+
+
+def advance(store: Store, name: str, position: int) -> None:
+    with store.transaction():
+        store.progress.save(name, Advance(position))
+
+
+def handlers_in(store: Store) -> dict[str, tuple[int, int, int]]:
+    """Return position, what is pending and what is parked, by handler."""
+    with reading(store) as reader, reader.snapshot() as db:
+        return {row.handler: (row.position, row.pending, row.parked) for row in handler_rows(db)}
+
+
 def park(store: Store, handler: str, *positions: int) -> None:
     with store.transaction():
-        store.save_progress(handler, 0, [Parked(position, 1, "why", 0) for position in positions])
+        store.progress.save(handler, parking(*positions))
 
 
 def prune(store: Store, before_ms: int = 1 << 60, limit: int = 1 << 60) -> int:
@@ -59,7 +76,7 @@ def prune(store: Store, before_ms: int = 1 << 60, limit: int = 1 << 60) -> int:
 
 def register(store: Store, name: str) -> int:
     with store.transaction():
-        return store.register_handler(name)
+        return store.progress.register(name, None, store.head()).position
 
 
 @contextmanager
@@ -263,7 +280,7 @@ def test_what_fails_leaves_nothing_behind(store):
         with store.transaction():
             store.append(whole)
             store.save_oauth_session("main", b"tokens")
-            store.save_progress("file", 9, [Parked(1, 1, "why", 0)])
+            store.progress.save("file", parking(1, position=9))
             raise OutOfLuckError
 
     with pytest.raises(OutOfLuckError):
@@ -275,7 +292,7 @@ def test_what_fails_leaves_nothing_behind(store):
         assert reader.tallies() == []
         assert reader.unreadables(9) == []
         assert list(reader.gaps()) == []
-        assert reader.progress() == [Progress("file", 0, 0, 0)]
+    assert handlers_in(store) == {"file": (0, 0, 0)}
 
 
 def test_ids_made_in_a_failed_transaction_are_forgotten(store):
@@ -301,18 +318,16 @@ def test_a_handler_registered_in_a_failed_transaction_is_forgotten_and_the_other
 
     def fail() -> None:
         with store.transaction():
-            store.register_handler("late")
+            store.progress.register("late", None, store.head())
             raise OutOfLuckError
 
     with pytest.raises(OutOfLuckError):
         fail()
-    with pytest.raises(KeyError), store.transaction():
-        store.save_progress("late", 9)
+    with pytest.raises(KeyError):
+        advance(store, "late", 9)
     assert register(store, "third") == 3, "it gets the id that `late` had"
-    with store.transaction():
-        store.save_progress("early", 5)
-    with reading(store) as reader:
-        assert reader.progress() == [Progress("early", 5, 0, 0), Progress("third", 3, 0, 0)]
+    advance(store, "early", 5)
+    assert handlers_in(store) == {"early": (5, 0, 0), "third": (3, 0, 0)}
 
 
 def test_an_sqlite_error_inside_becomes_a_journal_error_and_the_store_works_on(store):
@@ -431,45 +446,49 @@ def test_a_new_handler_begins_at_the_head_and_a_known_one_where_it_was(store):
 def test_a_handler_registered_in_an_empty_journal_begins_before_the_first_event(store):
     assert register(store, "file") == 0
     append(store, batch(1))
-    with reading(store) as reader:
-        assert reader.progress() == [Progress("file", 0, 1, 0)]
+    assert handlers_in(store) == {"file": (0, 1, 0)}
+
+
+def test_a_new_handler_can_begin_in_the_past(store):
+    append(store, Batch("team", [envelope(n, received_at_ms=n * 10) for n in range(10)]))
+    prune(store, limit=3)
+    for since_ms, position in ((0, 0), (25, 0), (30, 0), (31, 4), (50, 5), (91, 10), (1000, 10)):
+        with store.transaction():
+            assert store.position_before(since_ms) == position
+            assert store.progress.register(f"since-{since_ms}", position, store.head()).position == position
+    assert handlers_in(store)["since-50"] == (5, 5, 0)
+    assert handlers_in(store)["since-0"] == (0, 7, 0), "those that are still there"
 
 
 def test_progress_goes_forward_only(store):
     register(store, "file")
     for position in (5, 3, 4):
-        with store.transaction():
-            store.save_progress("file", position)
+        advance(store, "file", position)
     assert register(store, "file") == 5
 
 
 def test_progress_of_a_handler_that_nobody_registered_is_a_mistake(store):
-    with pytest.raises(KeyError), store.transaction():
-        store.save_progress("stranger", 1)
+    with pytest.raises(KeyError):
+        advance(store, "stranger", 1)
 
 
-def test_progress_outlives_the_process_but_registration_does_not(tmp_path):
+def test_progress_outlives_the_process(tmp_path):
     path = tmp_path / "journal.db"
     with opened(path) as store:
         register(store, "file")
-        with store.transaction():
-            store.save_progress("file", 7)
+        advance(store, "file", 7)
     with opened(path) as store:
-        with pytest.raises(KeyError), store.transaction():
-            store.save_progress("file", 9)
         assert register(store, "file") == 7
 
 
-def test_an_event_is_parked_once_however_often_that_is_noted(store):
-    append(store, batch(1, 2))
+def test_what_is_noted_last_of_an_event_counts(store):
     register(store, "file")
+    append(store, batch(1, 2))
     for reason in ("first", "second"):
         with store.transaction():
-            store.save_progress("file", 2, [Parked(2, 10, reason, 1000)])
-    rows = store._db.execute("SELECT position, state, attempts, reason, parked_at FROM exceptions").fetchall()
-    assert rows == [(2, "parked", 10, "first", 1000)]
-    with reading(store) as reader:
-        assert reader.progress() == [Progress("file", 2, 0, 1)]
+            store.progress.save("file", parking(2, position=2, reason=reason))
+    assert store._db.execute("SELECT position, state, reason FROM unfinished").fetchall() == [(2, "parked", "second")]
+    assert handlers_in(store) == {"file": (2, 1, 1)}, "one of two is not accounted for: nobody said it was delivered"
 
 
 def test_two_handlers_park_the_same_event_each_for_itself(store):
@@ -477,8 +496,7 @@ def test_two_handlers_park_the_same_event_each_for_itself(store):
     for name in ("file", "log"):
         register(store, name)
         park(store, name, 1)
-    with reading(store) as reader:
-        assert [progress.parked for progress in reader.progress()] == [1, 1]
+    assert [parked for _, _, parked in handlers_in(store).values()] == [1, 1]
 
 
 # ------------------------------------------------------------------------------------------------------------- pruning
@@ -498,23 +516,26 @@ def test_pruning_takes_what_was_received_before_the_instant_and_nothing_later(st
     assert uuids_in(store) == ["4", "5", "6", "7", "8", "9"]
 
 
-def test_what_a_registered_handler_has_not_finished_stays(store):
+def test_what_a_handler_has_not_finished_stays(store):
     register(store, "slow")
     append(store, batch(*range(10)))
     register(store, "quick")
-    with store.transaction():
-        store.save_progress("slow", 3)
+    advance(store, "slow", 3)
     assert prune(store) == 3
     assert positions_in(store)[0] == 4
 
 
-def test_what_a_handler_that_is_no_longer_registered_has_not_finished_goes(tmp_path):
+def test_what_a_handler_that_has_left_the_file_has_not_finished_stays_until_it_is_forgotten(tmp_path):
     path = tmp_path / "journal.db"
     with opened(path) as store:
         register(store, "gone")
         append(store, batch(1, 2))
     with opened(path) as store:
         register(store, "here")
+        assert prune(store) == 0
+        with store.transaction():
+            store.progress.forget("gone")
+            store.progress.forget("gone")
         assert prune(store) == 2
 
 
@@ -568,7 +589,7 @@ def test_pruning_never_takes_what_somebody_needs(count, handlers, before_ms, lim
         for name, (position, parked) in handlers.items():
             register(store, name)
             with store.transaction():
-                store.save_progress(name, position, [Parked(p, 1, "why", 0) for p in parked])
+                store.progress.save(name, parking(*parked, position=position))
         append(store, Batch("team", [envelope(n, received_at_ms=n) for n in range(1, count + 1)]))
         pruned = prune(store, before_ms, limit)
         finished = min((position for position, _ in handlers.values()), default=count)
@@ -685,7 +706,7 @@ def test_a_journal_of_a_newer_version_is_refused_and_left_as_it_is(tmp_path):
         store._db.execute("PRAGMA user_version = 999")
     before = path.read_bytes()
     for open_it in (Store, Reader):
-        with pytest.raises(JournalTooNew, match=r"schema 999, known 1.*upgrade rc-push"):
+        with pytest.raises(JournalTooNew, match=r"schema 999, known 2.*upgrade rc-push"):
             open_it(path)
     assert path.read_bytes() == before
 

@@ -1,0 +1,80 @@
+"""How is a handler called? Within its time, and so that nothing it raises is taken for ours.
+
+Knows tasks and time-outs; knows nothing of events or retries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Self, TypeVar
+
+T = TypeVar("T")
+
+
+class Caller:
+    """Calls a handler from one task, one call after another. Use it as a context manager within that task.
+
+    One timer serves all calls: it is armed anew only when it fires, which costs a call next to nothing.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._loop = asyncio.get_running_loop()
+        self._began_at: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._has_expired = False
+
+    def __enter__(self) -> Self:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("calls are made from a task")
+        self._task = task
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer:
+            self._timer.cancel()
+
+    async def call(self, handle: Callable[[T], Awaitable[None]], what: T) -> None:
+        """Call *handle*. Raises an Exception for all that it does wrong; CancelledError is our own stop."""
+        self._began_at = self._loop.time()
+        if self._timer is None:
+            self._timer = self._loop.call_at(self._began_at + self._timeout_s, self._look)
+        try:
+            await handle(what)
+        except (Exception, asyncio.CancelledError, SystemExit) as exc:
+            if self._task.cancelling() > self._has_expired:  # our own stop, however the handler has answered it
+                raise asyncio.CancelledError from exc
+            if self._has_expired and isinstance(exc, (asyncio.CancelledError, TimeoutError)):
+                raise TimeoutError(f"not done within {self._timeout_s:g} s") from exc
+            if isinstance(exc, Exception):
+                raise
+            # Taken as ours, it would end the loop in silence.
+            raise RuntimeError(f"the handler raised {type(exc).__name__}") from exc
+        finally:
+            self._began_at = None
+            if self._has_expired:
+                await self._forget_expiry()
+
+    async def _forget_expiry(self) -> None:
+        """Take our cancellation back, also where the call has ended before it could arrive."""
+        self._has_expired = False
+        if self._task.uncancel() == 0:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
+            if self._task.cancelling():  # somebody else's, at this very moment
+                raise asyncio.CancelledError
+
+    def _look(self) -> None:
+        """Cut the call that takes too long, or look again when the one under way would."""
+        self._timer = None
+        if self._began_at is None:
+            return
+        due_at = self._began_at + self._timeout_s
+        if self._loop.time() < due_at:
+            self._timer = self._loop.call_at(due_at, self._look)
+            return
+        self._has_expired = True
+        self._task.cancel()

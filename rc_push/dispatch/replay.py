@@ -1,0 +1,41 @@
+"""Which events are handed over once more? What an operator has asked for, as it is kept in the journal.
+
+Knows envelopes and routes; knows nothing of how they are read or handed over.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import msgspec
+
+from rc_push.config import HandlerConfig
+from rc_push.envelope import Envelope
+from rc_push.routing import Route
+
+
+class Selection(msgspec.Struct, frozen=True, dict=True, omit_defaults=True):
+    """The events at *positions*, or (None) all of a span whose type matches the globs *types*, and *where*."""
+
+    positions: frozenset[int] | None = None
+    types: tuple[str, ...] = ()
+    where: str | None = None
+
+    @classmethod
+    def from_json(cls, text: str) -> Selection:
+        """Return what `to_json` gave."""
+        return msgspec.json.decode(text, type=cls)
+
+    def to_json(self) -> str:
+        """Return it as text for the journal."""
+        return msgspec.json.encode(self).decode()
+
+    def matches(self, envelope: Envelope) -> bool:
+        """Say whether *envelope* is one of them. Raises what `Route.matches` raises."""
+        if self.positions is not None and envelope.position not in self.positions:
+            return False
+        return self._route.matches(envelope)
+
+    @cached_property
+    def _route(self) -> Route:
+        return Route(HandlerConfig("replay", "", types=self.types, where=self.where))
