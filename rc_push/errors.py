@@ -18,6 +18,7 @@
     ├── ControlError             the running daemon cannot be asked, or says no
     │   └── NotRunning               no daemon is running                             exit 3
     ├── HandlerError             a handler cannot be loaded or opened                exit 78
+    ├── RoutingError             a handler's rules cannot be applied to an event
     ├── Retry                    raised by a handler: later, not an error
     ├── Failed                   raised by a handler: this attempt went wrong
     └── Reject                   raised by a handler: park at once
@@ -198,6 +199,10 @@ class HandlerError(RcPushError):
     """Raised when a handler cannot be found, loaded or opened."""
 
     exit_code = EXIT_CONFIG
+
+
+class RoutingError(RcPushError):
+    """Raised when the rules of a handler cannot be applied to an event. What the event says is not in it."""
 
 
 class Retry(RcPushError):

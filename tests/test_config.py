@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rc_push import config
-from rc_push.config import Secret, file, find_config, load, load_control, load_journal, options, with_lines
+from rc_push.config import Secret, file, find_config, load, load_control, load_journal, load_routes, options, with_lines
 from rc_push.config.lines import lines_by_key
 from rc_push.errors import ConfigError, Problem
 
@@ -129,6 +129,51 @@ def test_the_control_socket_is_beside_the_journal_unless_the_file_says_where(wri
         load_control(write("[service]\ncontrol = 5\n"))
 
 
+def test_routes_can_be_read_without_any_secret_or_what_else_is_wrong(write):
+    text = """
+        [accounts.main]
+        jwt = { env = "NOT_SET" }
+        [subscriptions.team]
+        event_filters = ["/x"]
+        [handlers.events]
+        use = "file"
+        subscriptions = ["team"]
+        where = "body.isPublic"
+        [handlers.off]
+        use = "no-such"
+        enabled = false
+        [log]
+        level = "loud"
+        """
+    subscriptions, handlers, warnings = load_routes(write(text))
+    assert (subscriptions["team"].account, subscriptions["team"].transport) == ("main", "websocket")
+    assert [handler.enabled for handler in handlers.values()] == [True, False]
+    assert [(problem.key, problem.line) for problem in warnings] == [("handlers.events.where", 9)]
+    assert load_routes(write("handlers.h.use = 'log'\n"))[0] == {}
+    assert load_routes(write(SUBSCRIPTION))[0]["team"].account == "main"
+
+
+def test_every_mistake_in_the_routes_is_told_at_once(write):
+    text = "[handlers.a]\nuse = 'log'\nwhere = 'x ='\n[handlers.b]\ntypes = 'x'\n[subscriptions.c]\n"
+    with pytest.raises(ConfigError) as caught:
+        load_routes(write(text))
+    assert [(problem.key, problem.line) for problem in caught.value.problems] == [
+        ("handlers.a.where", 3),
+        ("handlers.b.use", 4),
+        ("handlers.b.types", 5),
+        ("subscriptions.c.event_filters", 6),
+    ]
+    with pytest.raises(ConfigError, match="there is no file"):
+        load_routes(None)
+
+
+def test_a_where_that_is_hardly_meant_is_a_warning(write):
+    _, warnings = load(write(GOOD + "[handlers.h]\nuse = 'f'\nwhere = \"type == 'post.added'\"\n"), ENVIRON)
+    assert [str(warning) for warning in warnings] == [
+        'line 7: handlers.h.where: an event has no "type", unless RingCentral has added it; did you mean rcPush.type?'
+    ]
+
+
 # ------------------------------------------------------------------------------------------------------------- mistakes
 
 BAD = [
@@ -176,6 +221,10 @@ BAD = [
         "raise",
     ),
     ("[handlers.h]\nuse = 'f'\nsubscriptions = ['tem']", "handlers.h.subscriptions", 3, 'no "tem"', 'mean "team"'),
+    ("[handlers.h]\nuse = 'f'\nwhere = 5", "handlers.h.where", 3, "5", "a string"),
+    ("[handlers.h]\nuse = 'f'\nwhere = ''", "handlers.h.where", 3, '""', "a string"),
+    ("[handlers.h]\nuse = 'f'\nwhere = 'body.'", "handlers.h.where", 3, '"body." is no JMESPath expression', "quotes"),
+    ("[handlers.h]\nuse = 'f'\nwhere = 'length(body)'", "handlers.h.where", 3, "can never be true", "compare"),
     ("[subscriptions.b]", "subscriptions.b.event_filters", 1, "there is none", "/team-messaging/v1/posts"),
     ("[subscriptions.b]\nevent_filters = []", "subscriptions.b.event_filters", 2, "there is none", "at least one"),
     ("[subscriptions.b]\nevent_filters = ['x']", "subscriptions.b.event_filters", 2, '"x"', "begin it with /"),

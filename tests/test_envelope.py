@@ -484,7 +484,9 @@ def test_the_line_holds_ringcentrals_object_unchanged_and_ours_under_one_key(fie
 
 def test_names_with_quotes_do_not_break_the_line():
     source = Source('a"b', "c\\d\n", "websocket")
-    ours = strictly(Envelope("1", "other", b'{"uuid":"1"}', source, 0).to_json())["rcPush"]
+    envelope = Envelope("1", "other", b'{"uuid":"1"}', source, 0)
+    ours = strictly(envelope.to_json())["rcPush"]
+    assert envelope.to_dict()["rcPush"] == ours
     assert (ours["account"], ours["subscription"]) == ('a"b', "c\\d\n")
 
 
@@ -609,6 +611,7 @@ def assert_taken_well(payload: bytes) -> None:
     assert parsed["uuid"] == taken.uuid == taken.uuid.encode().decode()
     assert parsed["rcPush"]["position"] == 0
     assert parsed["rcPush"]["type"] == taken.type
+    assert parsed == taken.to_dict()
     del parsed["rcPush"]
     assert parsed == taken.fields
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import traceback
 
 import pytest
 from hypothesis import given
@@ -10,7 +12,8 @@ from hypothesis import strategies as st
 
 from rc_push.config import HandlerConfig
 from rc_push.envelope import Envelope, Source
-from rc_push.routing import Route
+from rc_push.errors import ConfigError, RoutingError
+from rc_push.routing import Decision, Route
 
 
 def envelope(type_="post.added", event="/team-messaging/v1/posts", subscription="team"):
@@ -92,3 +95,183 @@ def test_a_type_matches_a_glob_of_itself_and_any_glob_can_be_tried(glob, text):
     literal = "".join(f"[{char}]" if char in "*?[" else char for char in text)
     assert route(types=(literal,)).matches(envelope(type_=text))
     assert route(types=(glob,)).matches(envelope(type_=text)) in (True, False)
+
+
+# --------------------------------------------------------------------------------------------------------------- where
+
+
+def post(body, **source):
+    payload = json.dumps({"uuid": "1", "event": "/team-messaging/v1/posts", "body": body}).encode()
+    return Envelope("1", "post.added", payload, Source("main", "team", "websocket", **source), 1795428000190, 1042)
+
+
+@pytest.mark.parametrize(
+    ("where", "matches"),
+    [
+        ("body.groupId == '99'", True),
+        ("body.groupId == '98'", False),
+        ("contains(body.text, 'lift') && body.mentions[0].id == `7`", True),
+        ("body.isPublic", True),
+        ("body.text", False),
+        ("body.missing", False),
+        ("body.one", False),
+        ("body.mentions", False),
+        ("uuid == '1' && event == '/team-messaging/v1/posts'", True),
+        ("rcPush.subscription == 'team' && rcPush.account == 'main' && rcPush.transport == 'websocket'", True),
+        ("rcPush.type == 'post.added' && rcPush.origin == 'recovered'", True),
+        ("rcPush.position == `1042` && rcPush.receivedAt == '2026-11-23T10:00:00.190Z'", True),
+    ],
+)
+def test_where_sees_the_whole_event_and_only_the_value_true_is_a_yes(where, matches):
+    body = {"groupId": "99", "text": "the lift", "isPublic": True, "one": 1, "mentions": [{"id": 7}]}
+    assert route(where=where).matches(post(body, origin="recovered")) is matches
+
+
+def test_where_is_one_more_rule_beside_the_others_and_the_last_one_looked_at():
+    rules = route(types=("post.*",), where="body.x == 'y'")
+    assert rules.matches(post({"x": "y"}))
+    assert not rules.matches(post({"x": "z"}))
+    broken = Envelope("1", "sms.received", b"not JSON", Source("main", "team", "websocket"), 0)
+    assert not rules.matches(broken), "the types have decided already"
+
+
+@pytest.mark.parametrize(
+    ("where", "reason"),
+    [
+        ("contains(body.missing, 'x')", "where: contains() takes array or string and got null; give it something"),
+        ("starts_with(body.number, 'x')", "where: starts_with() takes string and got number"),
+        ("contains(body.text, `5`)", "where: cannot be evaluated (TypeError); compare values of the same type"),
+        ("body.text > `5`", "where: cannot be evaluated (TypeError)"),
+        ("join(',', body.list) == 'x'", "where: join() takes array-string and got int"),
+        ("sum(body.list) > `5`", "where: sum() takes array-number and got str"),
+        ("sort_by(body.list, &x) == `[]`", "where: sort_by() takes string or number and got null"),
+        ("ceil(to_number('1e999')) == `1`", "where: cannot be evaluated (OverflowError)"),
+        ("body.list[::0] == `[]`", "where: cannot be evaluated (ValueError)"),
+        ("no_such_function(@)", "where: cannot be evaluated (UnknownFunctionError)"),
+    ],
+)
+def test_an_error_in_where_is_told_without_what_the_event_says(where, reason):
+    event = post({"text": "PLANTED", "number": 5, "list": [5, "PLANTED"]})
+    for ask in (route(where=where).matches, route(where=where).decide):
+        with pytest.raises(RoutingError) as caught:
+            ask(event)
+        assert reason in str(caught.value)
+        told = "".join(traceback.format_exception(caught.value))
+        assert "PLANTED" not in told
+
+
+@pytest.mark.parametrize("payload", [b"not JSON", b"[]", b'"PLANTED', b"[" * 100_000, b'{"event":', b"", b"\xff"])
+@pytest.mark.parametrize("rules", [{"events": ("*",)}, {"where": "`true`"}])
+def test_a_payload_that_cannot_be_read_is_told_and_decides_nothing(payload, rules):
+    event = Envelope("1", "other", payload, Source("main", "team", "websocket"), 0)
+    for ask in (route(**rules).matches, route(**rules).decide):
+        with pytest.raises(RoutingError, match="its payload cannot be read") as caught:
+            ask(event)
+        assert "PLANTED" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_where_that_does_not_compile_is_a_mistake_in_the_file():
+    with pytest.raises(ConfigError, match=r"handlers\.h\.where: .* is no JMESPath expression: .*; compare with =="):
+        route(where="body.x = 'y'")
+
+
+def test_an_event_of_five_megabytes_is_routed():
+    event = post({"text": "x" * 5_000_000, "groupId": "99"})
+    rules = route(where="contains(body.text, 'y') || body.groupId == '99'")
+    assert rules.matches(event)
+    assert len(rules.decide(event).why) < 200
+
+
+# -------------------------------------------------------------------------------------------------------------- decide
+
+
+@pytest.mark.parametrize(
+    ("rules", "goes", "decided_by", "why"),
+    [
+        ({}, True, (), "it has no rules and gets everything"),
+        ({"types": ("sms.*", "post.*")}, True, ("types",), 'types: post.added matches "post.*"'),
+        ({"types": ("sms.*", "fax.*")}, False, ("types",), 'types: post.added matches none of "sms.*", "fax.*"'),
+        (
+            {"events": ("*/posts",)},
+            True,
+            ("events",),
+            'events: /team-messaging/v1/posts matches "*/posts"',
+        ),
+        ({"subscriptions": ("team",)}, True, ("subscriptions",), 'subscriptions: it came over "team"'),
+        (
+            {"subscriptions": ("a", "b"), "types": ("sms.*",)},
+            False,
+            ("subscriptions",),
+            'subscriptions: it came over "team", not over "a", "b"',
+        ),
+        (
+            {"types": ("post.*",), "where": "body.x == 'y'"},
+            True,
+            ("types", "where"),
+            'types: post.added matches "post.*"; where: gives true',
+        ),
+        ({"where": "body.x == 'z'"}, False, ("where",), "where: gives false"),
+        ({"where": "body.z"}, False, ("where",), "where: gives null"),
+        ({"where": "body.x"}, False, ("where",), "where: gives a text, and only the value true is a yes"),
+        ({"where": "length(body.x)"}, False, ("where",), "where: gives a number, and only the value true is a yes"),
+        ({"where": "[body.x]"}, False, ("where",), "where: gives a list, and only the value true is a yes"),
+        ({"where": "body"}, False, ("where",), "where: gives an object, and only the value true is a yes"),
+    ],
+)
+def test_a_decision_says_which_rules_decided_and_why(rules, goes, decided_by, why):
+    assert route(**rules).decide(post({"x": "y"})) == Decision(goes, decided_by, why)
+
+
+def test_an_endless_event_uri_is_cut_in_the_reason():
+    why = route(events=("/x",)).decide(envelope(event="/" + "y" * 1_000_000)).why
+    assert len(why) < 200
+    assert route(events=("/x",)).decide(envelope(event="")).why == 'events: an empty text matches none of "/x"'
+
+
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text()),
+    lambda inner: st.one_of(
+        st.lists(inner), st.dictionaries(st.sampled_from(["a", "b", "eventType"]) | st.text(), inner)
+    ),
+    max_leaves=8,
+)
+WHERES = st.sampled_from(
+    [
+        *("body.a == body.b", "contains(body.a, body.b)", "body.a > body.b", "body", "sort(body.a) == body.b"),
+        *("length(body.a) > `1`", "sort_by(body.a, &b)[0] == `1`", "max_by(body.a, &a).b == `1`", "body.*.a | [0]"),
+        *("sum(body.a) > `1`", "to_number(body.a) == `1`", "merge(body.a, body.b).a", "floor(body.a) == `1`"),
+        *("join(body.a, body.b) == 'x'", "body.a[::0] == `[]`", "keys(@) == body.a", "map(&a, body.a) == body.b"),
+    ]
+)
+RULES = st.fixed_dictionaries(
+    {},
+    optional={
+        "types": st.lists(st.sampled_from(["post.*", "*", "sms.received"]), max_size=2).map(tuple),
+        "events": st.lists(st.sampled_from(["*/posts", "/x", "*"]), max_size=2).map(tuple),
+        "subscriptions": st.lists(st.sampled_from(["team", "calls"]), max_size=2).map(tuple),
+        "where": WHERES,
+    },
+)
+PAYLOADS = st.one_of(
+    st.binary(),
+    JSON.map(lambda value: json.dumps(value).encode()),
+    st.fixed_dictionaries({"event": st.sampled_from(["/x/posts", "/x"]), "body": JSON}).map(
+        lambda value: json.dumps(value).encode()
+    ),
+)
+
+
+@given(RULES, st.sampled_from(["post.added", "other"]), PAYLOADS)
+def test_whatever_the_event_a_route_decides_as_it_matches_or_raises_its_own_error(rules, type_, payload):
+    made = route(**rules)
+    event = Envelope("1", type_, payload, Source("main", "team", "websocket"), 0)
+    try:
+        matches = made.matches(event)
+    except RoutingError as exc:
+        with pytest.raises(RoutingError, match=re.escape(str(exc))):
+            made.decide(event)
+        return
+    decision = made.decide(event)
+    assert decision.goes is matches
+    assert set(decision.rules) <= {name for name, value in rules.items() if value}
+    assert decision.why

@@ -1,6 +1,6 @@
 """What did the user ask for? The settings, and the file that they come from."""
 
-from rc_push.config.file import find_config, load, load_control, load_journal, with_lines
+from rc_push.config.file import find_config, load, load_control, load_journal, load_routes, with_lines
 from rc_push.config.settings import (
     DEFAULT_SERVER,
     NAMED_TABLES,
@@ -42,6 +42,7 @@ __all__ = [
     "load",
     "load_control",
     "load_journal",
+    "load_routes",
     "options",
     "with_lines",
 ]

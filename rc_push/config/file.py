@@ -45,6 +45,7 @@ from rc_push.config.values import (
     split_url,
     text_from_source,
 )
+from rc_push.config.where import look_at_where
 from rc_push.config.words import SHOWN_MAX_LENGTH, Key, dotted, found_url, kind_of, listed, nearest, short
 from rc_push.errors import ConfigError, Problem
 
@@ -64,16 +65,21 @@ def load(path: Path | None, environ: Mapping[str, str]) -> tuple[Config, list[Pr
 
     Raises ConfigError with every mistake at once, warnings included. A mistake in the syntax hides all others.
     """
-    if path is None:
-        searched = ", ".join(str(path) for path in SEARCHED)
-        remedy = "name it with -c or $RC_PUSH_CONFIG, or begin one: rc-push init > rc-push.toml"
-        raise ConfigError([Problem("configuration", f"there is no file (searched: {searched})", remedy)])
-    reading = _Reading(path, environ)
+    reading = _Reading(_required(path), environ)
     config = reading.config()
-    problems = sorted(reading.problems, key=lambda problem: problem.line or 0)
-    if not all(problem.warning for problem in problems):
-        raise ConfigError(problems, path=str(path))
-    return config, problems
+    return config, reading.warnings()
+
+
+def load_routes(
+    path: Path | None,
+) -> tuple[dict[str, SubscriptionConfig], dict[str, HandlerConfig], list[Problem]]:
+    """Return [subscriptions] and [handlers] alone, and the warnings: who only asks where events go needs no secrets.
+
+    Raises ConfigError with every mistake in them.
+    """
+    reading = _Reading(_required(path), {})
+    subscriptions, handlers = reading.routes()
+    return subscriptions, handlers, reading.warnings()
 
 
 def load_journal(path: Path | None) -> JournalConfig:
@@ -104,6 +110,15 @@ def _table_alone(path: Path | None, name: str, kind: type[msgspec.Struct]) -> di
     if reading.problems:
         raise ConfigError(reading.problems, path=str(path))
     return values
+
+
+def _required(path: Path | None) -> Path:
+    """Return *path*. Raises ConfigError where there is none."""
+    if path is None:
+        searched = ", ".join(str(path) for path in SEARCHED)
+        remedy = "name it with -c or $RC_PUSH_CONFIG, or begin one: rc-push init > rc-push.toml"
+        raise ConfigError([Problem("configuration", f"there is no file (searched: {searched})", remedy)])
+    return path
 
 
 def _exists(path: Path) -> bool:
@@ -158,16 +173,15 @@ class _Reading:
         self._document = _parse(text, path)
         self._lines = lines_by_key(text)
         self._environ = environ
+        if self._document.get("accounts", {}) == {}:
+            server = environ.get("RC_SERVER_URL") or DEFAULT_SERVER
+            self._document["accounts"] = {"main": {"server": server, **FROM_ENVIRONMENT}}
 
     def config(self) -> Config:
         """Return the configuration. What is wrong in it is a problem, and here its default."""
         self._refuse_unknown((), self._document, [*NAMED_TABLES, *TABLES])
-        if self._document.get("accounts", {}) == {}:
-            server = self._environ.get("RC_SERVER_URL") or DEFAULT_SERVER
-            self._document["accounts"] = {"main": {"server": server, **FROM_ENVIRONMENT}}
         accounts = {name: self._account(name, raw) for name, raw in self._named("accounts")}
-        subscriptions = {name: self._subscription(name, raw) for name, raw in self._named("subscriptions")}
-        handlers = {name: self._handler(name, raw) for name, raw in self._named("handlers")}
+        subscriptions, handlers = self.routes()
         if self._document.get("subscriptions", {}) == {}:
             self._complain(("subscriptions",), "there is none", "say what to receive under [subscriptions.NAME]")
         return Config(
@@ -180,6 +194,18 @@ class _Reading:
             ServiceConfig(**self.table(("service",), ServiceConfig)),
             self._path,
         )
+
+    def routes(self) -> tuple[dict[str, SubscriptionConfig], dict[str, HandlerConfig]]:
+        """Return [subscriptions] and [handlers]."""
+        subscriptions = {name: self._subscription(name, raw) for name, raw in self._named("subscriptions")}
+        return subscriptions, {name: self._handler(name, raw) for name, raw in self._named("handlers")}
+
+    def warnings(self) -> list[Problem]:
+        """Return the problems, in the order of the file. Raises ConfigError where they are not warnings alone."""
+        problems = sorted(self.problems, key=lambda problem: problem.line or 0)
+        if not all(problem.warning for problem in problems):
+            raise ConfigError(problems, path=str(self._path))
+        return problems
 
     def line_of(self, key: Key) -> int | None:
         """Return the line of *key*, else of the nearest table around it; None where there is none."""
@@ -261,6 +287,8 @@ class _Reading:
         self._refuse_strangers((*key, "subscriptions"), values.get("subscriptions", ()), self._names("subscriptions"))
         if not re.fullmatch(r"now|beginning|\d{1,9}[smhd]", values.get("start", "now")):
             self._complain((*key, "start"), short(values["start"]), 'write "now", "beginning", or a time such as "2h"')
+        for mistake, is_doubt in look_at_where(values["where"]) if "where" in values else ():
+            self._complain((*key, "where"), mistake.found, mistake.remedy, warning=is_doubt)
         known = {option.name for option in options(HandlerConfig)}
         settings = {part: value for part, value in raw.items() if part not in known}
         return HandlerConfig(name, **{"use": ""} | values, settings=settings)

@@ -98,6 +98,24 @@ def test_a_handler_that_cannot_be_loaded_is_a_mistake_with_its_line(check, handl
     assert findings[key]["remedy"]
 
 
+def test_every_where_that_is_wrong_is_told_with_its_line_together_with_all_other_mistakes(check, tmp_path, capfd):
+    code, out = check(
+        "[handlers.a]\nuse = 'log'\nwhere = 'body.'\n[log]\nlevel = 'loud'\n[handlers.b]\nwhere = 'x ='\n"
+    )
+    assert code == 78
+    keys = [line.split(": ")[1] for line in out.splitlines()[:-1]]
+    assert keys == ["handlers.a.where", "log.level", "handlers.b.use", "handlers.b.where"]
+    assert '✗ line 6: handlers.a.where: "body." is no JMESPath expression: it ends too early; ' in out
+    assert main(["-c", str(tmp_path / "rc-push.toml"), "run"]) == 78
+    assert "line 6: handlers.a.where: " in capfd.readouterr().err
+
+
+def test_a_where_that_is_hardly_meant_is_a_warning(check):
+    code, out = check("[handlers.a]\nuse = 'log'\nwhere = 'body.groupId == \"99\"'\n")
+    assert code == 0
+    assert '! line 6: handlers.a.where: an event has no "99", unless RingCentral has added it; double quotes' in out
+
+
 def test_a_handler_that_is_not_enabled_is_not_loaded(check):
     code, out = check("[handlers.h]\nuse = 'no-such'\nenabled = false\n")
     assert code == 0
