@@ -22,6 +22,7 @@ from rc_push import __main__, cli, config, errors, event_types, handlers
 from rc_push.config import HandlerConfig
 from rc_push.envelope import Envelope, Source
 from rc_push.errors import ConfigError, Reject, Retry
+from rc_push.routing import Route
 from rc_push.simulator import faults
 from rc_push.simulator.admin import Admin
 from rc_push.simulator.emitter import Emitter
@@ -282,6 +283,51 @@ def test_every_attribute_of_an_envelope_is_documented():
     public = {name for name in vars(Envelope) if not name.startswith("_")} - inner
     assert {"uuid", "body", "to_json"} <= public
     assert public <= {name.removesuffix("()") for name in named}
+
+
+# ------------------------------------------------------------------------------------------------------------ routing
+
+
+@pytest.fixture
+def routed(tmp_path, monkeypatch, capfd):
+    """Put the files of docs/handlers.md, "Routing", into the working directory; give what a command prints."""
+    monkeypatch.chdir(tmp_path)
+    (configuration,) = (code for code in blocks("docs/handlers.md", "toml") if "[handlers.urgent]" in code)
+    (fixture,) = blocks("docs/handlers.md", "json")
+    (tmp_path / "rc-push.toml").write_text(configuration)
+    (tmp_path / "fixtures").mkdir()
+    (tmp_path / "fixtures" / "lift.json").write_text(fixture)
+    (tmp_path / "post.json").write_text(json.dumps(json.loads(fixture)["event"]))
+
+    def run(line: str) -> list[str]:
+        __main__.main(["-c", "rc-push.toml", *shlex.split(line)[1:]])
+        return capfd.readouterr().out.splitlines()
+
+    return run
+
+
+@pytest.mark.parametrize("name", ["explain", "test"])
+def test_the_examples_of_routing_print_what_the_page_says(routed, name):
+    (shown,) = (code for code in blocks("docs/handlers.md", "") if code.startswith(f"$ rc-push {name} "))
+    line, *expected = shown.splitlines()
+    printed = routed(line.removeprefix("$ "))
+    if name == "explain":  # the first line has the time
+        assert printed.pop(0).split()[3:] == expected.pop(0).split()[3:]
+    assert printed == expected
+
+
+def test_the_example_of_a_call_that_was_missed_works(routed, tmp_path):
+    missed = {"uuid": "1", "event": "/x", "body": {"telephonySessionId": "s", "parties": [{"missedCall": True}]}}
+    (tmp_path / "call.json").write_text(json.dumps(missed))
+    decisions = [json.loads(line) for line in routed("rc-push explain call.json --subscription calls --json")]
+    assert [told["handler"] for told in decisions if told["goes"]] == ["archive", "missed"]
+
+
+def test_every_rule_is_documented_in_the_order_in_which_it_is_looked_at():
+    named = [code_in(rule)[0] for rule, _ in rows("docs/handlers.md", "Routing")]
+    body = b'{"uuid":"1","event":"/x"}'
+    rules = HandlerConfig("h", "log", types=("*",), events=("*",), subscriptions=("team",), where="`true`")
+    assert named == list(Route(rules).decide(envelope(body)).rules)
 
 
 # ------------------------------------------------------------------------------------------------------------- events

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from rc_push.config import Config
+    from rc_push.config import Config, HandlerConfig, SubscriptionConfig
+    from rc_push.errors import Problem
 
 # In the order of the help. A command returns its exit code, or None for 0.
 COMMANDS = {
@@ -25,6 +26,8 @@ COMMANDS = {
     "trigger": "rc_push.cli.trigger:trigger",
     "demo": "rc_push.cli.demo:demo",
     "events": "rc_push.cli.journal:events",
+    "explain": "rc_push.cli.explain:explain",
+    "test": "rc_push.cli.route_tests:test",
     "gaps": "rc_push.cli.journal:gaps",
     "unreadable": "rc_push.cli.journal:unreadable",
     "version": "rc_push.cli.version:version",
@@ -48,9 +51,16 @@ class Settings:
         from rc_push.config import load
 
         config, warnings = load(self.path(), os.environ)
-        for warning in warnings:
-            click.echo(f"rc-push: warning: {warning}", err=True)
+        _warn(warnings)
         return config
+
+    def load_routes(self) -> tuple[dict[str, SubscriptionConfig], dict[str, HandlerConfig]]:
+        """Return the subscriptions and the handlers; needs no secrets; warnings go to stderr. Raises ConfigError."""
+        from rc_push.config import load_routes
+
+        subscriptions, handlers, warnings = load_routes(self.path())
+        _warn(warnings)
+        return subscriptions, handlers
 
     def journal_path(self) -> Path:
         """Return where the journal is; needs no secrets. Raises ConfigError."""
@@ -63,6 +73,11 @@ class Settings:
         from rc_push.config import load_control
 
         return load_control(self.path())
+
+
+def _warn(warnings: list[Problem]) -> None:
+    for warning in warnings:
+        click.echo(f"rc-push: warning: {warning}", err=True)
 
 
 class LazyGroup(click.Group):
