@@ -17,10 +17,12 @@ import structlog
 
 from rc_push import __version__, handlers
 from rc_push.config import Config, SubscriptionConfig
+from rc_push.control.server import ControlServer
 from rc_push.dispatch import Dispatcher, DispatcherStatistics
-from rc_push.errors import JournalError, RefusedError
+from rc_push.errors import ControlError, JournalError, RefusedError
 from rc_push.handlers import LoadedHandler
 from rc_push.journal import Journal
+from rc_push.operations import Operations
 from rc_push.receive import Receiver, ReceiverStatistics
 from rc_push.rest import Account
 from rc_push.transports import Transport
@@ -83,6 +85,7 @@ class App:
             dispatchers = [
                 Dispatcher(c, handler, journal, grace_s=grace_s, note_every_s=NOTE_EVERY_S) for c, handler in loaded
             ]
+            await stack.enter_async_context(_control(config, Operations(dispatchers, journal)))
             stack.enter_context(_reopen_on_hangup([handler for _, handler in loaded]))
             yield cls(config, journal, receivers, dispatchers)
 
@@ -102,6 +105,10 @@ class App:
         for name, handler in self.config.handlers.items():
             if not handler.enabled:
                 await self.journal.register_handler(name)  # what it has not had stays until it is enabled again
+        for name in await self.journal.change_progress(lambda rows: rows.names()):
+            if name not in self.config.handlers:
+                remedy = f"rc-push handlers forget {name}"
+                log.warning("handler_not_in_file", handler=name, why="what it has not finished is kept", remedy=remedy)
         try:
             async with asyncio.TaskGroup() as group:
                 for dispatcher in self._dispatchers:
@@ -156,6 +163,17 @@ def transport_for(config: Config, subscription: SubscriptionConfig, account: Acc
 
     origin = config.accounts[subscription.account].pubnub_origin
     return PubNubTransport(subscription, account, lambda key: PubNubPoller(key, origin, config.network))
+
+
+@asynccontextmanager
+async def _control(config: Config, operations: Operations) -> AsyncIterator[None]:
+    """Answer commands. Where that is impossible the daemon receives all the same, and says so."""
+    async with AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(ControlServer(config.control_path, operations.table()))
+        except ControlError as exc:
+            log.error("control_unavailable", error=str(exc))
+        yield
 
 
 @contextlib.contextmanager

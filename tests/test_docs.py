@@ -153,7 +153,10 @@ def command(name: str) -> click.Command:
 
 
 def options_of(name: str) -> set[str]:
-    return {opt for parameter in command(name).params for opt in parameter.opts if opt.startswith("--")}
+    """Return the options of the command *name*, those of its subcommands included."""
+    found = command(name)
+    parts = [found, *(found.commands.values() if isinstance(found, click.Group) else ())]
+    return {opt for part in parts for parameter in part.params for opt in parameter.opts if opt.startswith("--")}
 
 
 def arguments_of(name: str) -> set[str]:

@@ -17,6 +17,7 @@ ROWS = (
     {"__main__"},
     {"cli"},
     {"app"},
+    {"operations"},
     {"receive", "dispatch", "web", "simulator"},
     {"transports", "journal", "handlers", "systemd", "routing", "ordering"},
     {"rest"},

@@ -26,7 +26,7 @@ from rc_push.dispatch.ledger import JOURNAL_LADDER_S, Ledger, storable
 from rc_push.dispatch.replay import Selection
 from rc_push.dispatch.tracks import Track
 from rc_push.envelope import Envelope
-from rc_push.errors import JournalError, Reject, Retry, detail_of
+from rc_push.errors import JournalError, Reject, Retry, RoutingError, detail_of
 from rc_push.handlers import LoadedHandler
 from rc_push.handlers.hand_over import HandOver, begin_hand_over
 from rc_push.journal import Journal, ProgressRows, Replay, Unfinished
@@ -243,7 +243,8 @@ class Dispatcher:
             return self._route.matches(entry.envelope)  # type: ignore[arg-type] # it has just been read
         except Exception as exc:  # noqa: BLE001 - the supervisor: one strange event must not stop the others
             entry.track.add(entry)
-            self._park(entry, f"cannot be routed: {_describe(exc)}")
+            reason = str(exc) if isinstance(exc, RoutingError) else _describe(exc)
+            self._park(entry, f"cannot be routed: {reason}")
             return False
 
     async def _feed_replay(self, replay: Replay) -> None:
@@ -525,9 +526,12 @@ class Dispatcher:
         log.info("handler_resumed", handler=self.name)
         self._wake()
 
-    async def retry(self, positions: Iterable[int]) -> int:
-        """Let the parked events at *positions* be handed over again, as if for the first time; return how many."""
-        wanted, at_ms = list(positions), round(self._wall() * 1000)
+    async def retry(self, positions: Iterable[int] | None = None) -> int:
+        """Let the parked events at *positions* (None: all) be handed over again, as if for the first time.
+
+        Return how many.
+        """
+        wanted, at_ms = None if positions is None else list(positions), round(self._wall() * 1000)
         await self._save()
         before = {row.position for row in await self._change(lambda rows: rows.waiting(self.name))}
         count = await self._change(lambda rows: rows.retry_parked(self.name, wanted, at_ms))
@@ -537,9 +541,9 @@ class Dispatcher:
         self._wake()
         return count
 
-    async def drop(self, positions: Iterable[int]) -> int:
-        """Give the parked events at *positions* up for good; return how many."""
-        wanted = list(positions)
+    async def drop(self, positions: Iterable[int] | None = None) -> int:
+        """Give the parked events at *positions* (None: all) up for good; return how many."""
+        wanted = None if positions is None else list(positions)
         await self._save()
         return await self._change(lambda rows: rows.drop_parked(self.name, wanted))
 

@@ -129,11 +129,16 @@ class Journal:
         """
 
         def register(store: Store) -> Registered:
-            start = None if since_ms is None else store.position_before(since_ms)
+            start = None if since_ms is None else store.positions_before(since_ms, None)[0]
             return store.progress.register(name, start, store.head())
 
         registered: Registered = await self._write(register)
         return registered
+
+    async def positions_before(self, since_ms: int, until_ms: int | None) -> tuple[int, int]:
+        """Return the newest positions of what was received before *since_ms*, and before *until_ms* (None: all)."""
+        found: tuple[int, int] = await self._write(lambda store: store.positions_before(since_ms, until_ms))
+        return found
 
     async def save_progress(self, handler: str, advance: Advance) -> None:
         """Note what has changed for *handler*, in one transaction."""

@@ -221,35 +221,36 @@ class ProgressRows:
         self._db.execute("DELETE FROM handlers WHERE id = ?", handler)
         self._ids.pop(name, None)
 
-    def retry_parked(self, name: str, positions: Iterable[int], at_ms: int) -> int:
-        """Let the parked events at *positions* wait for a call again, as if it were the first; return how many."""
-        return self._change_parked(
-            name, positions, "UPDATE unfinished SET state = 'waiting', attempts = 0, since = {at}, due_at = {at}", at_ms
-        )
+    def retry_parked(self, name: str, positions: Iterable[int] | None, at_ms: int) -> int:
+        """Let the parked events at *positions* (None: all) wait for a call again, as if for the first time.
 
-    def drop_parked(self, name: str, positions: Iterable[int]) -> int:
-        """Give the parked events at *positions* up; return how many. They count as dropped."""
+        Return how many.
+        """
+        again = f"UPDATE unfinished SET state = 'waiting', attempts = 0, since = {at_ms:d}, due_at = {at_ms:d}"  # noqa: S608 - a number
+        return self._change_parked(name, positions, again)
+
+    def drop_parked(self, name: str, positions: Iterable[int] | None) -> int:
+        """Give the parked events at *positions* (None: all) up; return how many. They count as dropped."""
         handler = self._id(name)
-        before = self._db.execute(
-            "SELECT count(*) FROM unfinished WHERE handler = ? AND NOT is_replay", (handler,)
-        ).fetchone()[0]
+        before = self._count_parked(handler)
         gone = self._change_parked(name, positions, "DELETE FROM unfinished")
-        self._db.execute(
-            "UPDATE handlers SET dropped = dropped + ? - (SELECT count(*) FROM unfinished WHERE handler = ?2"
-            " AND NOT is_replay) WHERE id = ?2",
-            (before, handler),
-        )
+        dropped = before - self._count_parked(handler)
+        self._db.execute("UPDATE handlers SET dropped = dropped + ? WHERE id = ?", (dropped, handler))
         return gone
 
-    def _change_parked(self, name: str, positions: Iterable[int], change: str, at_ms: int = 0) -> int:
-        handler, wanted, changed = self._id(name), list(positions), 0
+    def _count_parked(self, handler: int) -> int:
+        sql = "SELECT count(*) FROM unfinished WHERE handler = ? AND state = 'parked' AND NOT is_replay"
+        return int(self._db.execute(sql, (handler,)).fetchone()[0])
+
+    def _change_parked(self, name: str, positions: Iterable[int] | None, change: str) -> int:
+        parked = f"{change} WHERE handler = ? AND state = 'parked'"
+        if positions is None:
+            return self._db.execute(parked, (self._id(name),)).rowcount
+        wanted, changed = list(positions), 0
         for first in range(0, len(wanted), POSITIONS_AT_ONCE):
             some = wanted[first : first + POSITIONS_AT_ONCE]
             marks = ",".join("?" * len(some))
-            changed += self._db.execute(
-                f"{change.format(at=int(at_ms))} WHERE handler = ? AND state = 'parked' AND position IN ({marks})",
-                (handler, *some),
-            ).rowcount
+            changed += self._db.execute(f"{parked} AND position IN ({marks})", (self._id(name), *some)).rowcount
         return changed
 
     # ---------------------------------------------------------------------------------------------------------- replays

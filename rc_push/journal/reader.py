@@ -6,14 +6,14 @@ Knows the schema; never writes, never checkpoints.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rc_push.envelope import Envelope, Gap, Source, iso_from_ms
-from rc_push.journal.store import connect_read_only, journal_error_from
+from rc_push.journal.store import connect_read_only, journal_error_from, position_before
 
 # What one read hands over at the most, so that a backlog of large events stays bounded in memory.
 READ_MAX_BYTES = 4 << 20
@@ -79,6 +79,18 @@ class Reader:
                 break
         rows.close()
         return envelopes
+
+    def between(self, positions: Sequence[int] | None, since_ms: int, until_ms: int | None) -> Iterator[Envelope]:
+        """Yield the events at *positions*, or (None) those received from *since_ms* until before *until_ms*."""
+        if positions is not None:
+            for position in positions:
+                yield from (event for event in self.after(position - 1, 1) if event.position == position)
+            return
+        position = position_before(self._db, since_ms)
+        until = (1 << 62) if until_ms is None else position_before(self._db, until_ms)
+        while events := [event for event in self.after(position, 256) if event.position <= until]:
+            yield from events
+            position = events[-1].position
 
     def newest(self, limit: int, *, since_ms: int = 0, type_glob: str = "*") -> list[Envelope]:
         """Return the newest *limit* events received since *since_ms* whose type matches *type_glob*, oldest first."""

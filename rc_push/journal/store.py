@@ -140,19 +140,10 @@ class Store:
             (account, session),
         )
 
-    def position_before(self, at_ms: int) -> int:
-        """Return the newest position of what was received before *at_ms*; times are taken to rise with positions."""
-        low, high = 0, self.head()
-        while low < high:
-            middle = (low + high) // 2
-            row = self._db.execute(
-                "SELECT position, received_at FROM events WHERE position > ? ORDER BY position LIMIT 1", (middle,)
-            ).fetchone()
-            if row is None or row[1] >= at_ms:
-                high = middle
-            else:
-                low = int(row[0])
-        return low
+    def positions_before(self, since_ms: int, until_ms: int | None) -> tuple[int, int]:
+        """Return `position_before` of both instants; the head where *until_ms* is None."""
+        until = self.head() if until_ms is None else position_before(self._db, until_ms)
+        return position_before(self._db, since_ms), until
 
     def prune(self, before_ms: int, limit: int) -> int:
         """Remove at most *limit* of the oldest events received before *before_ms*; return how many.
@@ -248,6 +239,21 @@ class Store:
         self.progress.forget_ids()
         if self._db.in_transaction:
             self._db.rollback()
+
+
+def position_before(db: sqlite3.Connection, at_ms: int) -> int:
+    """Return the newest position of what was received before *at_ms*; times are taken to rise with positions."""
+    low, high = 0, int(db.execute("SELECT ifnull(max(position), 0) FROM events").fetchone()[0])
+    while low < high:
+        middle = (low + high) // 2
+        row = db.execute(
+            "SELECT position, received_at FROM events WHERE position > ? ORDER BY position LIMIT 1", (middle,)
+        ).fetchone()
+        if row is None or row[1] >= at_ms:
+            high = middle
+        else:
+            low = int(row[0])
+    return low
 
 
 # ------------------------------------------------------------------------------------------------------------- opening

@@ -454,7 +454,7 @@ def test_a_new_handler_can_begin_in_the_past(store):
     prune(store, limit=3)
     for since_ms, position in ((0, 0), (25, 0), (30, 0), (31, 4), (50, 5), (91, 10), (1000, 10)):
         with store.transaction():
-            assert store.position_before(since_ms) == position
+            assert store.positions_before(since_ms, None)[0] == position
             assert store.progress.register(f"since-{since_ms}", position, store.head()).position == position
     assert handlers_in(store)["since-50"] == (5, 5, 0)
     assert handlers_in(store)["since-0"] == (0, 7, 0), "those that are still there"

@@ -1,0 +1,157 @@
+"""The commands about handlers: how far they are, what they have given up on."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rc_push.cli import Settings
+from rc_push.cli.ask import (
+    ask,
+    change_parked,
+    confirm,
+    events_counted,
+    handler_rows_in,
+    live_handlers,
+    parked_in,
+)
+from rc_push.cli.journal import json_option, reader
+from rc_push.cli.show import printable, time_of_day
+
+if TYPE_CHECKING:
+    from rc_push.journal.fates import HandlerRow, ParkedRow
+    from rc_push.journal.reader import Reader
+
+STATES = {"running": "green", "paused": "yellow", "failing": "red", "trying": "yellow"}
+COUNTS = ("delivered", "filtered", "pending", "waiting", "parked", "dropped")
+
+
+@click.group(invoke_without_command=True)
+@json_option
+@click.pass_context
+def handlers(ctx: click.Context, *, as_json: bool) -> None:
+    """Show how far each handler is; pause, resume, retry or forget one."""
+    if ctx.invoked_subcommand is not None:
+        return
+    settings: Settings = ctx.obj
+    live = {one["handler"]: one for one in live_handlers(settings)}
+    with reader(settings) as journal:
+        rows = handler_rows_in(journal)
+        lags = {row.handler: _lag_s(journal, row) for row in rows}
+    for row in rows:
+        known = live.get(row.handler, {})
+        fields = row.to_dict() | {"lagS": lags[row.handler], "state": known.get("state", _offline_state(row))}
+        fields |= {name: known.get(name) for name in ("inHand", "lastError", "nextTryAtMs")}
+        click.echo(json.dumps(fields) if as_json else _handler_line(fields))
+    if not rows and not as_json:
+        click.echo("no handler has run yet", err=True)
+
+
+def _handler_line(fields: dict[str, Any]) -> str:
+    state = click.style(f"{fields['state']:<12}", fg=STATES.get(fields["state"], "white"))
+    counts = "  ".join(f"{name} {fields[name]}" for name in COUNTS if fields[name] or name in ("delivered", "pending"))
+    lag = f"  {fields['lagS']:.0f} s behind" if fields["lagS"] else ""
+    next_try = f"  next try at {time_of_day(fields['nextTryAtMs'])}" if fields["nextTryAtMs"] else ""
+    error = f"\n    {printable(fields['lastError'])}" if fields["lastError"] else ""
+    return f"{fields['handler']:<16} {state} at {fields['position']}  {counts}{lag}{next_try}{error}"
+
+
+def _offline_state(row: HandlerRow) -> str:
+    return "paused" if row.is_paused else "not running"
+
+
+def _lag_s(journal: Reader, row: HandlerRow) -> float:
+    """Return how long the oldest event that waits has waited."""
+    events = journal.after(row.position, 1) if row.pending else []
+    return round(max(0.0, time.time() - events[0].received_at_ms / 1000), 1) if events else 0.0
+
+
+@handlers.command()
+@click.argument("name")
+@click.pass_obj
+def pause(settings: Settings, name: str) -> None:
+    """Hand nothing over to NAME until it is resumed, also after a restart."""
+    ask(settings, "handlers.pause", handler=name)
+    click.echo(f"{name} is paused; its events wait: rc-push handlers resume {name}", err=True)
+
+
+@handlers.command()
+@click.argument("name")
+@click.pass_obj
+def resume(settings: Settings, name: str) -> None:
+    """Let NAME go on."""
+    ask(settings, "handlers.resume", handler=name)
+    click.echo(f"{name} goes on", err=True)
+
+
+@handlers.command()
+@click.argument("name")
+@click.option("--where", help="Only those for which this JMESPath expression is true.")
+@click.pass_obj
+def retry(settings: Settings, name: str, where: str | None) -> None:
+    """Hand what NAME has parked over again, as if for the first time."""
+    count = change_parked(settings, "handlers.retry", name, where)
+    click.echo(f"{events_counted(count)} of {name} will be handed over again", err=True)
+
+
+@handlers.command()
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def forget(settings: Settings, name: str, *, yes: bool) -> None:
+    """Forget NAME, which is not in the file any more: its position, and all that it has not finished."""
+    confirm(f"forget {name}, with what it has not finished?", yes=yes)
+    ask(settings, "handlers.forget", handler=name)
+    click.echo(f"{name} is forgotten", err=True)
+
+
+# --------------------------------------------------------------------------------------------------------------- parked
+
+
+@click.group(invoke_without_command=True)
+@click.option("--handler", metavar="NAME", help="Only those of this handler.")
+@click.option("--where", help="Only those for which this JMESPath expression is true.")
+@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="At most so many.")
+@json_option
+@click.pass_context
+def parked(ctx: click.Context, handler: str | None, where: str | None, limit: int, *, as_json: bool) -> None:
+    """List the events that handlers have given up on."""
+    if ctx.invoked_subcommand is not None:
+        return
+    count = 0
+    with reader(ctx.obj) as journal:
+        for row in parked_in(journal, handler, where):
+            if count == limit:
+                click.echo(f"there are more; see --limit {limit * 10}", err=True)
+                break
+            count += 1
+            click.echo(json.dumps(row.to_dict()) if as_json else _parked_line(row))
+    if not count and not as_json:
+        click.echo("nothing is parked", err=True)
+
+
+def _parked_line(parked: ParkedRow) -> str:
+    row = parked.row
+    reason = printable(row.reason.partition("\n")[0])
+    tries = "1 attempt" if row.attempts == 1 else f"{row.attempts} attempts"
+    return f"{row.position:>7}  {time_of_day(row.changed_at_ms)}  {parked.handler:<16} {tries}: {reason}"
+
+
+@parked.command()
+@click.argument("handler", metavar="HANDLER")
+@click.option("--where", help="Only those for which this JMESPath expression is true.")
+@click.option("--dry-run", is_flag=True, help="Only count.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def drop(settings: Settings, handler: str, where: str | None, *, dry_run: bool, yes: bool) -> None:
+    """Give what HANDLER has parked up for good. The events stay in the journal until they are old."""
+    with reader(settings) as journal:
+        count = sum(1 for _ in parked_in(journal, handler, where))
+    if dry_run:
+        click.echo(f"{events_counted(count)} would be dropped", err=True)
+        return
+    confirm(f"drop {events_counted(count)} that {handler} has parked?", yes=yes)
+    click.echo(f"{events_counted(change_parked(settings, 'parked.drop', handler, where))} dropped", err=True)
