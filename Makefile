@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --quiet
+SIDE_BY_SIDE := -n 3 --dist worksteal
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
 .PHONY: demo test test-fast check format lint types bench lock clean
@@ -11,10 +12,11 @@ demo: $(VENV)/.run  ## watch the main job on the embedded simulator
 	@$(BIN)/rc-push demo $(DEMO)
 
 test: $(VENV)/.dev  ## all tests
-	@$(BIN)/python -m pytest $(TESTS)
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not alone" $(TESTS)
+	@$(BIN)/python -m pytest -m alone $(TESTS)
 
 test-fast: $(VENV)/.dev  ## the tests that start no processes
-	@$(BIN)/python -m pytest -m "not e2e" $(TESTS)
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not e2e" $(TESTS)
 
 check: format lint types test  ## what CI runs
 

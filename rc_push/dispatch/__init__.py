@@ -450,10 +450,10 @@ class Dispatcher:
         self._answered()
 
     def _fail(self, entry: Entry, exc: Exception, took_s: float) -> None:
-        """Let *entry* wait for another call, or park it. A trial is no fault of the event: it is not counted."""
+        """Let *entry* wait for another call, or park it."""
         now = self._now()
         retry = self._config.retry
-        entry.attempts += entry is not self._trial
+        entry.attempts += 1
         entry.reason = _describe(exc)
         self._ledger.attempted(entry, took_s, "failed", entry.reason, detail_of(exc))
         entry.since_ms = entry.since_ms or round((self._wall() - took_s) * 1000)

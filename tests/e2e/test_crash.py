@@ -91,6 +91,7 @@ async def wait_connected(simulator):
 
 
 @pytest.mark.e2e
+@pytest.mark.alone
 @pytest.mark.timeout(300)
 async def test_every_event_is_in_the_file_or_in_a_gap_however_often_all_is_cut(simulate, make_daemon, rng, capsys):
     # The limit is told to the client, whose own limiter would wait. What becomes of events in flight is not documented:

@@ -130,6 +130,7 @@ async def prove_over(simulator, daemon):
 
 
 @pytest.mark.e2e
+@pytest.mark.alone
 @pytest.mark.timeout(300)
 async def test_every_event_over_pubnub_is_in_the_file_or_in_a_gap_however_often_all_is_cut(
     simulate, make_daemon, rng, capsys
