@@ -42,6 +42,8 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=60_000)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    import handlers  # noqa: PLC0415 - it uses what is below
+
     rows = [
         *throughput(1024, options.rounds, options.events),
         *throughput(4096, options.rounds, options.events // 2),
@@ -50,6 +52,9 @@ def main() -> None:
         *over_pubnub(options.rounds, options.events // 3),
         *decrypting(options.rounds),
         *idle("pubnub"),
+        *handlers.large_journal(1_000_000),
+        *handlers.backlog(100_000, options.rounds),
+        *handlers.ten_handlers(options.events // 2, options.rounds),
     ]
     machine = platform.processor() or platform.machine()
     print(f"\n{machine}, {os.cpu_count()} processors, Python {platform.python_version()}")
@@ -144,12 +149,17 @@ def idle(transport: str) -> list[dict[str, Any]]:
 
 
 def daemon_round(
-    ready: dict[str, str], many: dict[str, Any], *, latencies: bool = False, transport: str = "websocket"
+    ready: dict[str, str],
+    many: dict[str, Any],
+    *,
+    latencies: bool = False,
+    transport: str = "websocket",
+    more: str = "",
 ) -> tuple[dict[str, Any], int]:
     """Let a fresh daemon take *many*; return the handler's report and the daemon's peak memory in KiB."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        daemon(ready, Path(folder), many["count"], latencies=latencies, transport=transport) as process,
+        daemon(ready, Path(folder), many["count"], latencies=latencies, transport=transport, more=more) as process,
     ):
         wait_for(lambda: subscribed(ready), "a subscription")
         time.sleep(1)  # until the first poll: a channel that nobody reads keeps the newest 100 only
@@ -187,9 +197,15 @@ def simulator() -> Iterator[dict[str, str]]:
 
 @contextlib.contextmanager
 def daemon(
-    ready: dict[str, str], folder: Path, count: int, *, latencies: bool = False, transport: str = "websocket"
+    ready: dict[str, str],
+    folder: Path,
+    count: int,
+    *,
+    latencies: bool = False,
+    transport: str = "websocket",
+    more: str = "",
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the daemon with one subscription and the handler that does nothing."""
+    """Run the daemon with one subscription and the handler that does nothing; *more* is added to the file."""
     config = folder / "rc-push.toml"
     config.write_text(
         f'[accounts.main]\nserver = "{ready["server"]}"\nclient_id = {{ env = "RC_APP_CLIENT_ID" }}\n'
@@ -198,7 +214,7 @@ def daemon(
         f'[subscriptions.team]\ntransport = "{transport}"\nevent_filters = ["/team-messaging/v1/posts"]\n'
         f'[handlers.bench]\nuse = "bench"\nreport = "{folder / "report.json"}"\ncount = {count}\n'
         f"latencies = {str(latencies).lower()}\n"
-        f'[journal]\npath = "{folder / "journal.db"}"\n[log]\nlevel = "warning"\n'
+        f'{more}[journal]\npath = "{folder / "journal.db"}"\n[log]\nlevel = "error"\n[service]\nshutdown_grace_s = 1\n'
     )
     secrets = {
         "RC_APP_CLIENT_ID": ready["clientId"],

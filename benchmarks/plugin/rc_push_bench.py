@@ -1,5 +1,6 @@
 """A handler that does nothing, and tells when it was done with how many events."""
 
+import asyncio
 import json
 import time
 from pathlib import Path
@@ -43,3 +44,12 @@ class Bench:
         path = Path(self._settings.report)
         path.with_suffix(".tmp").write_text(json.dumps(report))
         path.with_suffix(".tmp").rename(path)
+
+
+async def noop(_: Envelope) -> None:
+    """Do nothing."""
+
+
+async def hang(_: Envelope) -> None:
+    """Never end."""
+    await asyncio.Event().wait()

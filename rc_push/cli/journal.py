@@ -14,7 +14,6 @@ from rc_push.cli import Settings
 from rc_push.cli.show import Since, event_line, printable, time_of_day
 from rc_push.envelope import Envelope
 from rc_push.errors import EXIT_FAILED
-from rc_push.journal.fates import fates_of
 from rc_push.journal.progress import Attempt, Unfinished
 from rc_push.journal.reader import Reader
 
@@ -98,6 +97,8 @@ def unreadable(settings: Settings, limit: int, *, as_json: bool) -> None:
 
 def _story(envelope: Envelope, journal: Reader) -> str:
     """Return all that is known of one event."""
+    from rc_push.journal.fates import fates_of
+
     body: Any = json.dumps(envelope.body, indent=2, ensure_ascii=False)
     lines = [
         event_line(envelope, with_date=True),

@@ -1,26 +1,18 @@
-"""How do the loops use the journal without blocking? Its async face.
+"""Where every event is stored before anything else happens: SQLite, with one writer and any number of readers.
 
-One thread owns the one write connection and commits all that waits in one transaction (group commit); reads run in a
-thread of their own on read-only connections. Knows nothing of what the events mean.
+`Journal` is what the daemon's loops use. It is loaded at its first use: a command that only reads needs no asyncio.
 """
 
 from __future__ import annotations
 
-import asyncio
-import queue
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from rc_push.envelope import Batch, Cursor, Envelope
-from rc_push.errors import JournalError
 from rc_push.journal.progress import Advance, Attempt, ProgressRows, Registered, Replay, Unfinished
 from rc_push.journal.reader import Reader, Tally, UnreadableRow
-from rc_push.journal.recent import Recent
 from rc_push.journal.store import Appended, Store
+
+if TYPE_CHECKING:
+    from rc_push.journal.journal import Journal
 
 __all__ = [
     "Advance",
@@ -37,203 +29,11 @@ __all__ = [
     "UnreadableRow",
 ]
 
-T = TypeVar("T")
-type_of_write = Callable[[Store], Any]
 
+def __getattr__(name: str) -> Any:
+    """Load `Journal` at its first use (PEP 562)."""
+    if name != "Journal":
+        raise AttributeError(name)
+    from rc_push.journal.journal import Journal  # noqa: PLC0415 - see above
 
-class Journal:
-    """The journal of one daemon. `async with Journal(path) as journal:` opens, migrates and closes it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.head = 0
-        self._moved = asyncio.Event()
-        self._writer: _Writer | None = None
-        self._reads = ThreadPoolExecutor(1, "journal-read")
-        self._reader: Reader | None = None
-        self._recent = Recent()
-
-    async def __aenter__(self) -> Self:
-        """Open it. Raises JournalInUse, JournalTooNew, JournalError."""
-        store = await asyncio.to_thread(Store, self.path)
-        self._writer = _Writer(store)
-        try:
-            self.head = await self._writer.start(Store.head)
-            self._reader = await asyncio.get_running_loop().run_in_executor(self._reads, Reader, self.path)
-        except BaseException:
-            await self.__aexit__()  # a writer left alone would keep the process alive
-            raise
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        """Finish the writes that wait, then close. Cancelling it ends the waiting, not the closing."""
-        reader, self._reader = self._reader, None
-        writer, self._writer = self._writer, None
-        if reader is not None:
-            self._reads.submit(reader.close)
-        if writer is not None:
-            self._reads.submit(writer.stop)  # after the reader, so that SQLite tidies up when the writer closes
-        self._reads.shutdown(wait=False)
-        if writer is not None:
-            await asyncio.to_thread(writer.join)
-
-    async def append(self, batch: Batch) -> Appended:
-        """Store *batch* in one transaction, fsynced. Raises JournalError (JournalFull): then nothing of it is stored.
-
-        Cancelling the call does not take the batch back.
-        """
-        future = self._start(lambda store: store.append(batch))
-        # Not after the wait: the caller may be cancelled, the batch stands.
-        future.add_done_callback(lambda future: self._note_head(future, batch))
-        appended: Appended = await asyncio.shield(future)
-        return appended
-
-    async def wait_past(self, position: int) -> int:
-        """Wait until the journal's head is past *position*; return the head."""
-        while self.head <= position:
-            await self._moved.wait()
-        return self.head
-
-    async def read(self, after: int, limit: int) -> list[Envelope]:
-        """Return the events behind the position *after*, at most *limit*."""
-        if self._reader is None:
-            raise JournalError(f"{self.path}: the journal is closed")
-        recent = self._recent.after(after, limit)
-        if recent is not None:
-            return recent
-        return await self._in_reader(self._reader.after, after, limit)
-
-    async def read_one(self, position: int) -> Envelope | None:
-        """Return the event at *position*; None where it is no more."""
-        events = await self.read(position - 1, 1)
-        return events[0] if events and events[0].position == position else None
-
-    async def cursor(self, subscription: str) -> Cursor | None:
-        """Return where *subscription* stands."""
-        cursor: Cursor | None = await self._write(lambda store: store.cursor(subscription))
-        return cursor
-
-    async def load_session(self, account: str) -> bytes | None:
-        """Return the saved OAuth session of *account*."""
-        session: bytes | None = await self._write(lambda store: store.oauth_session(account))
-        return session
-
-    async def save_session(self, account: str, session: bytes) -> None:
-        """Keep the OAuth session of *account*."""
-        await self._write(lambda store: store.save_oauth_session(account, session))
-
-    async def register_handler(self, name: str, since_ms: int | None = None) -> Registered:
-        """Return where the handler *name* stands; one that is new begins with what was received since *since_ms*.
-
-        None: with what comes from now on.
-        """
-
-        def register(store: Store) -> Registered:
-            start = None if since_ms is None else store.positions_before(since_ms, None)[0]
-            return store.progress.register(name, start, store.head())
-
-        registered: Registered = await self._write(register)
-        return registered
-
-    async def positions_before(self, since_ms: int, until_ms: int | None) -> tuple[int, int]:
-        """Return the newest positions of what was received before *since_ms*, and before *until_ms* (None: all)."""
-        found: tuple[int, int] = await self._write(lambda store: store.positions_before(since_ms, until_ms))
-        return found
-
-    async def save_progress(self, handler: str, advance: Advance) -> None:
-        """Note what has changed for *handler*, in one transaction."""
-        await self._write(lambda store: store.progress.save(handler, advance))
-
-    async def change_progress(self, change: Callable[[ProgressRows], T]) -> T:
-        """Have *change* run on the rows of handlers, in one transaction; return what it returns."""
-        changed: T = await self._write(lambda store: change(store.progress))
-        return changed
-
-    async def prune(self, before_ms: int, limit: int = 500) -> int:
-        """Remove at most *limit* old events that nobody needs; return how many."""
-        pruned: int = await self._write(lambda store: store.prune(before_ms, limit))
-        return pruned
-
-    async def _in_reader(self, call: Callable[..., T], *args: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._reads, call, *args)
-
-    async def _write(self, write: type_of_write) -> Any:
-        return await self._start(write)
-
-    def _start(self, write: type_of_write) -> asyncio.Future[Any]:
-        if self._writer is None:
-            raise JournalError(f"{self.path}: the journal is closed")
-        return self._writer.start(write)
-
-    def _note_head(self, future: asyncio.Future[Appended], batch: Batch) -> None:
-        if future.cancelled() or future.exception() is not None:
-            return
-        appended = future.result()
-        head = appended.head
-        if not appended.duplicate:  # else nobody knows which of them have which position
-            self._recent.add(batch.envelopes, head)
-        elif appended.stored:
-            self._recent.clear()
-        if head > self.head:
-            self.head = head
-            self._moved.set()
-            self._moved = asyncio.Event()
-
-
-class _Writer:
-    """The thread that owns the `Store`: takes all writes that wait, commits them together, answers them together."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._loop = asyncio.get_running_loop()
-        self._jobs: queue.SimpleQueue[tuple[type_of_write, asyncio.Future[Any]] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="journal-write")
-        self._thread.start()
-
-    def start(self, write: type_of_write) -> asyncio.Future[Any]:
-        """Have *write* run in the next transaction; return what will hold its result, or what it raised."""
-        future = self._loop.create_future()
-        self._jobs.put((write, future))
-        return future
-
-    def stop(self) -> None:
-        """Have it commit what waits, close the store and end."""
-        self._jobs.put(None)
-
-    def join(self) -> None:
-        """Wait until it has ended. Blocks."""
-        self._thread.join()
-
-    def _work(self) -> None:
-        running = True
-        while running:
-            jobs = [self._jobs.get()]
-            while not self._jobs.empty():
-                jobs.append(self._jobs.get())
-            running = None not in jobs
-            group = [job for job in jobs if job is not None]
-            if group:
-                answers = self._commit(group)
-                with suppress(RuntimeError):  # the loop has ended: nobody waits for an answer
-                    self._loop.call_soon_threadsafe(_answer, answers)
-        self._store.close()
-
-    def _commit(self, group: list[tuple[type_of_write, asyncio.Future[Any]]]) -> list[tuple[asyncio.Future[Any], Any]]:
-        """Return each job's result or exception. One that fails must not take the others with it."""
-        try:
-            with self._store.transaction():
-                return [(future, write(self._store)) for write, future in group]
-        except BaseException as exc:  # noqa: BLE001 - handed to whoever waits
-            if len(group) == 1:
-                return [(group[0][1], exc)]
-        return [answer for job in group for answer in self._commit([job])]
-
-
-def _answer(answers: list[tuple[asyncio.Future[Any], Any]]) -> None:
-    for future, result in answers:
-        if future.done():  # the caller was cancelled; the write stands
-            continue
-        if isinstance(result, BaseException):
-            future.set_exception(result)
-        else:
-            future.set_result(result)
+    return Journal
