@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-import rc_push.journal
+import rc_push.journal.journal
 from rc_push.envelope import Batch, Cursor, Envelope, Gap, Source
 from rc_push.errors import JournalError, JournalInUse
 from rc_push.journal import Advance, Journal, Reader, Registered, Store, Unfinished
@@ -57,7 +57,7 @@ class GatedStore(Store):
 
 @pytest.fixture
 async def journal(tmp_path, monkeypatch):
-    monkeypatch.setattr(rc_push.journal, "Store", GatedStore)
+    monkeypatch.setattr(rc_push.journal.journal, "Store", GatedStore)
     async with Journal(tmp_path / "journal.db") as journal:
         yield journal
 
@@ -283,7 +283,7 @@ async def test_the_head_is_past_only_what_can_be_read(journal):
 
 
 async def test_closing_finishes_the_writes_that_wait(tmp_path, monkeypatch):
-    monkeypatch.setattr(rc_push.journal, "Store", GatedStore)
+    monkeypatch.setattr(rc_push.journal.journal, "Store", GatedStore)
     path = tmp_path / "journal.db"
     async with Journal(path) as journal:
         store = journal._writer._store
@@ -329,7 +329,7 @@ async def test_a_journal_that_fails_to_open_leaves_no_thread_and_no_lock(tmp_pat
 
     path = tmp_path / "journal.db"
     with monkeypatch.context() as patch:
-        patch.setattr(rc_push.journal, "Reader", fail)
+        patch.setattr(rc_push.journal.journal, "Reader", fail)
         with pytest.raises(JournalError, match="no reader today"):
             await Journal(path).__aenter__()
     await until(lambda: threads_of_journals() == [])
@@ -348,7 +348,7 @@ async def test_a_journal_that_is_cancelled_while_it_opens_leaves_no_thread_and_n
 
     path = tmp_path / "journal.db"
     with monkeypatch.context() as patch:
-        patch.setattr(rc_push.journal, "Store", ClosedStore)
+        patch.setattr(rc_push.journal.journal, "Store", ClosedStore)
         opening = asyncio.ensure_future(Journal(path).__aenter__())
         await until(lambda: "journal-write" in threads_of_journals())
         opening.cancel()
@@ -362,7 +362,7 @@ async def test_a_journal_that_is_cancelled_while_it_opens_leaves_no_thread_and_n
 
 
 async def test_cancelling_the_closing_ends_the_waiting_and_not_the_closing(tmp_path, monkeypatch):
-    monkeypatch.setattr(rc_push.journal, "Store", GatedStore)
+    monkeypatch.setattr(rc_push.journal.journal, "Store", GatedStore)
     path = tmp_path / "journal.db"
     journal = await Journal(path).__aenter__()
     store = journal._writer._store
@@ -380,7 +380,7 @@ async def test_cancelling_the_closing_ends_the_waiting_and_not_the_closing(tmp_p
 
 def test_what_waits_is_stored_even_where_the_loop_has_ended(tmp_path, monkeypatch):
     """Neither the batch nor the thread depends on somebody who waits for the answer."""
-    monkeypatch.setattr(rc_push.journal, "Store", GatedStore)
+    monkeypatch.setattr(rc_push.journal.journal, "Store", GatedStore)
     journal = Journal(tmp_path / "journal.db")
 
     async def leave_without_closing() -> None:
