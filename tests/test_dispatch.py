@@ -16,11 +16,12 @@ from structlog.testing import capture_logs
 from rc_push import dispatch
 from rc_push.config import HandlerConfig, RetryConfig
 from rc_push.dispatch import READ_AT_ONCE, Dispatcher, ledger
+from rc_push.dispatch.replay import Selection
 from rc_push.envelope import Batch, Envelope, Source
-from rc_push.errors import JournalError, JournalFull, Reject, Retry
+from rc_push.errors import Failed, JournalError, JournalFull, Reject, Retry
 from rc_push.handlers import adapt
 from rc_push.journal import Advance, Journal, Reader
-from rc_push.journal.fates import handler_rows, parked_rows
+from rc_push.journal.fates import fates_of, handler_rows, parked_rows
 
 SOURCE = Source("main", "team", "fake")
 T0 = 1_800_000_000.0
@@ -88,6 +89,11 @@ class WatchedJournal:
     async def wait_saved(self, handler, position):
         """Wait until all up to *position* is noted as finished or parked."""
         while not self._is_saved(handler, position):
+            await self._moved.wait()
+
+    async def wait_noted(self, handler, position):
+        """Wait until the position is noted, whatever waits behind it."""
+        while max((at for name, at in self.saved if name == handler), default=0) < position:
             await self._moved.wait()
 
     def _is_saved(self, handler, position):
@@ -820,6 +826,210 @@ async def test_a_position_whose_events_are_pruned_is_passed(start, journal, cloc
     harness = await start(Recorder())
     await harness.until_saved(2)
     assert harness.handler.calls == []
+
+
+# ----------------------------------------------------------------------------------------------------- order, and keys
+
+
+def post(uuid, chat):
+    body = {"groupId": chat, "eventType": "PostAdded"}
+    return envelope(uuid, payload=json.dumps({"uuid": uuid, "event": "/x", "body": body}).encode())
+
+
+async def settle(turns=50):
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+
+async def test_a_failing_event_holds_back_its_own_key_alone(start, journal, clock, path):
+    clock.hold_s = 0.5
+    harness = await start(Recorder(ValueError("x")))
+    await fill(journal, post("a1", "a"), post("b1", "b"), post("a2", "a"), post("b2", "b"))
+    await harness.until(harness.handler.wait_calls(3))
+    await settle()
+    assert harness.handler.done == ["b1", "b2"]
+    assert (harness.statistics.waiting, harness.statistics.position) == (2, 4)
+    await harness.until(journal.wait_noted("h", 4))
+    assert (progress(path).pending, progress(path).waiting) == (2, 2)
+
+
+async def test_what_waits_goes_on_in_its_order_after_a_restart(start, journal, clock, path):
+    clock.hold_s = 0.5
+    first = await start(Recorder(ValueError("x")))
+    await fill(journal, post("a1", "a"), post("a2", "a"), post("b1", "b"))
+    await first.until(journal.wait_noted("h", 3))
+    await first.stop()
+    clock.hold_s = float("inf")
+    again = await start(Recorder())
+    await fill(journal, post("a3", "a"))
+    await again.until_saved(4)
+    assert first.handler.done == ["b1"]
+    assert again.handler.done == ["a1", "a2", "a3"]
+    assert progress(path).delivered == 4
+
+
+async def test_with_the_order_strict_nothing_passes_a_failing_event(start, journal, clock):
+    harness = await start(Recorder(ValueError("x"), ValueError("x")), order="strict", concurrency=8)
+    await fill(journal, post("a1", "a"), post("b1", "b"), post("c1", "c"))
+    await harness.until_saved(3)
+    assert harness.handler.calls == ["a1", "a1", "a1", "b1", "c1"]
+
+
+async def test_with_the_order_none_everything_passes_a_failing_event(start, journal, clock):
+    harness = await start(Recorder(ValueError("x")), order="none")
+    await fill(journal, post("a1", "a"), post("a2", "a"), post("a3", "a"))
+    await harness.until_saved(3)
+    assert harness.handler.done == ["a2", "a3", "a1"]
+
+
+async def test_events_of_different_keys_are_in_hand_together_and_those_of_one_are_not(start, journal):
+    release = asyncio.Event()
+    harness = await start(Recorder(*[release.wait] * 9), concurrency=3)
+    await fill(journal, *(post(f"{chat}{n}", chat) for n in (1, 2) for chat in "abcd"))
+    await harness.until(harness.handler.wait_calls(3))
+    await settle()
+    assert harness.handler.calls == ["a1", "b1", "c1"]
+    assert harness.statistics.in_hand == 3
+    release.set()
+    await harness.until_saved(8)
+    for chat in "abcd":
+        assert [uuid for uuid in harness.handler.done if uuid[0] == chat] == [f"{chat}1", f"{chat}2"]
+
+
+async def test_an_event_that_waits_too_long_is_parked_whatever_its_attempts(start, journal, path):
+    retry = {"first_delay_s": 10.0, "max_attempts": 100, "max_age_s": 60.0}
+    harness = await start(Recorder(*[ValueError("x")] * 50), retry=retry)
+    await fill(journal, "a")
+    await harness.until_saved(1)
+    assert [row[1] for row in parked(path)] == [4], "after 10, 30 and 70 s"
+
+
+async def test_the_calls_for_an_event_are_kept_the_newest_of_them(start, journal, path):
+    harness = await start(Recorder(Failed("out", detail="of luck"), Retry(1.0)))
+    await fill(journal, "a", "b")
+    await harness.until_saved(2)
+    with closing(Reader(path)) as reader, reader.snapshot() as db:
+        [(name, fate, row, calls)] = fates_of(db, 1)
+        [(_, _, _, none)] = fates_of(db, 2)
+    assert (name, fate, row, none) == ("h", "finished", None, [])
+    assert [(c.number, c.outcome, c.detail) for c in calls] == [
+        (1, "failed", "of luck"),
+        (2, "later", ""),
+        (3, "done", ""),
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------ the breaker
+
+
+async def test_a_handler_that_always_fails_is_tried_now_and_then_and_the_first_success_ends_it(
+    start, journal, clock, logs
+):
+    clock.hold_s = 1000.0
+    failing = [ValueError("down")] * 14
+    retry = {"first_delay_s": 600.0, "max_delay_s": 6000.0, "max_attempts": 100}
+    harness = await start(Recorder(*failing), retry=retry)
+    await fill(journal, *(post(f"{n:02}", f"chat-{n}") for n in range(40)))
+    await harness.until(harness.handler.wait_calls(40))
+    events = [line["event"] for line in logs]
+    assert events.count("handler_failing") == 5, "opened once, and again by each of four trials"
+    assert events.index("handler_recovered") > events.index("handler_failing")
+    assert harness.statistics.state == "running"
+
+
+async def test_one_event_that_always_fails_opens_no_breaker(start, journal, clock):
+    harness = await start(Recorder(*[ValueError("x")] * 30), retry={"max_attempts": 30})
+    await fill(journal, "a", "b")
+    await harness.until_saved(2)
+    assert harness.handler.calls == ["a"] * 30 + ["b"]
+    assert harness.statistics.state == "running"
+
+
+# ------------------------------------------------------------------------------------------------ what operators do
+
+
+async def test_a_paused_handler_gets_nothing_until_it_is_resumed_also_after_a_restart(start, journal, path):
+    first = await start(Recorder())
+    await first.dispatcher.pause()
+    await fill(journal, "a")
+    await settle()
+    assert first.handler.calls == []
+    await first.stop()
+    again = await start(Recorder())
+    await settle()
+    assert (again.handler.calls, again.statistics.state, progress(path).is_paused) == ([], "paused", True)
+    await again.dispatcher.resume()
+    await again.until_saved(1)
+    assert again.handler.done == ["a"]
+
+
+async def test_what_is_parked_is_handed_over_again_when_asked(start, journal, path):
+    harness = await start(Recorder(Reject("no"), None, Reject("no")))
+    await fill(journal, "a", "b", "c")
+    await harness.until_saved(3)
+    assert await harness.dispatcher.retry([3, 2]) == 1
+    assert await harness.dispatcher.retry() == 1
+    await harness.until(harness.handler.wait_calls(5))
+    assert await harness.dispatcher._ledger.save()
+    assert harness.handler.done == ["b", "c", "a"]
+    assert parked(path) == []
+    assert (progress(path).delivered, progress(path).pending) == (3, 0)
+
+
+async def test_what_is_dropped_is_gone_for_good_and_counted(start, journal, path):
+    harness = await start(Recorder(Reject("no"), Reject("no")))
+    await fill(journal, "a", "b")
+    await harness.until_saved(2)
+    assert await harness.dispatcher.drop([1, 99]) == 1
+    assert [row[0] for row in parked(path)] == [2]
+    assert (progress(path).dropped, progress(path).pending) == (1, 0)
+
+
+async def test_a_replay_hands_over_once_more_and_moves_nothing(start, journal, path):
+    harness = await start(Recorder(None, Reject("no")), types=("post.*",))
+    await fill(journal, "a", "b", envelope("x", "other"), "c")
+    await harness.until_saved(4)
+    await harness.dispatcher.replay((0, 4), Selection())
+    await harness.until(harness.handler.wait_calls(6))
+    await harness.until(wait_replayed(harness))
+    assert harness.handler.done == ["a", "c", "a", "b", "c"]
+    noted = progress(path)
+    assert (noted.position, noted.delivered, noted.filtered, noted.parked, noted.pending) == (4, 3, 1, 0, 0)
+
+
+async def test_a_replay_goes_on_after_a_restart_and_its_failures_wait_as_any(start, journal, clock, path):
+    first = await start(Recorder())
+    await fill(journal, *"abcdef")
+    await first.until_saved(6)
+    await first.dispatcher.pause()
+    await first.dispatcher.replay((1, 5), Selection(positions=frozenset({2, 3, 5})))
+    await first.stop()
+    again = await start(Recorder(ValueError("x")))
+    await again.dispatcher.resume()
+    await again.until(wait_replayed(again))
+    await again.until_saved(5)
+    assert again.handler.done == ["b", "c", "e"]
+    assert (progress(path).delivered, progress(path).pending, progress(path).waiting) == (6, 0, 0)
+
+
+async def test_a_long_replay_is_bounded_in_memory(start, journal, clock):
+    harness = await start(Recorder())
+    uuids = [str(number) for number in range(3000)]
+    await fill(journal, *uuids)
+    await harness.until_saved(3000)
+    await harness.dispatcher.pause()
+    await harness.dispatcher.replay((0, 3000), Selection())
+    await settle(500)
+    assert harness.dispatcher._lanes.fresh <= 2 * READ_AT_ONCE
+    await harness.dispatcher.resume()
+    await harness.until(wait_replayed(harness))
+    assert harness.handler.done == uuids * 2
+
+
+async def wait_replayed(harness):
+    while harness.statistics.replays:  # noqa: ASYNC110 - nobody but tests waits for it
+        await asyncio.sleep(0.001)
+    assert await harness.dispatcher._ledger.save()
 
 
 # --------------------------------------------------------------------------------------------------------- property

@@ -112,6 +112,7 @@ class Dispatcher:
         self._failure: asyncio.Future[None] | None = None
         self._trial: Entry | None = None
         self._ahead: dict[int, Entry | None] = {}
+        self._open: set[int] = set()  # the positions of rows in `unfinished` that an entry here will settle
         self._replays: list[Replay] = []
         self._delivered = self._filtered = self._failed = self._parked = self._in_hand = 0
         self._last_error = ""
@@ -279,7 +280,8 @@ class Dispatcher:
     def _add_replayed(self, envelope: Envelope, track: Track, known: dict[int, Unfinished]) -> bool:
         """Add *envelope* once more; what waits for a call anyway is left out. Say whether it was added."""
         row = known.get(envelope.position)
-        if envelope.position > self._live.position or (row is not None and row.state == "waiting"):
+        is_waiting = envelope.position in self._open or (row is not None and row.state == "waiting")
+        if is_waiting or envelope.position > self._live.position:
             return False
         source = msgspec.structs.replace(envelope.source, origin="replay")
         envelope = msgspec.structs.replace(envelope, source=source)
@@ -287,7 +289,9 @@ class Dispatcher:
         if row is not None:
             entry.is_recorded, entry.calls = True, row.calls
         if not self._is_wanted(entry):
-            return entry.is_recorded
+            return entry.is_finished  # parked
+        if row is not None:
+            self._open.add(entry.position)
         track.add(entry)
         self._lanes.add(entry)
         self._wake()
@@ -350,7 +354,7 @@ class Dispatcher:
         if await self._hand_over_batch(entries, caller):
             return
         for number, entry in enumerate(entries):
-            if entry is not self._trial and self._must_stop():
+            if entry is not self._trial and self._must_stop(entry):
                 self._lanes.put_back(entries[number:])
                 return
             if self._lanes.holds(entry):
@@ -359,9 +363,10 @@ class Dispatcher:
             else:
                 await self._hand_over_one(entry, caller)
 
-    def _must_stop(self) -> bool:
-        """Say whether what was taken has to wait after all, or something else comes first."""
-        return self._is_stopping or self._is_paused or self._breaker.state != "closed" or self._lanes.is_blocked
+    def _must_stop(self, entry: Entry) -> bool:
+        """Say whether *entry* and what was taken with it have to wait after all."""
+        is_blocked = self._lanes.is_blocked and entry.lane is None  # by another one
+        return self._is_stopping or self._is_paused or self._breaker.state != "closed" or is_blocked
 
     async def _hand_over_batch(self, entries: Sequence[Entry], caller: Caller) -> bool:
         """Hand *entries* over together; return False where the caller has to do it singly."""
@@ -428,6 +433,7 @@ class Dispatcher:
 
     def _done(self, entry: Entry) -> None:
         self._delivered += 1
+        self._open.discard(entry.position)
         self._ledger.done(entry)
         self._lanes.finish(entry)
         self._answered()
@@ -470,6 +476,7 @@ class Dispatcher:
 
     def _put_off(self, entry: Entry, delay_s: float) -> None:
         self._lanes.retry(entry, self._now() + delay_s)
+        self._open.add(entry.position)
         self._ledger.waits(entry, delay_s)
         entry.envelope = None  # it may wait for long; the journal has it
         self._record_held_back()
@@ -478,11 +485,13 @@ class Dispatcher:
         """Let the journal know what waits behind a failing event, so that the position can pass it."""
         for held in self._lanes.take_held_back():
             if not held.is_recorded:
+                self._open.add(held.position)
                 self._ledger.waits(held, None)
                 held.envelope = None
 
     def _park(self, entry: Entry, reason: str) -> None:
         entry.reason = storable(reason)
+        self._open.discard(entry.position)
         self._parked += 1
         self._last_error = entry.reason
         log.error(
@@ -531,21 +540,26 @@ class Dispatcher:
 
         Return how many.
         """
-        wanted, at_ms = None if positions is None else list(positions), round(self._wall() * 1000)
-        await self._save()
-        before = {row.position for row in await self._change(lambda rows: rows.waiting(self.name))}
+        at_ms = round(self._wall() * 1000)
+        wanted = await self._parked_of(positions)
         count = await self._change(lambda rows: rows.retry_parked(self.name, wanted, at_ms))
         waiting = await self._change(lambda rows: rows.waiting(self.name))
-        self._restore([row for row in waiting if row.position not in before])
+        self._restore([row for row in waiting if row.position not in self._open])
         self._parked = max(0, self._parked - count)
         self._wake()
         return count
 
     async def drop(self, positions: Iterable[int] | None = None) -> int:
         """Give the parked events at *positions* (None: all) up for good; return how many."""
-        wanted = None if positions is None else list(positions)
-        await self._save()
+        wanted = await self._parked_of(positions)
         return await self._change(lambda rows: rows.drop_parked(self.name, wanted))
+
+    async def _parked_of(self, positions: Iterable[int] | None) -> list[int]:
+        """Return which of *positions* (None: all) are parked, and not being replayed at the moment."""
+        await self._save()
+        parked = await self._change(lambda rows: rows.parked_positions(self.name))
+        wanted = parked if positions is None else parked.intersection(positions)
+        return sorted(wanted - self._open)
 
     async def replay(self, span: tuple[int, int], selection: Selection, rate: float | None = None) -> Replay:
         """Hand events behind the first position of *span*, up to the second, over once more."""
@@ -569,6 +583,7 @@ class Dispatcher:
             entry.key, entry.attempts, entry.calls = row.key, row.attempts, row.calls
             entry.since_ms, entry.reason = row.since_ms if row.calls else 0, row.reason
             entry.is_recorded, entry.is_replay = True, row.is_replay
+            self._open.add(row.position)
             if row.position > self._live.read_to:
                 self._ahead[row.position] = entry
             delay_s = ((row.due_at_ms or 0) - now_ms) / 1000

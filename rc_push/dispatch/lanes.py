@@ -98,6 +98,8 @@ class Lanes:
         if not fresh_first and self.has_due(now):
             return [self._take_due()]
         if self.is_blocked:
+            if self._ready and self._ready[0].lane is not None:  # what blocks it, put back
+                return [self._ready.popleft()]
             return [self._take_due()] if self.has_due(now) else []
         taken: list[Entry] = []
         lanes: set[_Lane] = set()

@@ -145,6 +145,11 @@ class ProgressRows:
         """Return what waits for a call by the handler *name*, in order."""
         return unfinished_of(self._db, "handler = ? AND state = 'waiting'", (self._id(name),))
 
+    def parked_positions(self, name: str) -> set[int]:
+        """Return the positions of all that the handler *name* has parked."""
+        sql = "SELECT position FROM unfinished WHERE handler = ? AND state = 'parked'"
+        return {row[0] for row in self._db.execute(sql, (self._id(name),))}
+
     def unfinished_between(self, name: str, first: int, last: int) -> list[Unfinished]:
         """Return the rows of the handler *name* for positions from *first* to *last*, in order."""
         return unfinished_of(self._db, "handler = ? AND position BETWEEN ? AND ?", (self._id(name), first, last))
