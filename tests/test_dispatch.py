@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from rc_push import dispatch
 from rc_push.config import HandlerConfig, RetryConfig
-from rc_push.dispatch import READ_AT_ONCE, Dispatcher, ledger
+from rc_push.dispatch import Dispatcher, desk, feeding, ledger
+from rc_push.dispatch.desk import READ_AT_ONCE
 from rc_push.dispatch.replay import Selection
 from rc_push.envelope import Batch, Envelope, Source
 from rc_push.errors import Failed, JournalError, JournalFull, Reject, Retry
@@ -776,7 +776,8 @@ async def test_while_progress_cannot_be_noted_it_goes_on_and_the_journal_stays_w
 
 async def test_what_waits_to_be_noted_is_bounded(start, journal, clock, monkeypatch):
     monkeypatch.setattr(ledger, "UNSAVED_MAX", 3)
-    monkeypatch.setattr(dispatch, "READ_AT_ONCE", 2)
+    for module in (feeding, desk):
+        monkeypatch.setattr(module, "READ_AT_ONCE", 2)
     journal.failures["save_progress"] = [JournalFull("no room")] * 10_000
     harness = await start(Recorder(*[Reject("no")] * 100))
     await fill(journal, *"abcdefgh")
@@ -970,7 +971,7 @@ async def test_what_is_parked_is_handed_over_again_when_asked(start, journal, pa
     assert await harness.dispatcher.retry([3, 2]) == 1
     assert await harness.dispatcher.retry() == 1
     await harness.until(harness.handler.wait_calls(5))
-    assert await harness.dispatcher._ledger.save()
+    assert await harness.dispatcher._desk.ledger.save()
     assert harness.handler.done == ["b", "c", "a"]
     assert parked(path) == []
     assert (progress(path).delivered, progress(path).pending) == (3, 0)
@@ -1020,7 +1021,7 @@ async def test_a_long_replay_is_bounded_in_memory(start, journal, clock):
     await harness.dispatcher.pause()
     await harness.dispatcher.replay((0, 3000), Selection())
     await settle(500)
-    assert harness.dispatcher._lanes.fresh <= 2 * READ_AT_ONCE
+    assert harness.dispatcher._desk.lanes.fresh <= 2 * READ_AT_ONCE
     await harness.dispatcher.resume()
     await harness.until(wait_replayed(harness))
     assert harness.handler.done == uuids * 2
@@ -1029,7 +1030,7 @@ async def test_a_long_replay_is_bounded_in_memory(start, journal, clock):
 async def wait_replayed(harness):
     while harness.statistics.replays:  # noqa: ASYNC110 - nobody but tests waits for it
         await asyncio.sleep(0.001)
-    assert await harness.dispatcher._ledger.save()
+    assert await harness.dispatcher._desk.ledger.save()
 
 
 # --------------------------------------------------------------------------------------------------------- property

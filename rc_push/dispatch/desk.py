@@ -1,0 +1,214 @@
+"""What has one handler to do, and what became of it? What reading, handing over and operators share.
+
+Every outcome of a call is settled here: in the lanes (who may be next), the ledger (what is noted), the breaker, the
+counts and the log. Knows no handler and no task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+import traceback
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import structlog
+
+from rc_push.backoff import delays_s, full_jitter_s
+from rc_push.config import HandlerConfig
+from rc_push.dispatch.breaker import Breaker
+from rc_push.dispatch.lanes import Entry, Lanes
+from rc_push.dispatch.ledger import JOURNAL_LADDER_S, Ledger, storable
+from rc_push.dispatch.tracks import Track
+from rc_push.errors import JournalError, Reject, Retry, detail_of
+from rc_push.journal import Journal
+from rc_push.ordering import Keys
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+# Events read at once, and handed over at once where the handler takes batches.
+READ_AT_ONCE = 256
+# Events that wait for a retry, or behind one, before nothing more is read: they are kept in memory.
+HELD_MAX = 10_000
+
+
+class Desk:
+    """The state of one handler. *open*: the positions of rows in `unfinished` that an entry here will settle.
+
+    *ahead*: what stands in `unfinished` already and is not read yet, by position; None where it is parked.
+    """
+
+    def __init__(
+        self,
+        config: HandlerConfig,
+        journal: Journal,
+        *,
+        note_every_s: float = 0.0,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        wall: Callable[[], float] = time.time,
+        now: Callable[[], float] = time.monotonic,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self.name = config.name
+        self.config = config
+        self.journal = journal
+        self.sleep, self.wall, self.now, self.uniform = sleep, wall, now, uniform
+        self._note_every_s = note_every_s
+        self.takers = 1 if config.order == "strict" else config.concurrency
+        self.lanes = Lanes(config.order, Keys().key_of, is_parallel=self.takers > 1)
+        self.breaker = Breaker(config.retry.first_delay_s, config.retry.max_delay_s, uniform)
+        self.open: set[int] = set()
+        self.ahead: dict[int, Entry | None] = {}
+        self.is_paused = self.is_stopping = False
+        self.waits_until = 0.0
+        self.trial: Entry | None = None
+        self.work_there = asyncio.Event()
+        self.room_there = asyncio.Event()
+        self.delivered = self.filtered = self.failed = self.parked = self.in_hand = 0
+        self.last_error = ""
+        self.begin_at(0)
+
+    def begin_at(self, position: int) -> None:
+        """Take the handler up at *position*."""
+        self.live = Track(position)
+        self.ledger = Ledger(
+            self.name, self.journal, self.live, note_every_s=self._note_every_s, sleep=self.sleep, wall=self.wall
+        )
+
+    # ------------------------------------------------------------------------------------------- what became of a call
+
+    def done(self, entry: Entry) -> None:
+        """Note that *entry* is done."""
+        self.delivered += 1
+        self.open.discard(entry.position)
+        self.ledger.done(entry)
+        self.lanes.finish(entry)
+        self.answered()
+
+    def later(self, entry: Entry, later: Retry, took_s: float) -> None:
+        """Let *entry* wait, as its handler has asked for."""
+        entry.reason = str(later)
+        self.ledger.attempted(entry, took_s, "later", entry.reason)
+        self.put_off(entry, later.delay_s)
+
+    def rejected(self, entry: Entry, exc: Reject, took_s: float) -> None:
+        """Park *entry*: its handler will never take it."""
+        entry.attempts += 1
+        self.ledger.attempted(entry, took_s, "rejected", exc.reason, detail_of(exc))
+        self.park(entry, exc.reason)
+        self.answered()
+
+    def fail(self, entry: Entry, exc: Exception, took_s: float) -> None:
+        """Let *entry* wait for another call, or park it."""
+        now = self.now()
+        retry = self.config.retry
+        entry.attempts += 1
+        entry.reason = describe(exc)
+        self.ledger.attempted(entry, took_s, "failed", entry.reason, detail_of(exc))
+        entry.since_ms = entry.since_ms or round((self.wall() - took_s) * 1000)
+        if self.breaker.failed(entry.position, now):
+            pause_s = self.breaker.next_trial_at - now
+            log.warning("handler_failing", handler=self.name, error=entry.reason, next_try_s=round(pause_s, 1))
+        if entry.attempts >= retry.max_attempts or self.wall() * 1000 >= entry.since_ms + retry.max_age_s * 1000:
+            self.failed += 1
+            self.park(entry, entry.reason)
+            return
+        delay_s = full_jitter_s(entry.attempts, retry.first_delay_s, retry.max_delay_s, self.uniform)
+        self.log_failure(exc, entry, delay_s)
+        self.put_off(entry, delay_s)
+
+    def put_off(self, entry: Entry, delay_s: float) -> None:
+        """Let *entry* wait for *delay_s*, and what its order ties to it."""
+        self.lanes.retry(entry, self.now() + delay_s)
+        self.open.add(entry.position)
+        self.ledger.waits(entry, delay_s)
+        entry.envelope = None  # it may wait for long; the journal has it
+        self.record_held_back()
+
+    def park(self, entry: Entry, reason: str) -> None:
+        """Give *entry* up, until somebody asks for it."""
+        entry.reason = storable(reason)
+        self.open.discard(entry.position)
+        self.parked += 1
+        self.last_error = entry.reason
+        log.error(
+            "event_parked",
+            handler=self.name,
+            position=entry.position,
+            attempts=entry.attempts,
+            reason=entry.reason,
+        )
+        self.ledger.parks(entry)
+        self.lanes.finish(entry)
+
+    def record_held_back(self) -> None:
+        """Let the journal know what waits behind a failing event, so that the position can pass it."""
+        for held in self.lanes.take_held_back():
+            if not held.is_recorded:
+                self.open.add(held.position)
+                self.ledger.waits(held, None)
+                held.envelope = None
+
+    def log_failure(self, exc: Exception, entry: Entry, delay_s: float, **more: int) -> None:
+        """Tell of a call that failed, and when the next one is."""
+        self.failed += 1
+        self.last_error = describe(exc)
+        log.warning(
+            "handler_failed",
+            handler=self.name,
+            position=entry.position,
+            attempt=max(1, entry.attempts),
+            error=self.last_error,
+            next_try_s=round(delay_s, 1),
+            exc_info=exc,
+            **more,
+        )
+
+    def answered(self) -> None:
+        """Note that the handler works, whatever it said."""
+        if self.breaker.succeeded():
+            log.info("handler_recovered", handler=self.name)
+            self.wake()
+
+    # ------------------------------------------------------------------------------------------ waking, and the journal
+
+    def wake(self) -> None:
+        """Wake whoever waits for something to hand over."""
+        self.work_there.set()
+        self.work_there = asyncio.Event()
+
+    def give_room(self) -> None:
+        """Wake whoever waits for room, or for the end of what was handed over."""
+        self.room_there.set()
+        self.room_there = asyncio.Event()
+        if self.takers > 1:
+            self.wake()  # what has been let go may be for others
+
+    async def wait_room(self, *, anew: bool = False) -> None:
+        """Wait until there is room for more in memory; *anew*: until something has changed there."""
+        while anew or self.lanes.fresh >= READ_AT_ONCE or self.lanes.waiting >= HELD_MAX or self.ledger.is_full:
+            anew = False
+            await self.room_there.wait()
+
+    async def insist(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask the journal until it answers."""
+        delays = delays_s(JOURNAL_LADDER_S)
+        while True:
+            try:
+                return await ask()
+            except JournalError as exc:
+                self.last_error = str(exc)
+                log.error("journal_cannot_read", handler=self.name, error=str(exc))
+            await self.sleep(next(delays))
+
+    async def save(self) -> None:
+        """Note now what has changed. Raises JournalError."""
+        if not await self.ledger.save():
+            raise JournalError(self.ledger.error)
+
+
+def describe(exc: Exception) -> str:
+    """Return what *exc* says, even where its own text cannot be had."""
+    return storable("".join(traceback.format_exception_only(exc)).strip())

@@ -1,0 +1,133 @@
+"""Which events come to a handler? Those behind its position, and those that are replayed, as far as there is room.
+
+Knows the journal and the user's rules; knows nothing of calls.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import structlog
+
+from rc_push.dispatch.desk import READ_AT_ONCE, Desk, describe
+from rc_push.dispatch.lanes import Entry
+from rc_push.dispatch.replay import Selection
+from rc_push.dispatch.tracks import Track
+from rc_push.envelope import Envelope
+from rc_push.errors import RoutingError
+from rc_push.journal import Replay, Unfinished
+from rc_push.routing import Route
+
+log = structlog.get_logger()
+
+
+class Feeder:
+    """Reads for one handler. Its loops are tasks; they end only by cancellation, or when a replay is over."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._route = Route(desk.config)
+
+    async def feed(self) -> None:
+        """Read what is behind the live position, as far as there is room for it."""
+        while True:
+            await self._desk.wait_room()
+            head = await self._desk.journal.wait_past(self._desk.live.read_to)
+            envelopes = await self._read(self._desk.live.read_to)
+            for envelope in envelopes:
+                self._add_live(envelope)
+            if not envelopes:  # pruned
+                self._desk.live.pass_over(head)
+            self._desk.ledger.moved()
+            self._desk.wake()
+
+    def _add_live(self, envelope: Envelope) -> None:
+        position = envelope.position
+        if position in self._desk.ahead:
+            entry = self._desk.ahead.pop(position)
+            if entry is None:
+                self._desk.live.pass_over(position)
+            else:
+                entry.is_finished = True  # it is recorded already
+                self._desk.live.add(entry)
+            return
+        entry = Entry(position, self._desk.live, envelope)
+        if self._is_wanted(entry):
+            self._desk.live.add(entry)
+            self._desk.lanes.add(entry)
+        elif not entry.is_recorded:
+            self._desk.live.pass_over(position, filtered=1)
+            self._desk.filtered += 1
+
+    async def feed_replay(self, replay: Replay) -> None:
+        """Read what *replay* names, at its pace, then wait until all of it is done or recorded."""
+        selection, track = Selection.from_json(replay.selection), Track(replay.position)
+        self._desk.ledger.follow(replay, track)
+        while track.read_to < replay.until:
+            await self._desk.wait_room()
+            envelopes = [e for e in await self._read(track.read_to) if e.position <= replay.until]
+            if not envelopes:
+                track.pass_over(replay.until)
+                break
+            known = await self._unfinished_between(envelopes[0].position, envelopes[-1].position)
+            for envelope in envelopes:
+                added = self._is_meant(envelope, selection) and self._add_replayed(envelope, track, known)
+                if not added:
+                    track.pass_over(envelope.position)
+                elif replay.rate:
+                    await self._desk.sleep(1 / replay.rate)
+            self._desk.ledger.moved()
+        while track.position < replay.until:
+            await self._desk.wait_room(anew=True)
+        self._desk.ledger.end(replay)
+        log.info("replay_done", handler=self._desk.name, replay=replay.id, until=replay.until)
+
+    async def _unfinished_between(self, first: int, last: int) -> dict[int, Unfinished]:
+        async def look() -> list[Unfinished]:
+            await self._desk.save()
+            journal, name = self._desk.journal, self._desk.name
+            return await journal.change_progress(lambda rows: rows.unfinished_between(name, first, last))
+
+        return {row.position: row for row in await self._desk.insist(look)}
+
+    def _add_replayed(self, envelope: Envelope, track: Track, known: dict[int, Unfinished]) -> bool:
+        """Add *envelope* once more; what waits for a call anyway is left out. Say whether it was added."""
+        row = known.get(envelope.position)
+        is_waiting = envelope.position in self._desk.open or (row is not None and row.state == "waiting")
+        if is_waiting or envelope.position > self._desk.live.position:
+            return False
+        entry = Entry(envelope.position, track, as_replayed(envelope), is_replay=row is None or row.is_replay)
+        if row is not None:
+            entry.is_recorded, entry.calls = True, row.calls
+        if not self._is_wanted(entry):
+            return entry.is_finished  # parked
+        if row is not None:
+            self._desk.open.add(entry.position)
+        track.add(entry)
+        self._desk.lanes.add(entry)
+        self._desk.wake()
+        return True
+
+    def _is_wanted(self, entry: Entry) -> bool:
+        """Say whether the handler is to get *entry*; where the rules cannot be applied to it, it is parked."""
+        try:
+            return self._route.matches(entry.envelope)  # type: ignore[arg-type] # it has just been read
+        except Exception as exc:  # noqa: BLE001 - the supervisor: one strange event must not stop the others
+            entry.track.add(entry)
+            reason = str(exc) if isinstance(exc, RoutingError) else describe(exc)
+            self._desk.park(entry, f"cannot be routed: {reason}")
+            return False
+
+    def _is_meant(self, envelope: Envelope, selection: Selection) -> bool:
+        try:
+            return selection.matches(envelope)
+        except RoutingError as exc:
+            log.warning("replay_skips", handler=self._desk.name, position=envelope.position, why=str(exc))
+            return False
+
+    async def _read(self, after: int) -> list[Envelope]:
+        return await self._desk.insist(lambda: self._desk.journal.read(after, READ_AT_ONCE))
+
+
+def as_replayed(envelope: Envelope) -> Envelope:
+    """Return *envelope* as one that is handed over once more."""
+    return msgspec.structs.replace(envelope, source=msgspec.structs.replace(envelope.source, origin="replay"))

@@ -1,0 +1,177 @@
+"""How is a handler given its events? By takers: tasks that take what may be next, call, and settle what comes of it.
+
+Knows the handler, its time-out and the breaker; knows nothing of where events come from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from rc_push.dispatch.calls import Caller
+from rc_push.dispatch.desk import READ_AT_ONCE, Desk
+from rc_push.dispatch.feeding import as_replayed
+from rc_push.dispatch.lanes import Entry
+from rc_push.envelope import Envelope
+from rc_push.errors import Reject, Retry
+from rc_push.handlers import LoadedHandler
+from rc_push.handlers.hand_over import HandOver, begin_hand_over
+
+
+class Alarm:
+    """Wakes the takers of one handler when something is due: one timer, for the earliest of it."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._due_at = 0.0
+        self.task: asyncio.Task[None] | None = None
+
+    def wake_at(self, due_at: float | None) -> None:
+        """Wake them at *due_at*, if nothing wakes them before."""
+        if due_at is None or (self.task and not self.task.done() and self._due_at <= due_at):
+            return
+        if self.task:
+            self.task.cancel()
+        self._due_at = due_at
+        self.task = asyncio.create_task(self._wake_after(max(0.0, due_at - self._desk.now())))
+
+    async def _wake_after(self, delay_s: float) -> None:
+        await self._desk.sleep(delay_s)
+        self._desk.wake()
+
+
+class Taker:
+    """One of the takers of a handler. There are as many as events may be in its hands."""
+
+    def __init__(self, desk: Desk, handler: LoadedHandler, alarm: Alarm) -> None:
+        self._desk = desk
+        self._handler = handler
+        self._alarm = alarm
+        self._batch_size = READ_AT_ONCE if desk.takers == 1 or handler.handle_batch else 1
+        self._first_call = HandOver(desk.name)
+
+    async def work(self) -> None:
+        """Hand over what may be handed over, one call after another."""
+        begin_hand_over(self._first_call)
+        with Caller(self._desk.config.timeout_s) as caller:
+            while not self._desk.is_stopping:
+                entries = self._take()
+                if entries:
+                    await self._hand_over(entries, caller)
+                    self._desk.give_room()
+                else:
+                    await self._desk.work_there.wait()
+
+    def _take(self) -> list[Entry]:
+        """Return what is to be handed over now; where there is nothing, arm the alarm for when there will be."""
+        now = self._desk.now()
+        if self._desk.is_paused or self._desk.is_stopping:
+            return []
+        if now < self._desk.waits_until:
+            self._alarm.wake_at(self._desk.waits_until)
+            return []
+        entries = self._take_by_breaker(now)
+        self._desk.record_held_back()
+        if not entries:
+            self._alarm.wake_at(self._next_due_at())
+        return entries
+
+    def _take_by_breaker(self, now: float) -> list[Entry]:
+        if self._desk.breaker.state == "closed":
+            return self._desk.lanes.take(self._batch_size, now)
+        if not self._desk.breaker.is_trial_due(now):
+            return []
+        entries = self._desk.lanes.take(1, now, fresh_first=True)  # one that has not failed tells more
+        if entries:
+            self._desk.breaker.begin_trial()
+            self._desk.trial = entries[0]
+        return entries
+
+    def _next_due_at(self) -> float | None:
+        """Return when something is due by itself; None where that depends on what happens."""
+        if self._desk.breaker.state == "closed":
+            return self._desk.lanes.next_due_at()
+        return self._desk.breaker.next_trial_at if self._desk.breaker.state == "open" else None
+
+    async def _hand_over(self, entries: list[Entry], caller: Caller) -> None:
+        if await self._hand_over_batch(entries, caller):
+            return
+        for number, entry in enumerate(entries):
+            if entry is not self._desk.trial and self._must_stop(entry):
+                self._desk.lanes.put_back(entries[number:])
+                return
+            if self._desk.lanes.holds(entry):
+                self._desk.lanes.hold(entry)
+                self._desk.record_held_back()
+            else:
+                await self._hand_over_one(entry, caller)
+
+    def _must_stop(self, entry: Entry) -> bool:
+        """Say whether *entry* and what was taken with it have to wait after all."""
+        is_blocked = self._desk.lanes.is_blocked and entry.lane is None  # by another one
+        return self._desk.is_stopping or self._desk.is_paused or self._desk.breaker.state != "closed" or is_blocked
+
+    async def _hand_over_batch(self, entries: Sequence[Entry], caller: Caller) -> bool:
+        """Hand *entries* over together; return False where the caller has to do it singly."""
+        if self._handler.handle_batch is None or entries[0].calls or entries[0] is self._desk.trial:
+            return False
+        envelopes = [entry.envelope for entry in entries if entry.envelope is not None]
+        if len(envelopes) < len(entries):  # some have been held back, and have to be read again
+            return False
+        self._desk.in_hand += len(entries)
+        try:
+            await caller.call(self._handler.handle_batch, envelopes)
+        except Retry as later:
+            self._desk.waits_until = self._desk.now() + later.delay_s
+            self._desk.lanes.put_back(entries)
+            return True
+        except Reject:
+            return False  # which of them, only handing over singly tells
+        except Exception as exc:  # noqa: BLE001 - the supervisor: a handler's failure is not ours
+            self._desk.log_failure(exc, entries[0], 0.0, events=len(entries))
+            return False
+        finally:
+            self._desk.in_hand -= len(entries)
+        for entry in entries:
+            self._desk.done(entry)
+        return True
+
+    async def _hand_over_one(self, entry: Entry, caller: Caller) -> None:
+        envelope = entry.envelope or await self._fetch(entry)
+        if envelope is None:
+            self._desk.park(entry, "the event is no longer in the journal")
+            self._end_trial_of(entry)
+            return
+        entry.calls += 1
+        if entry.calls > 1:
+            begin_hand_over(HandOver(self._desk.name, entry.calls))
+        began_at = self._desk.now()
+        self._desk.in_hand += 1
+        try:
+            await caller.call(self._handler.handle, envelope)
+        except Retry as later:
+            self._desk.later(entry, later, self._desk.now() - began_at)
+        except Reject as exc:
+            self._desk.rejected(entry, exc, self._desk.now() - began_at)
+        except Exception as exc:  # noqa: BLE001 - the supervisor: a handler's failure is not ours
+            self._desk.fail(entry, exc, self._desk.now() - began_at)
+        else:
+            if entry.calls > 1:
+                self._desk.ledger.attempted(entry, self._desk.now() - began_at, "done")
+            self._desk.done(entry)
+        finally:
+            self._desk.in_hand -= 1
+            if entry.calls > 1:
+                begin_hand_over(self._first_call)
+            self._end_trial_of(entry)
+
+    def _end_trial_of(self, entry: Entry) -> None:
+        if entry is not self._desk.trial:
+            return
+        self._desk.trial = None
+        if self._desk.breaker.state == "half-open":  # it told nothing
+            self._desk.breaker.give_up_trial(self._desk.now())
+
+    async def _fetch(self, entry: Entry) -> Envelope | None:
+        envelope = await self._desk.insist(lambda: self._desk.journal.read_one(entry.position))
+        return as_replayed(envelope) if envelope and entry.is_replay else envelope
