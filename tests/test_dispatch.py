@@ -499,6 +499,11 @@ class Unprintable(Exception):
         raise RuntimeError
 
 
+class Forgetful(Failed):
+    def __init__(self):
+        """Leave out what `Failed` does."""
+
+
 @pytest.mark.parametrize(
     "exc",
     [
@@ -506,6 +511,8 @@ class Unprintable(Exception):
         SystemExit(1),
         ExceptionGroup("several", [ValueError("x"), OSError("y")]),
         Unprintable(),
+        Forgetful(),
+        Failed(""),
         StopAsyncIteration(),
         RecursionError(),
         JournalError("the handler's own"),
@@ -542,6 +549,15 @@ async def test_a_failure_is_logged_with_what_happens_next(start, journal, logs):
     assert (failed["event"], failed["position"], failed["attempt"], failed["exc_info"]) == ("handler_failed", 1, 1, bug)
     assert 0.5 <= failed["next_try_s"] <= 1.0
     assert (at_the_end["event"], at_the_end["attempts"], at_the_end["reason"]) == ("event_parked", 2, "no")
+
+
+async def test_what_a_handler_says_on_purpose_is_told_in_its_words_without_a_traceback(start, journal, path, logs):
+    harness = await start(Recorder(*[Failed("exit code 3", detail="planted")] * 3))
+    await fill(journal, "a")
+    await harness.until_saved(1)
+    assert [line.get("exc_info") for line in logs] == [None] * 3
+    assert [line.get("error", line.get("reason")) for line in logs] == ["exit code 3"] * 3
+    assert parked(path)[0][2] == harness.statistics.last_error == "exit code 3"
 
 
 @pytest.mark.parametrize("trouble", ["hangs", "fails", "asks for later"])

@@ -21,7 +21,7 @@ from rc_push.dispatch.breaker import Breaker
 from rc_push.dispatch.lanes import Entry, Lanes
 from rc_push.dispatch.ledger import JOURNAL_LADDER_S, Ledger, storable
 from rc_push.dispatch.tracks import Track
-from rc_push.errors import JournalError, Reject, Retry, detail_of
+from rc_push.errors import Failed, JournalError, Reject, Retry, detail_of
 from rc_push.journal import Journal
 from rc_push.ordering import Keys
 
@@ -162,7 +162,7 @@ class Desk:
             attempt=max(1, entry.attempts),
             error=self.last_error,
             next_try_s=round(delay_s, 1),
-            exc_info=exc,
+            exc_info=None if isinstance(exc, Failed) else exc,  # what a handler says on purpose is no bug of its own
             **more,
         )
 
@@ -210,5 +210,8 @@ class Desk:
 
 
 def describe(exc: Exception) -> str:
-    """Return what *exc* says, even where its own text cannot be had."""
+    """Return what *exc* says, even where its own text cannot be had; a handler's own words as they are."""
+    reason = vars(exc).get("reason") if isinstance(exc, Failed) else None
+    if reason and isinstance(reason, str):  # a subclass may have forgotten it
+        return storable(reason)
     return storable("".join(traceback.format_exception_only(exc)).strip())
