@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     import handlers  # noqa: PLC0415 - it uses what is below
+    import programs  # noqa: PLC0415 - so does this
 
     rows = [
         *throughput(1024, options.rounds, options.events),
@@ -55,6 +56,7 @@ def main() -> None:
         *handlers.large_journal(1_000_000),
         *handlers.backlog(100_000, options.rounds),
         *handlers.ten_handlers(options.events // 2, options.rounds),
+        *programs.programs(4000, options.rounds),
     ]
     machine = platform.processor() or platform.machine()
     print(f"\n{machine}, {os.cpu_count()} processors, Python {platform.python_version()}")

@@ -26,8 +26,8 @@ PAYLOAD = (
 AT_ONCE = 1024
 
 
-def make_journal(path: Path, count: int, *, behind: int = 0) -> None:
-    """Make a journal of *count* events of 1 KB, received until now; the handler `bench` has the last *behind* to do."""
+def make_journal(path: Path, count: int, *, behind: int = 0, handler: str = "bench") -> None:
+    """Make a journal of *count* events of 1 KB, received until now; *handler* has the last *behind* of them to do."""
     now_ms = round(time.time() * 1000)
     with closing(Store(path)) as store:
         for first in range(1, count + 1, AT_ONCE):
@@ -39,7 +39,7 @@ def make_journal(path: Path, count: int, *, behind: int = 0) -> None:
             with store.transaction():
                 store.append(Batch("team", events))
         with store.transaction():
-            store.progress.register("bench", count - behind, store.head())
+            store.progress.register(handler, count - behind, store.head())
 
 
 def large_journal(count: int) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ import inspect
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol
 
@@ -124,7 +124,12 @@ def _construct(plugin: Any, config: HandlerConfig) -> Any:
     if declared is None:
         settings_from_table(_NoSettings, config)
         return plugin() if is_class else plugin
-    return plugin(settings_from_table(declared, config))
+    settings = settings_from_table(declared, config)
+    try:
+        return plugin(settings)
+    except ConfigError as exc:  # the settings are well formed, and still wrong here
+        problems = [replace(problem, key=f"handlers.{config.name}.{problem.key}") for problem in exc.problems]
+        raise ConfigError(problems) from exc
 
 
 class _NoSettings(msgspec.Struct):

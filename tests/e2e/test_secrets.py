@@ -29,13 +29,17 @@ WITHIN_S = 45.0
 TOKEN_MIN_BYTES = 24
 JOURNAL_FILES = {"journal.db", "journal.db-shm", "journal.db-wal", "journal.db.lock"}
 
-# A device that is always full: each event fails, and is parked.
+# A device that is always full, a program that prints all it knows: each event fails, and is parked.
 BROKEN_HANDLER = """
 [handlers.lines]
 use = "log"
 [handlers.broken]
 use = "file"
 path = "/dev/full"
+retry = { first_delay_s = 0.01, max_attempts = 2 }
+[handlers.told]
+use = "command"
+program = ["/bin/sh", "-c", "env; cat; exit 3"]
 retry = { first_delay_s = 0.01, max_attempts = 2 }
 """
 # What goes wrong while the connections are lost, and the word of the log that proves it.
@@ -156,7 +160,7 @@ def check_arguments(pid, planted):
 
 
 def check_log(log, planted):
-    for proof in (*TROUBLES, "unreadable", "event_parked", "oauth_login", "oauth_refresh"):
+    for proof in (*TROUBLES, "unreadable", "event_parked", "exit code 3", "oauth_login", "oauth_refresh"):
         assert proof in log, f"the test has not provoked {proof}"
     assert not found(planted, log)
     told = "\n".join(line for line in log.splitlines() if not re.search(r'^\S+ debug |"level":"debug"', line))
