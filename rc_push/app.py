@@ -9,14 +9,14 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import structlog
 
 from rc_push import __version__, handlers
-from rc_push.config import Config, SubscriptionConfig
+from rc_push.config import Config, HandlerConfig, SubscriptionConfig
 from rc_push.control.server import ControlServer
 from rc_push.dispatch import Dispatcher, DispatcherStatistics
 from rc_push.errors import ControlError, JournalError, RefusedError
@@ -51,24 +51,34 @@ class App:
     """The daemon. `async with App.open(config) as app: await app.run()`."""
 
     def __init__(
-        self, config: Config, journal: Journal, receivers: list[Receiver], dispatchers: list[Dispatcher]
+        self,
+        config: Config,
+        journal: Journal,
+        receivers: list[Receiver],
+        dispatchers: list[Dispatcher],
+        accounts: Sequence[Account] = (),
     ) -> None:
         self.config = config
         self.journal = journal
+        self._accounts = accounts
         self._receivers = receivers
         self._dispatchers = dispatchers
 
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, config: Config, *, on_change: Callable[[ReceiverStatistics], None] = lambda _: None
+        cls,
+        config: Config,
+        *,
+        also: Sequence[tuple[HandlerConfig, LoadedHandler]] = (),
+        on_change: Callable[[ReceiverStatistics], None] = lambda _: None,
     ) -> AsyncIterator[App]:
-        """Open journal, accounts and handlers; close them in the opposite order.
+        """Open journal, accounts and handlers, those in *also* beside those in the file; close them in reverse.
 
         Raises JournalError, ConfigError or HandlerError, each naming its remedy.
         """
         async with AsyncExitStack() as stack:
-            loaded = [(c, handlers.load(c)) for c in config.handlers.values() if c.enabled]
+            loaded = [*((c, handlers.load(c)) for c in config.handlers.values() if c.enabled), *also]
             journal = await stack.enter_async_context(Journal(config.journal.path))
             accounts = {
                 name: await stack.enter_async_context(Account(account, config.network, journal))
@@ -87,7 +97,7 @@ class App:
             ]
             await stack.enter_async_context(_control(config, Operations(dispatchers, journal)))
             stack.enter_context(_reopen_on_hangup([handler for _, handler in loaded]))
-            yield cls(config, journal, receivers, dispatchers)
+            yield cls(config, journal, receivers, dispatchers, list(accounts.values()))
 
     def statistics(self) -> AppStatistics:
         """Return what is known now."""
@@ -96,6 +106,11 @@ class App:
             receivers=tuple(receiver.statistics() for receiver in self._receivers),
             dispatchers=tuple(dispatcher.statistics() for dispatcher in self._dispatchers),
         )
+
+    async def revoke(self) -> None:
+        """End the sessions at RingCentral, with their subscriptions: nobody will recover them."""
+        for account in self._accounts:
+            await account.revoke()
 
     async def run(self) -> None:
         """Run until cancelled. Raises RefusedError once RingCentral has refused every subscription for good."""

@@ -14,8 +14,8 @@ ROOT = Path(rc_push.__file__).parent
 
 # From top to bottom: a module may import what stands in a row below its own. A row is a row of siblings.
 ROWS = (
-    {"__main__"},
-    {"cli"},
+    {"__main__", "pytest_plugin"},
+    {"cli", "testing"},
     {"app"},
     {"operations"},
     {"receive", "dispatch", "web", "simulator"},

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # In the order of the help. A command returns its exit code, or None for 0.
 COMMANDS = {
     "run": "rc_push.cli.run:run",
+    "listen": "rc_push.cli.listen:listen",
     "check": "rc_push.cli.check:check",
     "init": "rc_push.cli.init:init",
     "simulate": "rc_push.cli.simulate:simulate",
@@ -28,6 +29,7 @@ COMMANDS = {
     "events": "rc_push.cli.journal:events",
     "explain": "rc_push.cli.explain:explain",
     "test": "rc_push.cli.route_tests:test",
+    "plugins": "rc_push.cli.plugins:plugins",
     "handlers": "rc_push.cli.handlers:handlers",
     "parked": "rc_push.cli.handlers:parked",
     "replay": "rc_push.cli.replay:replay",

@@ -145,6 +145,10 @@ class ProgressRows:
         """Return what waits for a call by the handler *name*, in order."""
         return unfinished_of(self._db, "handler = ? AND state = 'waiting'", (self._id(name),))
 
+    def parked(self, name: str) -> list[Unfinished]:
+        """Return what the handler *name* has parked, in order."""
+        return unfinished_of(self._db, "handler = ? AND state = 'parked'", (self._id(name),))
+
     def parked_positions(self, name: str) -> set[int]:
         """Return the positions of all that the handler *name* has parked."""
         sql = "SELECT position FROM unfinished WHERE handler = ? AND state = 'parked'"
