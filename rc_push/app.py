@@ -79,6 +79,8 @@ class App:
         """
         async with AsyncExitStack() as stack:
             loaded = [*((c, handlers.load(c)) for c in config.handlers.values() if c.enabled), *also]
+            for warning in (warning for _, handler in loaded for warning in handler.warnings):
+                log.warning("setting_doubtful", key=warning.key, found=warning.found, remedy=warning.remedy)
             journal = await stack.enter_async_context(Journal(config.journal.path))
             accounts = {
                 name: await stack.enter_async_context(Account(account, config.network, journal))

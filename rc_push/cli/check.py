@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import Iterator
@@ -22,10 +23,12 @@ from rc_push.errors import (
     ConfigError,
     HandlerError,
     Problem,
+    UnreachableError,
 )
 
 if TYPE_CHECKING:
     from rc_push.config import Config, HandlerConfig
+    from rc_push.handlers import LoadedHandler
 
 Level = Literal["ok", "warning", "problem"]
 
@@ -36,6 +39,8 @@ MARKS = {
 }
 # Which exit code stands for all: what has to be repaired first.
 WORST_FIRST = (EXIT_CONFIG, EXIT_JOURNAL, EXIT_REFUSED, EXIT_UNREACHABLE)
+# What a handler gets to look at what it writes to.
+LOOKS_WITHIN_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,7 @@ class Finding:
 
 
 @click.command()
-@click.option("--offline", is_flag=True, help="Do not ask RingCentral.")
+@click.option("--offline", is_flag=True, help="Ask neither RingCentral nor what handlers write to.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per finding.")
 @click.pass_obj
 def check(settings: Settings, *, offline: bool, as_json: bool) -> int:
@@ -91,7 +96,7 @@ def _findings(path: Path | None, *, offline: bool) -> Iterator[Finding]:
     yield Finding("ok", str(path), "read")
     yield _check_journal(config.journal.path)
     for handler in config.handlers.values():
-        yield from _check_handler(handler, config)
+        yield from _check_handler(handler, config, offline=offline)
     if not offline:
         from rc_push.cli.check_online import check_online
 
@@ -121,7 +126,7 @@ def _check_journal(path: Path) -> Finding:
     return Finding("problem", "journal.path", found, remedy, exit_code=EXIT_JOURNAL)
 
 
-def _check_handler(handler: HandlerConfig, config: Config) -> Iterator[Finding]:
+def _check_handler(handler: HandlerConfig, config: Config, *, offline: bool) -> Iterator[Finding]:
     """Load the handler as the daemon would, without opening it: what it writes may be in use."""
     from rc_push import handlers
     from rc_push.config import with_lines
@@ -131,11 +136,32 @@ def _check_handler(handler: HandlerConfig, config: Config) -> Iterator[Finding]:
         yield Finding("warning", key, "not enabled", "set enabled = true to hand events over")
         return
     try:
-        handlers.load(handler)
+        loaded = handlers.load(handler)
     except ConfigError as exc:
         yield from map(finding_from, with_lines(exc.problems, config.path) if config.path else exc.problems)
     except HandlerError as exc:
-        found, _, remedy = str(exc).removeprefix(f"{key}: ").partition("; ")
-        yield Finding("problem", key, found, remedy)
+        yield _finding_from_error(key, exc)
     else:
+        warnings = list(loaded.warnings)
+        yield from map(finding_from, with_lines(warnings, config.path) if config.path else warnings)
         yield Finding("ok", key, f"loaded ({handler.use})")
+        if not offline:
+            yield from asyncio.run(_let_look(key, loaded))
+
+
+async def _let_look(key: str, handler: LoadedHandler) -> list[Finding]:
+    """Let a handler that can do so look whether what it writes to would take events."""
+    try:
+        async with asyncio.timeout(LOOKS_WITHIN_S):
+            found = await handler.check()
+    except (HandlerError, UnreachableError) as exc:
+        return [_finding_from_error(key, exc)]
+    except TimeoutError:
+        remedy = "look whether what it writes to answers"
+        return [Finding("problem", key, f"no answer within {LOOKS_WITHIN_S:g} s", remedy, exit_code=EXIT_UNREACHABLE)]
+    return [Finding("ok", key, found)] if found else []
+
+
+def _finding_from_error(key: str, exc: HandlerError | UnreachableError) -> Finding:
+    found, _, remedy = str(exc).removeprefix(f"{key}: ").partition("; ")
+    return Finding("problem", key, found, remedy, exit_code=exc.exit_code)

@@ -19,11 +19,13 @@ from rc_push.config.settings import (
     SubscriptionConfig,
     options,
 )
-from rc_push.config.values import is_loopback
+from rc_push.config.values import FOUND_IN_FILE, SOURCES_REMEDY, Mistake, is_loopback, secret_from
 
 __all__ = [
     "DEFAULT_SERVER",
+    "FOUND_IN_FILE",
     "NAMED_TABLES",
+    "SOURCES_REMEDY",
     "TABLES",
     "TRANSPORTS",
     "AccountConfig",
@@ -31,6 +33,7 @@ __all__ = [
     "HandlerConfig",
     "JournalConfig",
     "LogConfig",
+    "Mistake",
     "NetworkConfig",
     "Option",
     "RetryConfig",
@@ -44,5 +47,6 @@ __all__ = [
     "load_journal",
     "load_routes",
     "options",
+    "secret_from",
     "with_lines",
 ]

@@ -36,12 +36,13 @@ from rc_push.config.settings import (
     options,
 )
 from rc_push.config.values import (
+    FOUND_IN_FILE,
     SOURCES_REMEDY,
     Mistake,
     is_origin,
     is_server,
-    one_line,
     plain_value,
+    secret_from,
     split_url,
     text_from_source,
 )
@@ -327,10 +328,9 @@ class _Reading:
             return None
 
     def _secret(self, key: Key, raw: Any) -> Secret:
-        if not isinstance(raw, str):
-            return Secret(text_from_source(raw, self._environ))
-        secret = Secret(one_line(raw))
-        self._complain(key, "a secret in the file itself", f"better: {SOURCES_REMEDY}", warning=True)
+        secret = secret_from(raw, self._environ)
+        if isinstance(raw, str):
+            self._complain(key, FOUND_IN_FILE, f"better: {SOURCES_REMEDY}", warning=True)
         return secret
 
     def _retry(self, key: Key) -> RetryConfig:

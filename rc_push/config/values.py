@@ -14,10 +14,11 @@ from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
-from rc_push.config.settings import Option
+from rc_push.config.settings import Option, Secret
 from rc_push.config.words import found, kind_of
 
 SOURCES_REMEDY = '{ env = "NAME" }, { file = "/path" } or { credential = "name" }'
+FOUND_IN_FILE = "a secret in the file itself"
 SECRET_MAX_BYTES = 64 << 10
 
 
@@ -47,6 +48,11 @@ def _path_from(_: type, raw: Any) -> Path:
     if not isinstance(raw, str) or not raw.startswith("/") or not raw.isprintable():
         raise ValueError("no absolute path: a daemon's working directory is nobody's choice")
     return Path(raw)
+
+
+def secret_from(raw: Any, environ: Mapping[str, str]) -> Secret:
+    """Return the secret that *raw* is, as a text, or names as `text_from_source` takes it. Raises Mistake."""
+    return Secret(one_line(raw) if isinstance(raw, str) else text_from_source(raw, environ))
 
 
 def text_from_source(raw: Any, environ: Mapping[str, str]) -> str:

@@ -9,6 +9,7 @@ A handler is a class with `handle`, or a plain function of one envelope. It may 
     handle_batch          for sinks that gain from taking many at once
     __aenter__, __aexit__ open and close what it needs
     reopen                after SIGHUP (logrotate)
+    check                 for `rc-push check`: look whether what it writes to would take events
 
 Where one of the calls is no coroutine function, it runs in a thread.
 """
@@ -17,8 +18,9 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
 import traceback
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
@@ -29,7 +31,7 @@ import structlog
 
 from rc_push.config import HandlerConfig
 from rc_push.envelope import Envelope
-from rc_push.errors import ConfigError, HandlerError
+from rc_push.errors import ConfigError, HandlerError, Problem, UnreachableError
 from rc_push.handlers.settings import settings_from_table
 from rc_push.threads import CallThreads
 
@@ -49,7 +51,8 @@ class Handler(Protocol):
 class LoadedHandler:
     """A handler as the daemon uses it: one shape for classes and functions. *handle_batch* is None without one.
 
-    A call that is cancelled while it runs in a thread goes on there to its end.
+    A call that is cancelled while it runs in a thread goes on there to its end. *warnings* are what is doubtful in its
+    settings.
     """
 
     name: str
@@ -57,6 +60,7 @@ class LoadedHandler:
     handle: Callable[[Envelope], Awaitable[None]]
     handle_batch: Callable[[Sequence[Envelope]], Awaitable[None]] | None = None
     thread: CallThreads = field(default_factory=lambda: CallThreads("handler"))
+    warnings: tuple[Problem, ...] = ()
 
     async def open(self) -> None:
         """Open what it needs. Raises HandlerError."""
@@ -77,9 +81,20 @@ class LoadedHandler:
             with _logging_blame(), _blaming(self.name, "reopened"):
                 await _as_async(reopen, self.thread)()
 
+    async def check(self) -> str:
+        """Let it look, not open, whether what it writes to would take events; return what it found, in its words.
 
-def load(config: HandlerConfig) -> LoadedHandler:
-    """Return the handler that *config* asks for, not yet open.
+        Raises HandlerError, and UnreachableError where it may be a matter of time.
+        """
+        look = getattr(self.handler, "check", None)
+        if look is None:
+            return ""
+        with _blaming(self.name, "checked"):
+            return str(await _as_async(look, self.thread)() or "")
+
+
+def load(config: HandlerConfig, environ: Mapping[str, str] = os.environ) -> LoadedHandler:
+    """Return the handler that *config* asks for, not yet open. *environ* has the secrets that its settings name.
 
     Raises HandlerError where there is none of that name or it does not work, ConfigError with every mistake in its
     settings.
@@ -87,10 +102,11 @@ def load(config: HandlerConfig) -> LoadedHandler:
     with _blaming(config.name, "found"):
         entry_point = _find(config.use)
     with _blaming(config.name, "loaded", entry_point):
-        return adapt(config.name, _construct(entry_point.load(), config), config.concurrency)
+        handler, warnings = _construct(entry_point.load(), config, environ)
+        return adapt(config.name, handler, config.concurrency, warnings)
 
 
-def adapt(name: str, handler: Any, concurrency: int = 1) -> LoadedHandler:
+def adapt(name: str, handler: Any, concurrency: int = 1, warnings: Sequence[Problem] = ()) -> LoadedHandler:
     """Return *handler*, an object with `handle` or a function, in the shape that the daemon uses."""
     handle = getattr(handler, "handle", handler)
     if not callable(handle):
@@ -98,7 +114,7 @@ def adapt(name: str, handler: Any, concurrency: int = 1) -> LoadedHandler:
     handle_batch = getattr(handler, "handle_batch", None)
     thread = CallThreads(f"handler-{name}", concurrency)
     batch = _as_async(handle_batch, thread) if handle_batch else None
-    return LoadedHandler(name, handler, _as_async(handle, thread), batch, thread)
+    return LoadedHandler(name, handler, _as_async(handle, thread), batch, thread, tuple(warnings))
 
 
 def _find(name: str) -> EntryPoint:
@@ -115,18 +131,18 @@ def _find(name: str) -> EntryPoint:
     return found.popitem()[1]
 
 
-def _construct(plugin: Any, config: HandlerConfig) -> Any:
-    """Return the handler made of *plugin* with its settings; a function is one already."""
+def _construct(plugin: Any, config: HandlerConfig, environ: Mapping[str, str]) -> tuple[Any, list[Problem]]:
+    """Return the handler made of *plugin* with its settings, and the warnings; a function is one already."""
     is_class = inspect.isclass(plugin)
     if is_class and not callable(getattr(plugin, "handle", None)):
         raise HandlerError(f"{plugin.__qualname__} has no handle(envelope); see the plug-in")
     declared = getattr(plugin, "Settings", None) if is_class else None
     if declared is None:
         settings_from_table(_NoSettings, config)
-        return plugin() if is_class else plugin
-    settings = settings_from_table(declared, config)
+        return (plugin() if is_class else plugin), []
+    settings, warnings = settings_from_table(declared, config, environ)
     try:
-        return plugin(settings)
+        return plugin(settings), warnings
     except ConfigError as exc:  # the settings are well formed, and still wrong here
         problems = [replace(problem, key=f"handlers.{config.name}.{problem.key}") for problem in exc.problems]
         raise ConfigError(problems) from exc
@@ -136,28 +152,33 @@ class _NoSettings(msgspec.Struct):
     """What a plug-in without settings declares."""
 
 
-def _as_async(call: Callable[..., Any], thread: CallThreads) -> Callable[..., Awaitable[None]]:
+def _as_async(call: Callable[..., Any], thread: CallThreads) -> Callable[..., Awaitable[Any]]:
     """Return *call* as it is where it is a coroutine function, else run in *thread*."""
     if inspect.iscoroutinefunction(call):
         return call
 
-    async def call_in_thread(*args: Any) -> None:
+    async def call_in_thread(*args: Any) -> Any:
         result = await thread.run(call, *args)
-        if inspect.isawaitable(result):  # a decorator can hide that it is a coroutine function: do not lose the event
-            await result
+        # A decorator can hide that it is a coroutine function: do not lose the event.
+        return await result if inspect.isawaitable(result) else result
 
     return call_in_thread
 
 
 @contextmanager
 def _blaming(name: str, done: str, entry_point: EntryPoint | None = None) -> Iterator[None]:
-    """Name the handler in whatever its code raises. Raises HandlerError, ConfigError; a traceback goes to the log."""
+    """Name the handler in whatever its code raises; a traceback of what it did not mean to goes to the log.
+
+    Raises HandlerError, UnreachableError, ConfigError.
+    """
     try:
         yield
     except ConfigError:
         raise
     except HandlerError as exc:
         raise HandlerError(f"handlers.{name}: {exc}") from exc
+    except UnreachableError as exc:
+        raise UnreachableError(f"handlers.{name}: {exc}", phase=exc.phase) from exc
     except (Exception, SystemExit) as exc:  # foreign code can raise anything, a script without a guard even this
         _log.error("handler_broken", handler=name, exc_info=exc)
         last_line = traceback.format_exception_only(exc)[-1].strip()
@@ -169,7 +190,7 @@ def _blaming(name: str, done: str, entry_point: EntryPoint | None = None) -> Ite
 def _logging_blame() -> Iterator[None]:
     try:
         yield
-    except (HandlerError, ConfigError) as exc:
+    except (HandlerError, ConfigError, UnreachableError) as exc:
         _log.error("handler_error", error=str(exc))
 
 

@@ -1,19 +1,20 @@
 """What does a plug-in want to know? A handler's own settings, checked against what it declares.
 
-Knows msgspec's structures and the table from the file; knows nothing of handlers.
+Knows msgspec's structures, the table from the file and where secrets may be; knows nothing of handlers.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 from msgspec.structs import FieldInfo
 
-from rc_push.config import HandlerConfig
+from rc_push.config import FOUND_IN_FILE, SOURCES_REMEDY, HandlerConfig, Mistake, Secret, secret_from
 from rc_push.errors import ConfigError, Problem
 
 Settings = TypeVar("Settings", bound=msgspec.Struct)
@@ -22,46 +23,71 @@ Settings = TypeVar("Settings", bound=msgspec.Struct)
 _SHARED = tuple(name for name in HandlerConfig.__struct_fields__ if name not in {"name", "settings"})
 
 
-def settings_from_table(declared: type[Settings], config: HandlerConfig) -> Settings:
-    """Return the settings in *config* as the structure that the plug-in has *declared*.
+def settings_from_table(
+    declared: type[Settings], config: HandlerConfig, environ: Mapping[str, str] = os.environ
+) -> tuple[Settings, list[Problem]]:
+    """Return the settings in *config* as the structure that the plug-in has *declared*, and the warnings.
 
-    A setting of type Path has to be absolute: a daemon's working directory is nobody's choice. Messages tell types and
-    names, not values, which may be secrets. Raises ConfigError with every mistake.
+    A setting of type Path has to be absolute: a daemon's working directory is nobody's choice. One of type Secret says
+    where it is, as the secrets of accounts do. Messages tell types and names, not values, which may be secrets. Raises
+    ConfigError with every mistake.
     """
     key = f"handlers.{config.name}"
     fields = {field.encode_name: field for field in msgspec.structs.fields(declared)}
-    if problems := list(_problems(key, fields, config.settings)):
+    problems = list(_problems(key, fields, config.settings, environ))
+    if not all(problem.warning for problem in problems):
         raise ConfigError(problems)
     try:
-        return msgspec.convert(config.settings, declared, dec_hook=_convert_path)
+        return msgspec.convert(config.settings, declared, dec_hook=_Types(environ)), problems
     except msgspec.ValidationError as exc:  # the plug-in's own __post_init__
-        raise ConfigError([Problem(key, str(exc), f"see the settings of {config.use!r}")]) from None
+        found, _, remedy = str(exc).partition("; ")
+        raise ConfigError([Problem(key, found, remedy or f"see the settings of {config.use!r}")]) from None
 
 
-def _problems(key: str, fields: dict[str, FieldInfo], table: dict[str, object]) -> Iterator[Problem]:
+def _problems(
+    key: str, fields: dict[str, FieldInfo], table: dict[str, object], environ: Mapping[str, str]
+) -> Iterator[Problem]:
     for name, value in table.items():
         if name not in fields:
             yield Problem(f"{key}.{name}", "unknown setting", _nearest(name, fields))
-        elif mistake := _mistake(value, fields[name].type):
-            yield Problem(f"{key}.{name}", mistake, f"it means: {_description(fields[name])}")
+        else:
+            yield from _problems_of_one(f"{key}.{name}", fields[name], value, environ)
     for name, field in fields.items():
         if field.required and name not in table:
             yield Problem(f"{key}.{name}", "missing", f"add it: {_description(field)}")
 
 
-def _mistake(value: object, type_: Any) -> str:
-    """Return what is wrong with *value*, empty where nothing is."""
+def _problems_of_one(key: str, field: FieldInfo, value: object, environ: Mapping[str, str]) -> Iterator[Problem]:
+    types = _Types(environ)
     try:
-        msgspec.convert(value, type_, dec_hook=_convert_path)
+        msgspec.convert(value, field.type, dec_hook=types)
     except msgspec.ValidationError as exc:
         text = str(exc)
-        return text[0].lower() + text[1:]
-    return ""
+        yield Problem(key, text[0].lower() + text[1:], f"it means: {_description(field)}")
+    except Mistake as mistake:
+        yield Problem(key, mistake.found, mistake.remedy)
+    if types.has_secret_in_file:
+        yield Problem(key, FOUND_IN_FILE, f"better: {SOURCES_REMEDY}", warning=True)
 
 
-def _convert_path(type_: type, value: object) -> Path:
-    if type_ is not Path:
+class _Types:
+    """Makes values of the types that TOML has not; notes whether one was a secret in the file itself."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        self.has_secret_in_file = False
+
+    def __call__(self, type_: type, value: object) -> Any:
+        if type_ is Path:
+            return _path_from(value)
+        if type_ is Secret:
+            secret = secret_from(value, self._environ)
+            self.has_secret_in_file |= isinstance(value, str)
+            return secret
         raise NotImplementedError(f"a setting cannot be of the type {type_.__name__}")
+
+
+def _path_from(value: object) -> Path:
     if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
         raise ValueError("not an absolute path")
     return Path(value)

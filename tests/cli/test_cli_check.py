@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,77 @@ def test_a_where_that_is_hardly_meant_is_a_warning(check):
     code, out = check("[handlers.a]\nuse = 'log'\nwhere = 'body.groupId == \"99\"'\n")
     assert code == 0
     assert '! line 6: handlers.a.where: an event has no "99", unless RingCentral has added it; double quotes' in out
+
+
+LOOKING = """
+import asyncio
+import msgspec
+from rc_push.config import Secret
+from rc_push.errors import HandlerError, UnreachableError
+
+class Looking:
+    class Settings(msgspec.Struct):
+        finds: str
+        token: Secret | None = None
+    def __init__(self, settings):
+        self.finds = settings.finds
+    async def handle(self, envelope): ...
+    async def check(self):
+        if self.finds == "nothing":
+            await asyncio.Event().wait()
+        if self.finds == "wrong":
+            raise HandlerError("it is wrong; mend it")
+        if self.finds == "down":
+            raise UnreachableError("it is down; start it")
+        return self.finds
+"""
+
+
+@pytest.fixture
+def looking(tmp_path, monkeypatch):
+    """Install a handler that has a look when it is checked."""
+    folder = tmp_path / "plug-ins"
+    info = folder / "looking-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: looking\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[rc_push.handlers]\nlooking = looking_plugin:Looking\n")
+    (folder / "looking_plugin.py").write_text(LOOKING)
+    monkeypatch.syspath_prepend(folder)
+    yield
+    sys.modules.pop("looking_plugin", None)
+
+
+@pytest.mark.parametrize(
+    ("finds", "code", "told"),
+    [
+        ("all is well", 0, ("ok", "all is well", "")),
+        ("wrong", 78, ("problem", "it is wrong", "mend it")),
+        ("down", 69, ("problem", "it is down", "start it")),
+    ],
+)
+@pytest.mark.usefixtures("looking", "online")
+def test_a_handler_looks_whether_it_would_work(check, finds, code, told):
+    exit_code, out = check(f"[handlers.h]\nuse = 'looking'\nfinds = '{finds}'\n", "--json")
+    assert exit_code == code
+    last = json.loads(out.splitlines()[-1])
+    assert (last["key"], last["level"], last["found"], last["remedy"]) == ("handlers.h", *told)
+
+
+def test_offline_no_handler_looks(looking, check):
+    assert check("[handlers.h]\nuse = 'looking'\nfinds = 'wrong'\n", "--offline")[0] == 0
+
+
+def test_a_look_that_takes_for_ever_is_no_answer(looking, check, online, monkeypatch):
+    monkeypatch.setattr("rc_push.cli.check.LOOKS_WITHIN_S", 0.01)
+    code, out = check("[handlers.h]\nuse = 'looking'\nfinds = 'nothing'\n", "--json")
+    assert code == 69
+    assert "no answer within 0.01 s" in out
+
+
+def test_a_secret_in_the_file_is_a_warning_with_its_line(looking, check):
+    code, out = check("[handlers.h]\nuse = 'looking'\nfinds = 'x'\ntoken = 'PLANTED'\n", "--offline")
+    assert code == 0
+    assert "! line 7: handlers.h.token: a secret in the file itself; better: { env = " in out
 
 
 def test_a_handler_that_is_not_enabled_is_not_loaded(check):

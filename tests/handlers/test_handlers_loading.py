@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from rc_push import handlers
 from rc_push.config import HandlerConfig
 from rc_push.envelope import Envelope, Source
-from rc_push.errors import ConfigError, HandlerError, Problem, Reject
+from rc_push.errors import ConfigError, HandlerError, Problem, Reject, UnreachableError
 
 ENVELOPE = Envelope("u-1", "post.added", b'{"uuid":"u-1","event":"/x"}', Source("main", "team", "websocket"), 0, 7)
 
@@ -251,6 +251,103 @@ def test_a_plug_ins_own_check_of_its_settings_is_a_problem_too(plugins: Plugins)
     plugins.install(source, target="Checked")
     (problem,) = problems_of(config(low=2, high=1))
     assert (problem.key, problem.found) == ("handlers.mine", "low is above high")
+    assert problem.remedy == "see the settings of 'tickets'"
+
+
+def test_a_plug_ins_own_check_can_name_the_remedy(plugins: Plugins) -> None:
+    source = """
+        import msgspec
+        class Checked:
+            class Settings(msgspec.Struct):
+                def __post_init__(self):
+                    raise ValueError("low is above high; swap them")
+            def __init__(self, settings): ...
+            async def handle(self, envelope): ...
+    """
+    plugins.install(source, target="Checked")
+    (problem,) = problems_of(config())
+    assert (problem.found, problem.remedy) == ("low is above high", "swap them")
+
+
+SECRETIVE = """
+    from typing import Annotated
+    import msgspec
+    from rc_push.config import Secret
+
+    class Secretive:
+        class Settings(msgspec.Struct):
+            token: Annotated[Secret, msgspec.Meta(description="the token")]
+            spare: Secret | None = None
+            more: dict[str, Secret] = {}
+        def __init__(self, settings):
+            self.settings = settings
+        async def handle(self, envelope): ...
+"""
+
+
+@pytest.fixture
+def secretive(plugins: Plugins) -> None:
+    plugins.install(SECRETIVE, target="Secretive")
+
+
+def test_a_secret_of_a_plug_in_comes_from_where_the_secrets_of_accounts_come_from(
+    secretive: None, tmp_path: Path
+) -> None:
+    for name in ("own", "cred"):
+        (tmp_path / name).touch(0o600)
+        (tmp_path / name).write_text(f"PLANTED-{name}\n")
+    environ = {"TOKEN": "PLANTED-env", "CREDENTIALS_DIRECTORY": str(tmp_path)}
+    table = {"token": {"env": "TOKEN"}, "spare": {"file": f"{tmp_path}/own"}, "more": {"x": {"credential": "cred"}}}
+    loaded = handlers.load(config(**table), environ)
+    settings = loaded.handler.settings
+    assert settings.token.reveal() == "PLANTED-env"
+    assert settings.spare.reveal() == "PLANTED-own"
+    assert settings.more["x"].reveal() == "PLANTED-cred"
+    assert "PLANTED" not in repr(settings)
+    assert not loaded.warnings
+
+
+def test_a_secret_in_the_file_itself_works_with_a_warning(secretive: None) -> None:
+    loaded = handlers.load(config(token="PLANTED"), {})
+    assert loaded.handler.settings.token.reveal() == "PLANTED"
+    (warning,) = loaded.warnings
+    assert warning.warning
+    assert (warning.key, warning.found) == ("handlers.mine.token", "a secret in the file itself")
+    assert "{ env = " in warning.remedy
+
+
+@pytest.mark.parametrize(
+    ("written", "found"),
+    [
+        ({"env": "NO_SUCH"}, "the environment variable NO_SUCH is not set"),
+        ({"evn": "PLANTED"}, "a table"),
+        ({"file": "/nowhere/secret"}, "/nowhere/secret cannot be read: no such file or directory"),
+        ("PLANTED\nPLANTED", "it is not one line of plain text"),
+        ("", "it is empty"),
+        (["PLANTED"], "a list"),
+    ],
+)
+def test_a_secret_that_cannot_be_had_is_told_without_its_text(secretive: None, written: object, found: str) -> None:
+    (problem,) = problems_of(config(token=written))
+    assert (problem.key, problem.found) == ("handlers.mine.token", found)
+    assert problem.remedy
+    assert "PLANTED" not in str(problem)
+
+
+def test_a_secret_in_a_file_that_others_can_read_is_refused(secretive: None, tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    path.touch(0o644)
+    (problem,) = problems_of(config(token={"file": str(path)}))
+    assert problem.found == f"{path} can be read by others (mode 0644)"
+    assert problem.remedy == f"chmod 600 {path}"
+
+
+def test_a_warning_and_a_mistake_are_told_together(secretive: None) -> None:
+    problems = problems_of(config(token="PLANTED", spare={"env": "NO_SUCH"}))
+    assert [(problem.key, problem.warning) for problem in problems] == [
+        ("handlers.mine.token", True),
+        ("handlers.mine.spare", False),
+    ]
 
 
 def test_a_setting_without_a_description_is_told_by_its_type(plugins: Plugins) -> None:
@@ -322,3 +419,45 @@ async def test_a_handler_that_fails_to_close_or_reopen_is_logged_and_stops_nobod
 async def test_what_handle_raises_comes_through_unchanged() -> None:
     with pytest.raises(OSError, match="device is gone"):
         await handlers.adapt("mine", Failing()).handle(ENVELOPE)
+
+
+class Looking:
+    """Says, when asked, what the test has put there."""
+
+    def __init__(self, found: object) -> None:
+        self.found = found
+
+    async def check(self) -> object:
+        if isinstance(self.found, Exception):
+            raise self.found
+        return self.found
+
+    async def handle(self, envelope: Envelope) -> None: ...
+
+
+async def test_a_handler_that_looks_tells_what_it_found() -> None:
+    assert await handlers.adapt("mine", Looking("all is well")).check() == "all is well"
+    assert await handlers.adapt("mine", Looking(None)).check() == ""
+
+
+async def test_a_handler_may_look_in_a_thread() -> None:
+    class Blocking(Looking):
+        def check(self) -> str:
+            return threading.current_thread().name
+
+    assert await handlers.adapt("mine", Blocking("")).check() == "handler-mine-0"
+
+
+async def test_a_handler_that_does_not_look_has_found_nothing() -> None:
+    assert await handlers.adapt("mine", Failing()).check() == ""
+
+
+@pytest.mark.parametrize("error", [HandlerError, UnreachableError])
+async def test_what_a_look_found_wrong_is_told_with_the_handlers_name(error: type[Exception]) -> None:
+    with pytest.raises(error, match=r"^handlers\.mine: no good; mend it$"):
+        await handlers.adapt("mine", Looking(error("no good; mend it"))).check()
+
+
+async def test_a_look_that_breaks_is_the_plug_ins_mistake() -> None:
+    with capture_logs(), pytest.raises(HandlerError, match=r"handlers\.mine: cannot be checked: KeyError"):
+        await handlers.adapt("mine", Looking(KeyError("x"))).check()
