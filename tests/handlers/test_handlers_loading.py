@@ -159,15 +159,23 @@ async def test_a_decorator_that_hides_a_coroutine_function_loses_no_event(plugin
     assert sys.modules["acme"].got == [ENVELOPE]
 
 
-@pytest.mark.parametrize(("use", "target"), [("file", "FileHandler"), ("log", "LogHandler")])
-def test_the_built_in_handlers_are_loaded_like_anyones(use: str, target: str, tmp_path: Path) -> None:
-    settings = {"path": str(tmp_path / "events.jsonl")} if use == "file" else {}
+@pytest.mark.parametrize(
+    ("use", "target", "settings"),
+    [
+        ("file", "FileHandler", {"path": "/var/log/events.jsonl"}),
+        ("forward", "ForwardHandler", {"url": "https://receiver.example/"}),
+        ("log", "LogHandler", {}),
+    ],
+)
+def test_the_built_in_handlers_are_loaded_like_anyones(use: str, target: str, settings: dict[str, object]) -> None:
     assert type(handlers.load(config(use, **settings)).handler).__name__ == target
 
 
 def test_an_unknown_name_is_answered_with_the_nearest_and_all_that_are_installed(plugins: Plugins) -> None:
     plugins.install(GOOD, target="Tickets")
-    with pytest.raises(HandlerError, match=r"handlers\.mine: .*'tikets'.*did you mean 'tickets'\?.*file, log, tickets"):
+    with pytest.raises(
+        HandlerError, match=r"handlers\.mine: .*'tikets'.*did you mean 'tickets'\?.*file, .*log, .*tickets"
+    ):
         handlers.load(config("tikets"))
 
 
