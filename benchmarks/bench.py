@@ -44,6 +44,7 @@ def main() -> None:
     options = parser.parse_args()
     import handlers  # noqa: PLC0415 - it uses what is below
     import programs  # noqa: PLC0415 - so does this
+    import sinks  # noqa: PLC0415 - as above
 
     rows = [
         *throughput(1024, options.rounds, options.events),
@@ -56,6 +57,8 @@ def main() -> None:
         *handlers.large_journal(1_000_000),
         *handlers.backlog(100_000, options.rounds),
         *handlers.ten_handlers(options.events // 2, options.rounds),
+        *sinks.forwarding(20_000, options.rounds),
+        *sinks.filing(200_000, options.rounds),
         *programs.programs(4000, options.rounds),
     ]
     machine = platform.processor() or platform.machine()

@@ -5,7 +5,6 @@ Used by `bench.py`. The programs share the daemon's processor, so `concurrency` 
 
 from __future__ import annotations
 
-import time
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,9 +12,9 @@ from typing import Any
 
 import bench
 from handlers import make_journal
+from sinks import drained_per_s
 
 from rc_push.journal import Reader
-from rc_push.journal.fates import handler_rows
 
 KINDS = {
     "one at a time": "concurrency = 1\n",
@@ -41,13 +40,4 @@ def events_per_s(count: int, settings: str) -> float:
         path = Path(folder) / "journal.db"
         make_journal(path, count, handler="programs", behind=count)
         with bench.daemon(ready, Path(folder), 1, more=handler), closing(Reader(path)) as reader:
-            bench.wait_for(lambda: pending(reader) < count, "the first program")
-            began, rest = time.monotonic(), pending(reader)
-            bench.wait_for(lambda: pending(reader) == 0, "the last program", bench.ROUND_WITHIN_S)
-            return rest / (time.monotonic() - began)
-
-
-def pending(reader: Reader) -> int:
-    """Return how many events the programs have to do."""
-    with reader.snapshot() as db:
-        return next(row.pending for row in handler_rows(db) if row.handler == "programs")
+            return drained_per_s(reader, "programs", count)
