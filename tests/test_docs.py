@@ -18,7 +18,7 @@ import msgspec
 import pytest
 
 import rc_push
-from rc_push import __main__, cli, config, errors, event_types, handlers
+from rc_push import __main__, cli, config, errors, event_types, handlers, templates
 from rc_push.config import HandlerConfig
 from rc_push.envelope import Envelope, Source
 from rc_push.errors import ConfigError, Reject, Retry
@@ -278,6 +278,23 @@ async def test_the_example_function_does_what_the_page_says(acme, capsys):
 def test_a_mistake_in_the_settings_of_the_example_handler_is_told_with_its_help(acme):
     with pytest.raises(ConfigError, match="the queue that gets the tickets"):
         handlers.load(HandlerConfig("tickets", "tickets"))
+
+
+def test_every_short_name_of_templates_is_documented_and_no_other():
+    documented = {code_in(name)[0].strip("{}") for name, _ in rows("docs/handlers.md", "Short names")}
+    assert documented == templates.SHORT_NAMES.keys()
+
+
+def test_the_examples_of_templates_give_what_the_page_says():
+    caller = {"from": {"phoneNumber": "+12025550143"}}
+    body = {"text": "Hello", "groupId": "990011223344", "parties": [{"id": "p-1"} | caller, {"id": "p-2"}]}
+    payload = json.dumps({"uuid": "u-1", "event": "/x", "body": body}).encode()
+    event = Envelope("u-1", "post.added", payload, Source("main", "team", "websocket"), 1_795_428_000_190, 1042)
+    examples = dict(rows("docs/handlers.md", "Templates"))
+    short_names = {name: gives.rpartition(": ")[2] for name, gives in rows("docs/handlers.md", "Short names")
+                   if "your name" not in gives}  # fmt: skip
+    for template, gives in (examples | short_names).items():
+        assert templates.Template(code_in(template)[0]).render(event) == gives
 
 
 def test_every_attribute_of_an_envelope_is_documented():

@@ -469,3 +469,30 @@ async def test_what_a_look_found_wrong_is_told_with_the_handlers_name(error: typ
 async def test_a_look_that_breaks_is_the_plug_ins_mistake() -> None:
     with capture_logs(), pytest.raises(HandlerError, match=r"handlers\.mine: cannot be checked: KeyError"):
         await handlers.adapt("mine", Looking(KeyError("x"))).check()
+
+
+def test_a_template_among_the_settings_is_compiled_and_its_mistakes_are_told_with_their_place(plugins: Plugins) -> None:
+    source = """
+        from typing import Annotated
+        import msgspec
+        from rc_push.templates import Template
+        class Telling:
+            class Settings(msgspec.Struct):
+                line: Annotated[Template, msgspec.Meta(description="what is told")]
+                more: Annotated[Template | None, msgspec.Meta(description="even more")] = None
+            def __init__(self, settings):
+                self.settings = settings
+            async def handle(self, envelope): ...
+    """
+    plugins.install(source, target="Telling")
+    settings = handlers.load(config(line="{type} {body.text}")).handler.settings
+    assert (settings.line.render(ENVELOPE), settings.more) == ("post.added ", None)
+    assert {
+        problem.key: (problem.found, problem.remedy) for problem in problems_of(config(line="{type} {x", more=5))
+    } == {
+        "handlers.mine.line": (
+            "at character 8: a { that is never closed; write {{ for the character",
+            "it means: what is told",
+        ),
+        "handlers.mine.more": ("not a text", "it means: even more"),
+    }

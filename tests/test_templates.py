@@ -1,0 +1,182 @@
+"""Templates and expressions: JMESPath over the event as users see it, with mistakes found before any event comes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rc_push.envelope import Envelope, Source, envelope_from_payload
+from rc_push.templates import Expression, Template, TemplateError, event_from
+
+AT_MS = 1_795_428_000_190  # 2026-11-23T10:00:00.190Z
+BODY = {"text": "Hello", "groupId": "990", "mentions": None, "parties": [{"id": "a"}, {"id": "b"}], "n": 7, "on": True}
+
+
+def envelope(body: object = None, **fields: object) -> Envelope:
+    payload = json.dumps({"uuid": "u-1", "event": "/posts", "body": BODY if body is None else body} | fields).encode()
+    return Envelope("u-1", "post.added", payload, Source("main", "team", "websocket"), AT_MS, 42)
+
+
+def rendered(text: str, body: object = None, **fields: object) -> str:
+    return Template(text).render(envelope(body, **fields))
+
+
+def mistake(text: str) -> TemplateError:
+    with pytest.raises(TemplateError) as caught:
+        Template(text)
+    return caught.value
+
+
+def test_the_event_is_what_users_see_it_as():
+    assert event_from(envelope()) == json.loads(envelope().to_json())
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", ""),
+        ("plain", "plain"),
+        ("{body.text}!", "Hello!"),
+        ("{uuid} {event}", "u-1 /posts"),
+        ("{ body.text }", "Hello"),
+        ("{rcPush.position}/{rcPush.receivedAt}", "42/2026-11-23T10:00:00.190Z"),
+        ("{body.n} {body.on}", "7 true"),
+        ("{body.parties[].id}", '["a","b"]'),
+        ("{body.parties[0]}", '{"id":"a"}'),
+        ("{ {who: body.groupId} }", '{"who":"990"}'),
+        ("{body.parties[?id=='b'].id | [0]}", "b"),
+        ("{join(', ', body.parties[].id)}", "a, b"),
+        ("{body.mentions || 'nobody'}", "nobody"),
+        ("{{{body.text}}}", "{Hello}"),
+        ("{{body.text}}", "{body.text}"),
+        ("{'}{'}", "}{"),
+        (r"{'it\'s }'}", "it's }"),
+        ('{`{"a": "}"}`}', '{"a":"}"}'),
+        ("{body.\"text\"}'{'x'}", "Hello'x"),
+    ],
+)
+def test_a_template_becomes_the_text_with_what_its_expressions_find(text, expected):
+    assert rendered(text) == expected
+
+
+def test_short_names_say_what_paths_need():
+    assert rendered("{type}/{date}/{hour}/{account}/{subscription}") == "post.added/2026-11-23/10/main/team"
+
+
+def test_no_event_can_change_what_a_short_name_says():
+    assert rendered("{type} {date}", type="../..", date="/etc") == "post.added 2026-11-23"
+
+
+@pytest.mark.parametrize("text", ["{body.missing}", "{body.mentions}", "{body.text.deeper}", "{nothing[3].at.all}"])
+def test_what_is_missing_is_empty(text):
+    assert rendered(f"<{text}>") == "<>"
+
+
+@pytest.mark.parametrize("body", [{}, "text", [1], 5])
+def test_what_a_function_cannot_take_is_empty(body):
+    assert rendered("<{length(body.text)}>", body) == "<>"
+
+
+def test_half_an_emoji_is_no_half_any_more():
+    assert rendered("{body}", "a\ud83d").encode() == b"a?"
+    assert rendered("{body}", {"a": "\ud83d"}).encode() == b'{"a":"?"}'
+    assert rendered("{body}", "\U0001f600") == "\U0001f600"
+
+
+def test_each_value_and_nothing_else_goes_through_the_escape():
+    assert Template("/a/{type}/{body.text}").render(envelope(), escape=str.upper) == "/a/POST.ADDED/HELLO"
+
+
+@pytest.mark.parametrize(
+    ("text", "at", "found"),
+    [
+        ("a } b", 3, "closes nothing; write }}"),
+        ("a { b", 3, "never closed; write {{"),
+        ("ab {'c}", 4, "never closed"),
+        ("{}", 2, "there is no expression"),
+        ("{ }", 2, "there is no expression"),
+        ("ab {body.[x}", 12, "ends too early"),
+        ("{body.}", 7, "something is missing"),
+        ("{body.#}", 7, '"#" makes no sense here'),
+        ("{a b}", 4, '"b" makes no sense here'),
+        ("{{ {lenght(body)}", 5, 'there is no function "lenght"; there are: abs, '),
+        ("{body[?lenght(@)]}", 2, 'there is no function "lenght"'),
+        ("{length(a, b)}", 2, "length() takes 1 argument, not 2"),
+        ("{join(',')}", 2, "join() takes 2 arguments, not 1"),
+        ("{merge()}", 2, "merge() takes at least 1 argument, not 0"),
+        ("{" + "(" * 5000 + "}", 2, "nested too deeply"),
+    ],
+)
+def test_a_mistake_is_told_with_its_place(text, at, found):
+    assert mistake(text).at == at
+    assert found in mistake(text).found
+    assert str(mistake(text)).startswith(f"at character {at}: ")
+    assert "\n" not in str(mistake(text))
+
+
+@given(st.text(alphabet="{}'\"`\\ab.[]()?@|&,:*-1", max_size=30))
+def test_any_text_is_a_template_or_told_to_be_none(text):
+    try:
+        template = Template(text)
+    except TemplateError as exc:
+        assert 1 <= exc.at <= len(text) + 1  # noqa: PT017 - both are right, and nothing else is
+        return
+    template.render(envelope()).encode()
+
+
+@given(st.text())
+def test_braces_twice_are_braces(text):
+    assert Template(text.replace("{", "{{").replace("}", "}}")).render(envelope()) == text
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda part: st.lists(part) | st.dictionaries(st.text(), part),
+)
+
+
+@given(JSON)
+def test_any_body_can_be_rendered(body):
+    payload = json.dumps({"uuid": "1", "event": "/x", "body": body}).encode()
+    made = envelope_from_payload(payload, Source("main", "team", "websocket"), AT_MS)
+    assert isinstance(made, Envelope)
+    text = Template("{body}").render(made)
+    text.encode()
+    if not isinstance(body, str | None):
+        assert json.loads(text) == body
+
+
+def test_a_template_tells_its_beginning_and_whether_it_depends_on_the_event():
+    assert Template("/var/log/{type}.jsonl").beginning == "/var/log/"
+    assert Template("{{x").beginning == "{x"
+    assert (Template("{type}").beginning, Template("").beginning) == ("", "")
+    assert Template("a{{b").is_constant
+    assert not Template("a{date}").is_constant
+
+
+def test_templates_are_equal_by_their_texts():
+    assert Template("{type}") == Template("{type}") != Template("{date}")
+    assert len({Template("{type}"), Template("{type}")}) == 1
+    assert (str(Template("{type}")), repr(Template("{type}"))) == ("{type}", "Template('{type}')")
+
+
+def test_an_expression_finds_values_as_they_are():
+    event = event_from(envelope())
+    assert Expression("body.parties[].id").search(event) == ["a", "b"]
+    assert Expression("rcPush.type == 'post.added'").search(event) is True
+    assert Expression("starts_with(body.missing, 'x')").search(event) is None
+    assert repr(Expression("body.text")) == "Expression('body.text')"
+
+
+def test_jmespath_is_imported_only_where_a_template_needs_it():
+    code = (
+        "import sys; from rc_push.templates import Template; Template('/a/{type}/{date}{{');"
+        "print('jmespath' in sys.modules); Template('{body.text}'); print('jmespath' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
