@@ -9,6 +9,7 @@ synchronous=FULL before its handler, which does nothing, gets it. The peers keep
 from __future__ import annotations
 
 import argparse
+import asyncio
 import base64
 import contextlib
 import json
@@ -26,7 +27,9 @@ from typing import Any
 
 from Crypto.Cipher import AES
 
-from rc_push.envelope import Source, envelope_from_payload
+from rc_push import handlers
+from rc_push.config import HandlerConfig
+from rc_push.envelope import Envelope, Source, envelope_from_payload
 from rc_push.protocol.crypto import Decryptor
 
 HERE = Path(__file__).parent
@@ -59,6 +62,7 @@ def main() -> None:
         *handlers.ten_handlers(options.events // 2, options.rounds),
         *sinks.forwarding(20_000, options.rounds),
         *sinks.filing(200_000, options.rounds),
+        *file_handler(options.rounds),
         *programs.programs(4000, options.rounds),
     ]
     machine = platform.processor() or platform.machine()
@@ -148,6 +152,45 @@ def idle(transport: str) -> list[dict[str, Any]]:
         time.sleep(2)
         rss = status_kib(process.pid, "VmRSS") / MIB
         return [row(f"rc-push, memory when idle with one {transport} subscription", [rss], "MiB")]
+
+
+def file_handler(rounds: int, events: int = 100_000) -> list[dict[str, Any]]:
+    """Events per second that the `file` handler takes, each batch flushed; and what it leaves open."""
+    source = Source("main", "team", "websocket")
+    payload = b'{"uuid":"6452004109062593690","event":"/team-messaging/v1/posts","body":{"text":"%b"}}' % (b"x" * 930)
+    batch = [Envelope("6452004109062593690", "post.added", payload, source, 0, number) for number in range(256)]
+    settings: dict[str, dict[str, object]] = {
+        "one file": {"path": "events.jsonl"},
+        "path with {type} and {date}, rotated at 16 MiB": {
+            "path": "{type}-{date}.jsonl",
+            "rotate_bytes": 16 << 20,
+            "gzip": False,
+        },
+    }
+    rates: dict[str, list[float]] = {name: [] for name in settings}
+    left = []
+    for number in range(rounds):
+        note(f"file handler, round {number + 1} of {rounds}")
+        for name, more in settings.items():
+            before = len(list(Path("/proc/self/fd").iterdir()))
+            with tempfile.TemporaryDirectory(dir=HERE) as folder:
+                config = HandlerConfig("events", "file", settings=more | {"path": f"{folder}/{more['path']}"})
+                rates[name].append(events / asyncio.run(hand_over(handlers.load(config), batch, events)))
+            left.append(float(len(list(Path("/proc/self/fd").iterdir())) - before))
+    rows = [row(f"file handler, batches of 256 flushed, {name}", values, "events/s") for name, values in rates.items()]
+    return [*rows, row(f"file handler, descriptors left after {events:,} events", left, "")]
+
+
+async def hand_over(handler: handlers.LoadedHandler, batch: list[Envelope], events: int) -> float:
+    """Hand *batch* over until it were so many *events*; return how many seconds it took."""
+    assert handler.handle_batch is not None
+    await handler.open()
+    began = time.perf_counter()
+    for _ in range(-(-events // len(batch))):
+        await handler.handle_batch(batch)
+    took_s = time.perf_counter() - began
+    await handler.close()
+    return took_s
 
 
 # ------------------------------------------------------------------------------------------------------------ processes

@@ -7,7 +7,9 @@ which is imported only where a text needs it; knows nothing of handlers.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from rc_push.config.words import listed, short
@@ -21,6 +23,10 @@ SHORT_NAMES: dict[str, Callable[[Envelope], str]] = {
     "account": lambda envelope: envelope.account,
     "subscription": lambda envelope: envelope.subscription,
 }
+# Of a value in a path. A file's name has at most 255, and may be made of several values and an ending.
+NAME_MAX_BYTES = 80
+# What JMESPath raises, not all of it its own errors (which are ValueErrors): `[::0]`, `floor()` of a number too large.
+CANNOT = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
 # What JMESPath puts around texts, names and JSON.
 QUOTES = "'\"`"
 
@@ -58,20 +64,14 @@ class Expression:
     """
 
     def __init__(self, text: str) -> None:
-        import jmespath  # noqa: PLC0415 - see the top
-        from jmespath import exceptions  # noqa: PLC0415
+        from jmespath.visitor import TreeInterpreter  # noqa: PLC0415 - see the top
 
         if not text.strip():
             raise TemplateError(1, "there is no expression")
         self.text = text
-        self._cannot = exceptions.JMESPathError
-        try:
-            self._compiled = jmespath.compile(text)
-        except exceptions.ParseError as exc:
-            raise TemplateError(exc.lex_position + 1, _reason(exc)) from None
-        except RecursionError:
-            raise TemplateError(1, "nested too deeply") from None
-        for mistake in _wrong_calls(self._compiled.parsed):
+        self._tree = _tree_from(text)
+        self._interpreter = TreeInterpreter()
+        for mistake in _wrong_calls(self._tree):
             raise TemplateError(1, mistake)
 
     def __repr__(self) -> str:
@@ -83,8 +83,8 @@ class Expression:
         None where there is nothing, or where a function is given what it cannot take.
         """
         try:
-            return self._compiled.search(event)
-        except self._cannot:
+            return self._interpreter.visit(self._tree, event)
+        except CANNOT:
             return None
 
 
@@ -135,6 +135,46 @@ class Template:
         return "".join(rendered)
 
 
+class PathTemplate:
+    """An absolute path with `{expression}` in it. No event can lead it out of the folders that its own text names.
+
+    Raises TemplateError, or ValueError where it is not absolute.
+    """
+
+    def __init__(self, text: str) -> None:
+        if not text.startswith("/") or "\0" in text:
+            raise ValueError("not an absolute path")
+        self._template = Template(text)
+
+    def __repr__(self) -> str:
+        return f"PathTemplate({self._template.text!r})"
+
+    def __str__(self) -> str:
+        return self._template.text
+
+    @property
+    def constant(self) -> Path | None:
+        """The path where it is the same for every event, else None."""
+        return Path(self._template.beginning) if self._template.is_constant else None
+
+    @property
+    def folder(self) -> Path:
+        """The folder that all paths are in, as far as it does not depend on the event."""
+        return Path(self._template.beginning.rpartition("/")[0] or "/")
+
+    def render(self, envelope: Envelope) -> str:
+        """Return the path for *envelope*; each value is a part of one name in it, see `name_from`."""
+        return self._template.render(envelope, escape=name_from)
+
+
+def name_from(value: str) -> str:
+    """Return *value* as a part of a file's name: neither empty nor long, nor what would name another folder."""
+    name = value.replace("/", "_").encode()[:NAME_MAX_BYTES].decode(errors="ignore")
+    if not name.isprintable():
+        name = "".join(char if char.isprintable() else "_" for char in name)
+    return "_" + name[1:] if name[:1] in {"", "."} else name
+
+
 def text_from(value: Any) -> str:
     """Return *value*, which is JSON, as a text: nothing for null, texts as they are, everything else as JSON."""
     if value is None:
@@ -145,6 +185,23 @@ def text_from(value: Any) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
+
+
+def _tree_from(text: str) -> Any:
+    import jmespath  # noqa: PLC0415 - see the top
+    from jmespath.exceptions import ParseError  # noqa: PLC0415
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an old way to write texts, which works
+            return jmespath.compile(text).parsed
+    except ParseError as exc:
+        raise TemplateError(exc.lex_position + 1, _reason(exc)) from None
+    except CANNOT:  # a number without end, `(`
+        raise TemplateError(1, f"{short(text)} is no JMESPath expression") from None
+    except RecursionError:
+        raise TemplateError(1, "nested too deeply") from None
+
 
 _Part = str | Expression | Callable[[Envelope], str]
 

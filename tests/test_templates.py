@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rc_push.envelope import Envelope, Source, envelope_from_payload
-from rc_push.templates import Expression, Template, TemplateError, event_from
+from rc_push.templates import Expression, PathTemplate, Template, TemplateError, event_from
 
 AT_MS = 1_795_428_000_190  # 2026-11-23T10:00:00.190Z
 BODY = {"text": "Hello", "groupId": "990", "mentions": None, "parties": [{"id": "a"}, {"id": "b"}], "n": 7, "on": True}
@@ -77,6 +79,11 @@ def test_what_is_missing_is_empty(text):
     assert rendered(f"<{text}>") == "<>"
 
 
+@pytest.mark.parametrize("text", ["{body.parties[::0]}", "{floor(body.huge)}", "{body.parties[5]}"])
+def test_what_cannot_be_reckoned_is_empty(text):
+    assert rendered(f"<{text}>", BODY | {"huge": 1e308 * 10}) == "<>"
+
+
 @pytest.mark.parametrize("body", [{}, "text", [1], 5])
 def test_what_a_function_cannot_take_is_empty(body):
     assert rendered("<{length(body.text)}>", body) == "<>"
@@ -99,6 +106,8 @@ def test_each_value_and_nothing_else_goes_through_the_escape():
         ("a { b", 3, "never closed; write {{"),
         ("ab {'c}", 4, "never closed"),
         ("{}", 2, "there is no expression"),
+        ("{(}", 3, "ends too early"),
+        ("{body[" + "9" * 5000 + "]}", 2, "is no JMESPath expression"),
         ("{ }", 2, "there is no expression"),
         ("ab {body.[x}", 12, "ends too early"),
         ("{body.}", 7, "something is missing"),
@@ -180,3 +189,70 @@ def test_jmespath_is_imported_only_where_a_template_needs_it():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "True"]
+
+
+# --------------------------------------------------------------------------------------------------------------- paths
+
+HOSTILE = st.text() | st.sampled_from(
+    [
+        "..",
+        ".",
+        "",
+        "/",
+        "../../etc",
+        "/etc/passwd",
+        "a/../b",
+        "\0",
+        "a\0b",
+        "..\n",
+        "\x1b[2J",
+        "é" * 300,
+        "\u202e",
+        " ",
+    ]
+)
+
+
+@given(first=HOSTILE, second=HOSTILE)
+def test_no_event_leads_a_path_out_of_its_folders(first, second):
+    event = envelope({"a": first, "b": second})
+    text = PathTemplate("/var/log/{body.a}/x{body.b}{body.a}.jsonl").render(event)
+    path = Path(text)
+    assert os.path.normpath(text) == text == str(path)
+    assert path.parts[:3] == ("/", "var", "log")
+    assert len(path.parts) == 5
+    assert path.name.startswith("x")
+    assert all(part.isprintable() and len(part.encode()) <= 255 for part in path.parts)
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        ("post.added", "post.added"),
+        ("Übung 7", "Übung 7"),
+        ("", "_"),
+        (None, "_"),
+        ("..", "_."),
+        (".hidden", "_hidden"),
+        ("a/b", "a_b"),
+        ("a\nb\0", "a_b_"),
+        ("x" * 500, "x" * 80),
+        ({"a": "/"}, '{"a":"_"}'),
+    ],
+)
+def test_a_value_in_a_path_is_one_name(value, name):
+    assert PathTemplate("/logs/{body.a}").render(envelope({"a": value})) == f"/logs/{name}"
+
+
+def test_a_path_tells_what_does_not_depend_on_the_event():
+    path = PathTemplate("/var/log/rc/{type}/{date}.jsonl")
+    assert (path.folder, path.constant) == (Path("/var/log/rc"), None)
+    assert PathTemplate("/x{type}").folder == Path("/")
+    assert PathTemplate("/var/{{a}}/b").constant == Path("/var/{a}/b")
+    assert (str(path), repr(path)) == (path._template.text, "PathTemplate('/var/log/rc/{type}/{date}.jsonl')")
+
+
+@pytest.mark.parametrize("text", ["events.jsonl", "", "/a\0b", "{type}", " /a"])
+def test_a_path_has_to_be_absolute(text):
+    with pytest.raises(ValueError, match="not an absolute path"):
+        PathTemplate(text)

@@ -3,8 +3,9 @@
 Blocking, for one thread. Knows files; knows nothing of events, handlers or the event loop.
 
 * A batch is one write and one fsync. A failed one is cut away again, so that the next try does not follow half a line.
-* What a crash has torn is what stands after the last newline. It was never acknowledged, so it is cut away at opening
-  and comes again.
+  What the disk has no room for is not begun: whoever follows the file would have read a part of it.
+* What a crash has torn is what stands after the last newline. It was never acknowledged, and comes again. Where the
+  process was killed, it is completed at opening (`batch_note.py`); else it is cut away.
 * Symbolic links are followed: the path is the operator's word, and /dev/stdout is one too. Where links could be
   planted, the kernel's `fs.protected_symlinks` guards.
 * A FIFO or a device is written to, never repaired or flushed.
@@ -18,11 +19,13 @@ import os
 import select
 import shlex
 import stat
+import sys
 from pathlib import Path
 
 import structlog
 
 from rc_push.errors import HandlerError
+from rc_push.handlers.batch_note import BatchNote
 
 log = structlog.get_logger()
 
@@ -41,11 +44,17 @@ _FLAGS = os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 
 
 class JsonLinesFile:
-    """A file of lines that this process alone appends to. Open or not, `append` finds the file now at *path*."""
+    """A file of lines that this process alone appends to. Open or not, `append` finds the file now at *path*.
 
-    def __init__(self, path: Path, *, fsync: bool = True) -> None:
+    Lines that are no JSON (*is_json*) can begin with anything. What is torn of one is then ended rather than cut away:
+    it could be somebody else's.
+    """
+
+    def __init__(self, path: Path, *, fsync: bool = True, is_json: bool = True) -> None:
         self._path = path
         self._fsync = fsync
+        self._is_json = is_json
+        self._note = BatchNote(path)
         self._fd: int | None = None
         self._is_regular = False
         self._prefix = b""
@@ -66,6 +75,7 @@ class JsonLinesFile:
         """Close the file. Safe to repeat."""
         if self._fd is not None:
             fd, self._fd = self._fd, None
+            self._note.close()
             os.close(fd)
 
     def reopen(self) -> None:
@@ -81,13 +91,15 @@ class JsonLinesFile:
         if self._fd is not None and self._has_moved(self._fd):
             self.close()
         fd = self._fd if self._fd is not None else self._open()
-        end = os.fstat(fd).st_size
+        before, data = os.fstat(fd), self._prefix + lines
         try:
-            _write(fd, self._prefix + lines)
+            if self._is_regular:
+                self._announce(fd, before, data)
+            _write(fd, data)
             if self._fsync and self._is_regular:
                 os.fsync(fd)
         except OSError:
-            self._undo(fd, end)
+            self._undo(fd, before.st_size)
             raise
         self._prefix = b""
 
@@ -97,14 +109,57 @@ class JsonLinesFile:
             self._is_regular = stat.S_ISREG(os.fstat(fd).st_mode)
             if self._is_regular:
                 _lock(fd, self._path)
-                _repair(fd, self._path)
+                self._note.open()
+                self._repair(fd)
                 if self._fsync:
                     _sync_directory(self._path)
         except BaseException:
+            self._note.close(keep=True)
             os.close(fd)
             raise
         self._fd = fd
         return fd
+
+    def _announce(self, fd: int, file: os.stat_result, lines: bytes) -> None:
+        """Note what is about to be written, where there is room for both. Raises OSError where there is none for it."""
+        room = _room(fd)
+        if room < len(lines):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if room < 2 * len(lines):
+            self._note.clear()
+        else:
+            self._note.write(file, lines)
+
+    def _repair(self, fd: int) -> None:
+        """Complete, or cut away, what stands after the last newline. Raises HandlerError where that cannot be ours."""
+        size = os.fstat(fd).st_size
+        end = _end_of_last_line(fd, size)
+        if end == size or self._complete(fd):
+            return
+        # A torn line begins as ours do, or with the zeros that a file system leaves after a power cut.
+        beginning = b"" if end is None else os.pread(fd, 1, end)
+        if end is not None and beginning in ({b"{", b"\0"} if self._is_json else {b"\0"}):
+            os.ftruncate(fd, end)
+            log.warning("torn_line_removed", path=str(self._path), removed_bytes=size - end)
+        elif self._is_json:
+            raise HandlerError(
+                f"{self._path} does not end as JSON Lines do and is left alone; move it away or name another path"
+            )
+        else:
+            _write(fd, b"\n")
+            log.warning("torn_line_ended", path=str(self._path))
+
+    def _complete(self, fd: int) -> bool:
+        """Write what is missing of the last line, where that is known; say whether the file ends whole now."""
+        rest = self._note.rest_of_line(fd)
+        try:
+            _write(fd, rest)
+        except OSError as exc:  # the disk is full: then it is cut away
+            log.warning("torn_line_not_completed", path=str(self._path), error=str(exc))
+            return False
+        if rest:
+            log.warning("torn_line_completed", path=str(self._path), added_bytes=len(rest))
+        return bool(rest)
 
     def _has_moved(self, fd: int) -> bool:
         """Say whether another file, or none, is now at the path: rotated or deleted."""
@@ -145,19 +200,6 @@ def _lock(fd: int, path: Path) -> None:
         log.warning("file_not_locked", path=str(path), error=str(exc))
 
 
-def _repair(fd: int, path: Path) -> None:
-    """Cut away what stands after the last newline. Raises HandlerError where that cannot be ours."""
-    size = os.fstat(fd).st_size
-    end = _end_of_last_line(fd, size)
-    if end == size:
-        return
-    # A torn line begins as ours do, or with the zeros that a file system leaves after a power cut.
-    if end is None or os.pread(fd, 1, end) not in {b"{", b"\0"}:
-        raise HandlerError(f"{path} does not end as JSON Lines do and is left alone; move it away or name another path")
-    os.ftruncate(fd, end)
-    log.warning("torn_line_removed", path=str(path), removed_bytes=size - end)
-
-
 def _end_of_last_line(fd: int, size: int) -> int | None:
     """Return the offset after the last newline, 0 without one; None where the search went too far back."""
     stop = size
@@ -170,6 +212,13 @@ def _end_of_last_line(fd: int, size: int) -> int | None:
             return start + newline + 1
         stop = start
     return 0
+
+
+def _room(fd: int) -> int:
+    """Return how many bytes the file's disk can take; a huge number where it does not say."""
+    disk = os.fstatvfs(fd)
+    blocks = disk.f_bfree if os.geteuid() == 0 else disk.f_bavail
+    return blocks * disk.f_frsize if disk.f_blocks else sys.maxsize
 
 
 def _write(fd: int, data: bytes) -> None:

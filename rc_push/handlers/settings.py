@@ -16,7 +16,7 @@ from msgspec.structs import FieldInfo
 
 from rc_push.config import FOUND_IN_FILE, SOURCES_REMEDY, HandlerConfig, Mistake, Secret, secret_from
 from rc_push.errors import ConfigError, Problem
-from rc_push.templates import Template
+from rc_push.templates import PathTemplate, Template
 
 Settings = TypeVar("Settings", bound=msgspec.Struct)
 
@@ -30,8 +30,8 @@ def settings_from_table(
     """Return the settings in *config* as the structure that the plug-in has *declared*, and the warnings.
 
     A setting of type Path has to be absolute: a daemon's working directory is nobody's choice. One of type Secret says
-    where it is, as the secrets of accounts do; a Template is compiled. Messages tell types and names, not values, which
-    may be secrets. Raises ConfigError with every mistake.
+    where it is, as the secrets of accounts do; a Template or PathTemplate is compiled. Messages tell types and names,
+    not values, which may be secrets. Raises ConfigError with every mistake.
     """
     key = f"handlers.{config.name}"
     fields = {field.encode_name: field for field in msgspec.structs.fields(declared)}
@@ -85,6 +85,8 @@ class _Types:
             secret = secret_from(value, self._environ)
             self.has_secret_in_file |= isinstance(value, str)
             return secret
+        if type_ is PathTemplate:
+            return PathTemplate(value if isinstance(value, str) else "")
         if type_ is Template:
             return _template_from(value)
         raise NotImplementedError(f"a setting cannot be of the type {type_.__name__}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import os
 import threading
@@ -171,3 +172,118 @@ def test_a_path_that_is_not_absolute_is_refused(path: object) -> None:
 def test_the_path_is_required() -> None:
     with pytest.raises(ConfigError, match=r"handlers\.events\.path: missing"):
         handlers.load(HandlerConfig(name="events", use="file"))
+
+
+# ------------------------------------------------------------------------------- formats, templates in paths, rotation
+
+
+def of_type(position: int, type_: str, **body: object) -> Envelope:
+    payload = json.dumps({"uuid": f"u-{position}", "event": "/x", "body": body})
+    return Envelope(f"u-{position}", type_, payload.encode(), SOURCE, 1_795_428_000_190, position)
+
+
+async def written(handler: handlers.LoadedHandler, *envelopes: Envelope) -> None:
+    await handler.open()
+    assert handler.handle_batch is not None
+    await handler.handle_batch(envelopes)
+    await handler.close()
+
+
+async def tidied(handler: handlers.LoadedHandler) -> None:
+    """Wait until what was rotated is compressed and removed."""
+    await asyncio.gather(*handler.handler._tidying)
+
+
+def files_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if not path.is_dir()]
+
+
+async def test_a_path_may_depend_on_the_event(tmp_path: Path) -> None:
+    handler = load(tmp_path / "logs" / "{date}" / "{type}.jsonl")
+    await written(handler, of_type(1, "post.added"), of_type(2, "sms.received"), of_type(3, "post.added"))
+    folder = tmp_path / "logs" / "2026-11-23"
+    assert positions(folder / "post.added.jsonl") == [1, 3]
+    assert positions(folder / "sms.received.jsonl") == [2]
+    assert folder.stat().st_mode & 0o777 == 0o750
+    assert (folder / "post.added.jsonl").stat().st_mode & 0o777 == 0o640
+
+
+async def test_no_event_can_write_outside_of_the_folder(tmp_path: Path) -> None:
+    names = ["../out", "..", "/etc/out", "a/../../out", "x\0y", ".", "", "x-20261123T100000Z"]
+    handler = load(tmp_path / "logs" / "{body.name}" / "{body.name}")
+    await written(handler, *(of_type(number, "other", name=name) for number, name in enumerate(names)))
+    files = files_in(tmp_path)
+    assert sorted(number for path in files for number in positions(path)) == list(range(len(names)))
+    assert {(path.relative_to(tmp_path).parts[0], len(path.relative_to(tmp_path).parts)) for path in files} == {
+        ("logs", 3)
+    }
+
+
+@pytest.mark.parametrize(("format_", "begins"), [("cloudevents", b'{"'), ("text", b"post.added u-1\n")])
+async def test_a_line_has_the_format_that_is_asked_for(tmp_path: Path, format_: str, begins: bytes) -> None:
+    more = {"line": "{type} {uuid}"} if format_ == "text" else {}
+    await written(load(tmp_path / "events", format=format_, **more), of_type(1, "post.added"))
+    assert (tmp_path / "events").read_bytes().startswith(begins)
+    assert (tmp_path / "events").read_bytes().count(b"\n") == 1
+
+
+async def test_a_text_file_is_continued_whatever_it_begins_with(tmp_path: Path) -> None:
+    (tmp_path / "events").write_bytes(b"Dear diary\nhalf a li")
+    await written(load(tmp_path / "events", format="text", line="{type}"), of_type(1, "post.added"))
+    assert (tmp_path / "events").read_bytes() == b"Dear diary\nhalf a li\npost.added\n"
+
+
+async def test_what_is_rotated_is_compressed_and_the_oldest_removed(tmp_path: Path) -> None:
+    handler = load(tmp_path / "events.jsonl", rotate_bytes=1024, keep=2)
+    await handler.open()
+    for number in range(1, 6):
+        await handler.handle(of_type(number, "post.added", text="x" * 900))
+    await tidied(handler)
+    await handler.close()
+    old = [path for path in files_in(tmp_path) if path.name != "events.jsonl"]
+    assert sorted(json.loads(gzip.decompress(path.read_bytes()))["rcPush"]["position"] for path in old) == [3, 4]
+    assert positions(tmp_path / "events.jsonl") == [5]
+
+
+async def test_what_an_earlier_process_left_uncompressed_is_compressed_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl-20261123T090000Z").write_bytes(b"{}\n")
+    handler = load(tmp_path / "events.jsonl", rotate_every="day")
+    await handler.open()
+    await tidied(handler)
+    await handler.close()
+    assert {path.name for path in files_in(tmp_path)} == {"events.jsonl", "events.jsonl-20261123T090000Z.gz"}
+
+
+@pytest.mark.parametrize(("setting", "flushes"), [(True, 1), (False, 0), ("batch", 1), ("always", 2), ("never", 0)])
+async def test_fsync_says_what_is_flushed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: object, flushes: int
+) -> None:
+    handler = load(tmp_path / "events.jsonl", fsync=setting)
+    await handler.open()
+    assert handler.handle_batch is not None
+    with monkeypatch.context() as patch:
+        calls = Calls(patch)
+        await handler.handle_batch([envelope(1), envelope(2)])
+    await handler.close()
+    assert calls.names.count("fsync") == flushes
+
+
+@pytest.mark.parametrize(
+    ("settings", "key", "found"),
+    [
+        ({"path": "/logs/{typ"}, "handlers.events.path", "at character 7: a { that is never closed"),
+        ({"path": "/a", "format": "text"}, "handlers.events", "line is missing"),
+        ({"path": "/a", "line": "{type}"}, "handlers.events", 'line is for format = "text"'),
+        ({"path": "/a", "format": "text", "line": "{body.}"}, "handlers.events.line", "at character 7"),
+        ({"path": "/a", "rotate_bytes": 5}, "handlers.events.rotate_bytes", "expected `int` >= 1024"),
+        ({"path": "/a", "rotate_every": "week"}, "handlers.events.rotate_every", "invalid enum value 'week'"),
+        ({"path": "/a", "keep": 0}, "handlers.events.keep", "expected `int` >= 1"),
+        ({"path": "/a", "fsync": "sometimes"}, "handlers.events.fsync", "invalid enum value 'sometimes'"),
+    ],
+)
+def test_settings_that_make_no_sense_are_told(settings: dict[str, object], key: str, found: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        handlers.load(HandlerConfig(name="events", use="file", settings=settings))
+    (problem,) = caught.value.problems
+    assert problem.key == key
+    assert found in problem.found

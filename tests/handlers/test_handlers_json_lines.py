@@ -468,3 +468,23 @@ def test_a_fifo_whose_reader_left_fails_and_the_next_reader_gets_the_lines(path:
     file.close()
     assert _drain(second).strip() == b"{1}"
     os.close(second)
+
+
+def test_on_a_disk_without_room_nothing_is_begun_that_a_reader_could_see(small_disk: Path) -> None:
+    path = small_disk / "events.jsonl"
+    file = JsonLinesFile(path)
+    file.open()
+    file.append(b"{1}\n")
+    with pytest.raises(OSError, match="No space left") as caught:
+        file.append(b"{" + b"x" * (1 << 20) + b"}\n")
+    assert caught.value.errno == errno.ENOSPC
+    file.close()
+    assert path.stat().st_blocks * 512 <= 4096, "it was longer for a moment"
+    assert path.read_bytes() == b"{1}\n"
+
+
+def test_a_file_system_that_does_not_tell_its_room_is_used(file: JsonLinesFile, path: Path, monkeypatch) -> None:
+    no_idea = os.statvfs_result((4096, 4096, 0, 0, 0, 0, 0, 0, 0, 255))
+    monkeypatch.setattr(os, "fstatvfs", lambda _: no_idea)
+    file.append(b"{1}\n")
+    assert path.read_bytes() == b"{1}\n"
