@@ -91,7 +91,7 @@ def written(value: Any) -> str:
     """Return a default as the pages write it."""
     if value is None or value == ():
         return NO_DEFAULT
-    return f"`{json.dumps(str(value) if isinstance(value, Path) else value)}`"
+    return f"`{json.dumps(str(value) if isinstance(value, Path | templates.Template) else value)}`"
 
 
 @pytest.mark.parametrize("table", TABLES)

@@ -120,8 +120,8 @@ class Daemon:
         texts = (self.accounts, self.subscriptions, self.handlers, self.journal, self.more, '[log]\nformat = "json"\n')
         self.config_path.write_text("".join(texts), "utf-8")
 
-    def start(self):
-        """Start it, again after it has ended."""
+    def start(self, stdout=None):
+        """Start it, again after it has ended. Its standard output is *stdout*, else its log."""
         assert self._process is None or self._process.poll() is not None
         self.starts += 1
         self._looked_at = 0
@@ -132,7 +132,7 @@ class Daemon:
                 env=self.environ,
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=log if stdout is None else stdout,
                 stderr=log,
             )
         return self
