@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -19,21 +18,18 @@ from rc_push import __version__, handlers
 from rc_push.config import Config, HandlerConfig, SubscriptionConfig
 from rc_push.control.server import ControlServer
 from rc_push.dispatch import Dispatcher, DispatcherStatistics
-from rc_push.errors import ControlError, JournalError, RefusedError
+from rc_push.errors import ControlError, RefusedError
 from rc_push.handlers import LoadedHandler
 from rc_push.journal import Journal
 from rc_push.operations import Operations
 from rc_push.receive import Receiver, ReceiverStatistics
 from rc_push.rest import Account
+from rc_push.retention import JournalStatistics, Retention
 from rc_push.transports import Transport
 from rc_push.transports.websocket import WebSocketTransport
 
 log = structlog.get_logger()
 
-# Retention removes small slices with pauses, so that it never stalls the writer.
-PRUNE_EVERY_S = 60.0
-PRUNE_PAUSE_S = 0.05
-PRUNE_ROWS = 500
 # What a handler has finished in this time is handed over again after a crash.
 NOTE_EVERY_S = 0.1
 
@@ -43,6 +39,7 @@ class AppStatistics:
     """What is known of everything that runs."""
 
     head: int
+    journal: JournalStatistics
     receivers: tuple[ReceiverStatistics, ...]
     dispatchers: tuple[DispatcherStatistics, ...]
 
@@ -63,6 +60,7 @@ class App:
         self._accounts = accounts
         self._receivers = receivers
         self._dispatchers = dispatchers
+        self._retention = Retention(config.journal, journal)
 
     @classmethod
     @asynccontextmanager
@@ -81,7 +79,7 @@ class App:
             loaded = [*((c, handlers.load(c)) for c in config.handlers.values() if c.enabled), *also]
             for warning in (warning for _, handler in loaded for warning in handler.warnings):
                 log.warning("setting_doubtful", key=warning.key, found=warning.found, remedy=warning.remedy)
-            journal = await stack.enter_async_context(Journal(config.journal.path))
+            journal = await stack.enter_async_context(Journal(config.journal.path, config.journal.max_bytes))
             accounts = {
                 name: await stack.enter_async_context(Account(account, config.network, journal))
                 for name, account in config.accounts.items()
@@ -105,6 +103,7 @@ class App:
         """Return what is known now."""
         return AppStatistics(
             head=self.journal.head,
+            journal=self._retention.statistics(),
             receivers=tuple(receiver.statistics() for receiver in self._receivers),
             dispatchers=tuple(dispatcher.statistics() for dispatcher in self._dispatchers),
         )
@@ -130,7 +129,7 @@ class App:
             async with asyncio.TaskGroup() as group:
                 for dispatcher in self._dispatchers:
                     group.create_task(dispatcher.run())
-                group.create_task(self._prune())
+                group.create_task(self._retention.run())
                 group.create_task(self._receive())
         except* RefusedError as refusals:
             raise refusals.exceptions[0] from None
@@ -142,17 +141,6 @@ class App:
         for exc in ended:
             if isinstance(exc, BaseException):
                 raise exc
-
-    async def _prune(self) -> None:
-        """Remove what is older than the retention, as long as the daemon runs."""
-        while True:
-            before_ms = round((time.time() - self.config.journal.retention_days * 86400) * 1000)
-            try:
-                pruned = await self.journal.prune(before_ms, PRUNE_ROWS)
-            except JournalError as exc:
-                log.error("journal_cannot_prune", error=str(exc))
-                pruned = 0
-            await asyncio.sleep(PRUNE_PAUSE_S if pruned == PRUNE_ROWS else PRUNE_EVERY_S)
 
 
 async def serve(config: Config) -> None:

@@ -67,6 +67,7 @@ def test_a_whole_file_is_read(write):
         [journal]
         path = "/var/lib/journal.db"
         retention_days = 1
+        max_bytes = 2_000_000_000
         [network]
         connect_timeout_s = 2
         [log]
@@ -89,6 +90,7 @@ def test_a_whole_file_is_read(write):
     assert (handler.retry.max_attempts, handler.retry.first_delay_s) == (3, 1.0)
     assert handler.settings == {"path": "/var/log/events.jsonl"}
     assert (read.journal.path, read.journal.retention_days) == (Path("/var/lib/journal.db"), 1.0)
+    assert read.journal.max_bytes == 2_000_000_000
     assert (read.network.connect_timeout_s, read.network.read_timeout_s) == (2.0, 30.0)
     assert (read.log.level, read.log.format, read.service.shutdown_grace_s) == ("debug", "auto", 0.0)
 
@@ -114,6 +116,8 @@ def test_a_byte_order_mark_and_windows_lines_do_no_harm(write):
 def test_the_journal_can_be_read_without_any_secret(write):
     path = write('[accounts.main]\njwt = { env = "NOT_SET" }\n[journal]\npath = "/x.db"\n')
     assert load_journal(path).path == Path("/x.db")
+    with pytest.raises(ConfigError, match=r"line 2: journal\.max_bytes: 5; write at least"):
+        load_journal(write("[journal]\nmax_bytes = 5\n"))
     assert load_journal(None).path == config.JournalConfig().path
     with pytest.raises(ConfigError, match=r"line 2: journal.path: 5; write an absolute path"):
         load_journal(write("[journal]\npath = 5\n"))
@@ -195,6 +199,10 @@ BAD = [
     ('network.proxy = "http://[::1"', "network.proxy", 1, '"http://[::1"', "http://proxy.example.com:3128"),
     ('network.ca_file = "/does/not/exist"', "network.ca_file", 1, "no file /does/not/exist", "certificates"),
     ("journal.retention_days = -1", "journal.retention_days", 1, "-1", "a number from 0.01 to 3650"),
+    ("journal.max_bytes = 999_999", "journal.max_bytes", 1, "999999", "at least 1000000, or leave it out"),
+    ("journal.max_bytes = -1", "journal.max_bytes", 1, "-1", "at least 1000000"),
+    ("journal.max_bytes = 1e9", "journal.max_bytes", 1, "1000000000.0", "a whole number"),
+    ('journal.max_bytes = "1 GB"', "journal.max_bytes", 1, '"1 GB"', "a whole number"),
     ('journal.path = "journal.db"', "journal.path", 1, '"journal.db"', "an absolute path"),
     ('log.level = "loud"', "log.level", 1, '"loud"', 'one of "debug", "info"'),
     ("[log]\nformat = []", "log.format", 2, "a list", 'one of "auto"'),

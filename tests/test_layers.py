@@ -18,7 +18,7 @@ ROWS = (
     {"cli", "testing"},
     {"app"},
     {"operations"},
-    {"receive", "dispatch", "web", "simulator"},
+    {"receive", "dispatch", "retention", "web", "simulator"},
     {"transports", "journal", "handlers", "systemd", "routing", "ordering"},
     {"rest"},
     {"protocol", "limiter", "http", "threads", "templates"},

@@ -53,6 +53,8 @@ from rc_push.errors import ConfigError, Problem
 # Where the file is looked for when nobody names it.
 SEARCHED = (Path("rc-push.toml"), Path("/etc/rc-push/config.toml"))
 FILE_MAX_BYTES = 1 << 20
+# An empty journal takes a tenth of it.
+JOURNAL_MIN_BYTES = 1_000_000
 
 
 def find_config(option: Path | None, environ: Mapping[str, str]) -> Path | None:
@@ -85,7 +87,13 @@ def load_routes(
 
 def load_journal(path: Path | None) -> JournalConfig:
     """Return [journal] alone: who only reads the journal needs no secrets. Raises ConfigError."""
-    return JournalConfig(**_table_alone(path, "journal", JournalConfig))
+    if path is None:
+        return JournalConfig()
+    reading = _Reading(path, {})
+    journal = reading.journal()
+    if reading.problems:
+        raise ConfigError(reading.problems, path=str(path))
+    return journal
 
 
 def load_control(path: Path | None) -> Path:
@@ -189,7 +197,7 @@ class _Reading:
             accounts,
             subscriptions,
             handlers,
-            JournalConfig(**self.table(("journal",), JournalConfig)),
+            self.journal(),
             self._network(),
             LogConfig(**self.table(("log",), LogConfig)),
             ServiceConfig(**self.table(("service",), ServiceConfig)),
@@ -207,6 +215,14 @@ class _Reading:
         if not all(problem.warning for problem in problems):
             raise ConfigError(problems, path=str(self._path))
         return problems
+
+    def journal(self) -> JournalConfig:
+        """Return [journal]."""
+        journal = JournalConfig(**self.table(("journal",), JournalConfig))
+        if journal.max_bytes is not None and journal.max_bytes < JOURNAL_MIN_BYTES:
+            remedy = f"write at least {JOURNAL_MIN_BYTES}, or leave it out: then the disk is the limit"
+            self._complain(("journal", "max_bytes"), str(journal.max_bytes), remedy)
+        return journal
 
     def line_of(self, key: Key) -> int | None:
         """Return the line of *key*, else of the nearest table around it; None where there is none."""

@@ -133,6 +133,9 @@ class JournalConfig(msgspec.Struct, frozen=True):
         "/var/lib/rc-push/journal.db"
     )
     retention_days: Annotated[float, _option("how long finished events stay, in days", low=0.01, high=3650)] = 7.0
+    max_bytes: Annotated[
+        int | None, _option("the size near which finished events go before their time", example=10_000_000_000)
+    ] = None
 
 
 class NetworkConfig(msgspec.Struct, frozen=True):
@@ -231,9 +234,12 @@ class Option(msgspec.Struct, frozen=True):
             return "one of " + ", ".join(f'"{choice}"' for choice in typing.get_args(self.type))
         if self.table is not None:
             return "a table"
-        return {bool: "true or false", tuple[str, ...]: "a list of strings", Path: "an absolute path"}.get(
-            self.type, "a string"
-        )
+        return {
+            bool: "true or false",
+            int: "a whole number",
+            tuple[str, ...]: "a list of strings",
+            Path: "an absolute path",
+        }.get(self.type, "a string")
 
 
 def options(table: type[msgspec.Struct]) -> Iterator[Option]:

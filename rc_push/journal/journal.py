@@ -20,6 +20,7 @@ from rc_push.errors import JournalError
 from rc_push.journal.progress import Advance, ProgressRows, Registered
 from rc_push.journal.reader import Reader
 from rc_push.journal.recent import Recent
+from rc_push.journal.retention import CROWDED
 from rc_push.journal.store import Appended, Store
 
 T = TypeVar("T")
@@ -29,10 +30,13 @@ type_of_write = Callable[[Store], Any]
 class Journal:
     """The journal of one daemon. `async with Journal(path) as journal:` opens, migrates and closes it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, max_bytes: int | None = None) -> None:
         self.path = path
+        self.max_bytes = max_bytes
         self.head = 0
+        self.live_bytes = 0
         self._moved = asyncio.Event()
+        self._crowded = asyncio.Event()
         self._writer: _Writer | None = None
         self._reads = ThreadPoolExecutor(1, "journal-read")
         self._reader: Reader | None = None
@@ -41,9 +45,11 @@ class Journal:
     async def __aenter__(self) -> Self:
         """Open it. Raises JournalInUse, JournalTooNew, JournalError."""
         store = await asyncio.to_thread(Store, self.path)
+        store.max_bytes = self.max_bytes
         self._writer = _Writer(store)
         try:
             self.head = await self._writer.start(Store.head)
+            await self.measure()
             self._reader = await asyncio.get_running_loop().run_in_executor(self._reads, Reader, self.path)
         except BaseException:
             await self.__aexit__()  # a writer left alone would keep the process alive
@@ -139,6 +145,27 @@ class Journal:
         pruned: int = await self._write(lambda store: store.prune(before_ms, limit))
         return pruned
 
+    async def make_room(self) -> int:
+        """Remove a slice of the oldest finished events, whatever their age; return how many records went."""
+        removed: int = await self._write(Store.make_room)
+        await self.measure()
+        return removed
+
+    async def measure(self) -> int:
+        """Return the size of what is in the journal, in bytes."""
+        live_bytes: int = await self._write(Store.live_bytes)
+        self._note_size(live_bytes)
+        return live_bytes
+
+    @property
+    def is_crowded(self) -> bool:
+        """Say whether it is time to make room: there is a limit, and it is near."""
+        return self._crowded.is_set()
+
+    async def wait_crowded(self) -> None:
+        """Wait until it is time to make room; for ever where there is no limit."""
+        await self._crowded.wait()
+
     async def _in_reader(self, call: Callable[..., T], *args: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._reads, call, *args)
 
@@ -154,6 +181,8 @@ class Journal:
         if future.cancelled() or future.exception() is not None:
             return
         appended = future.result()
+        if self.max_bytes is not None:
+            self._note_size(appended.live_bytes)
         head = appended.head
         if not appended.duplicate:  # else nobody knows which of them have which position
             self._recent.add(batch.envelopes, head)
@@ -163,6 +192,13 @@ class Journal:
             self.head = head
             self._moved.set()
             self._moved = asyncio.Event()
+
+    def _note_size(self, live_bytes: int) -> None:
+        self.live_bytes = live_bytes
+        if self.max_bytes is not None and live_bytes >= CROWDED * self.max_bytes:
+            self._crowded.set()
+        else:
+            self._crowded.clear()
 
 
 class _Writer:

@@ -11,18 +11,21 @@ import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from urllib.parse import quote
 
 from rc_push.envelope import Batch, Cursor, Envelope, Gap, Source
 from rc_push.errors import JournalError, JournalFull, JournalInUse, JournalTooNew
+from rc_push.journal import retention
 from rc_push.journal.progress import ProgressRows
 
 APPLICATION_ID = 0x72635075  # "rcPu"
 # Rows of one INSERT. One statement for many rows: the writer thread gives the GIL away at each statement.
 ROWS_AT_ONCE = (256, 32, 1)
+# What a row takes beside its text, about: the other columns, and its place in the index.
+ROW_BYTES = 150
 BUSY_TIMEOUT_S = 5.0
 MODE = 0o600
 # SQLite's codes for a full disk; the second where there is no room for the -shm file.
@@ -35,15 +38,22 @@ _INSERTS = {n: _INSERT + ",".join(["(?,?,?,?,?,?)"] * n) + _ON_CONFLICT for n in
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """What became of a batch: how many envelopes were new, how many known, and the journal's newest position."""
+    """What became of a batch: how many envelopes were new, how many known, and the journal's newest position.
+
+    *live_bytes* is the journal's size then, where it has a limit.
+    """
 
     stored: int
     duplicate: int
     head: int
+    live_bytes: int = field(default=0, compare=False)
 
 
 class Store:
-    """The one writer. Opened once per process, used from one thread. Call within `transaction()`."""
+    """The one writer. Opened once per process, used from one thread. Call within `transaction()`.
+
+    Where *max_bytes* is set, it takes no events that would make it larger.
+    """
 
     def __init__(self, path: Path) -> None:
         """Open the journal at *path*, creating and migrating it.
@@ -51,6 +61,7 @@ class Store:
         Raises JournalInUse, JournalTooNew, or JournalError naming the remedy.
         """
         self.path = path
+        self.max_bytes: int | None = None
         self._lock = _take_lock(path)
         try:
             self._db = _open_for_writing(path)
@@ -84,7 +95,12 @@ class Store:
             raise
 
     def append(self, batch: Batch) -> Appended:
-        """Store *batch*: new envelopes, unreadables, gaps, cursor, tallies."""
+        """Store *batch*: new envelopes, unreadables, gaps, cursor, tallies.
+
+        Raises JournalFull where it brings events, the journal is as large as it may be, and nothing in it is finished.
+        """
+        if self.max_bytes is not None and batch.received:
+            self._take_room(batch, self.max_bytes)
         subscription = self._subscription_id(batch.subscription)
         stored = self._insert_events(subscription, batch.envelopes)
         for record in batch.unreadables:
@@ -108,7 +124,7 @@ class Store:
                 " unreadable = unreadable + ? WHERE id = ?",
                 (batch.received, stored, duplicate, len(batch.unreadables), subscription),
             )
-        return Appended(stored, duplicate, self.head())
+        return Appended(stored, duplicate, self.head(), 0 if self.max_bytes is None else self.live_bytes())
 
     def head(self) -> int:
         """Return the newest position; 0 in an empty journal."""
@@ -151,22 +167,37 @@ class Store:
         What a handler has not finished, is to be handed over once more or is parked, stays; also where the handler is
         not in the file any more.
         """
-        events = self._db.execute(
-            # The oldest rows only: were nothing due, a search by time would read the whole journal.
-            "DELETE FROM events WHERE received_at < ? AND position IN (SELECT position FROM events WHERE position <="
-            " (SELECT ifnull(min(position), ?) FROM"
-            " (SELECT position FROM handlers UNION ALL SELECT position FROM replays))"
-            " AND position NOT IN (SELECT position FROM unfinished) ORDER BY position LIMIT ?)",
-            (before_ms, self.head(), limit),
-        ).rowcount
-        if events:
-            oldest = "(SELECT ifnull(min(position), 0) FROM events)"
-            self._db.execute(f"DELETE FROM attempts WHERE position < {oldest}")  # noqa: S608 - our own words
-        self._db.execute(
-            "DELETE FROM unreadables WHERE received_at < ? AND id IN (SELECT id FROM unreadables ORDER BY id LIMIT ?)",
-            (before_ms, limit),
-        )
-        return events
+        return retention.prune(self._db, before_ms, self._finished(), limit)
+
+    def make_room(self) -> int:
+        """Remove a slice of the oldest events and unreadable messages, whatever their age; return how many."""
+        return retention.make_room(self._db, self._finished())
+
+    def live_bytes(self) -> int:
+        """Return the size of what is in the journal, in bytes. Cheap."""
+        return retention.live_bytes(self._db)
+
+    def _finished(self) -> int:
+        """Return the position up to which all handlers and replays are finished, but for what is `unfinished`."""
+        positions = "SELECT position FROM handlers UNION ALL SELECT position FROM replays"
+        sql = f"SELECT ifnull(min(position), ?) FROM ({positions})"  # noqa: S608 - our own words
+        return int(self._db.execute(sql, (self.head(),)).fetchone()[0])
+
+    def _take_room(self, batch: Batch, max_bytes: int) -> None:
+        """Let finished events make room for *batch*. Raises JournalFull where too few of them are left."""
+        size = self.live_bytes()
+        if size < max_bytes:
+            return
+        self.make_room()
+        freed = size - self.live_bytes()
+        texts = (*(envelope.payload for envelope in batch.envelopes), *(record.raw for record in batch.unreadables))
+        brought = sum(len(text) + ROW_BYTES for text in texts)
+        if size - freed >= max_bytes and freed < brought:  # else it only shrinks, as after max_bytes was lowered
+            raise JournalFull(
+                f"{self.path}: it has reached max_bytes = {max_bytes}, and what is left in it is still needed: handlers"
+                " have not finished it, or have parked it; mend the handler that is behind, or raise max_bytes under"
+                " [journal]. What waits is then stored"
+            )
 
     def _insert_events(self, subscription: int, envelopes: Sequence[Envelope]) -> int:
         stored = done = 0

@@ -1,0 +1,78 @@
+"""What may go, when there is too much? The oldest finished events and unreadable messages, a slice at a time.
+
+Knows what is finished only from what it is told; knows nothing of when or why anything is to go.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable
+
+# What one transaction removes at the most, so that it never holds the writer up.
+SLICE_ROWS = 500
+SLICE_MAX_BYTES = 4 << 20
+# From this part of the allowed size on, finished events go before their time: receiving must not have to wait for it.
+CROWDED = 0.9
+
+_LIVE_BYTES = (
+    "SELECT (p.page_count - f.freelist_count) * s.page_size"
+    " FROM pragma_page_count p, pragma_freelist_count f, pragma_page_size s"
+)
+# The oldest rows only: were nothing due, a search by time would read the whole journal. `length` reads no payload.
+_FINISHED = (
+    "SELECT position, received_at, length(payload) FROM events WHERE position <= ?"
+    " AND position NOT IN (SELECT position FROM unfinished) ORDER BY position LIMIT ?"
+)
+_UNREADABLES = "SELECT id, received_at, length(raw) FROM unreadables ORDER BY id LIMIT ?"
+_EVER = 1 << 62
+
+
+def live_bytes(db: sqlite3.Connection) -> int:
+    """Return the size of what is in the database, in bytes: without the pages that are free again. Reads no page."""
+    return int(db.execute(_LIVE_BYTES).fetchone()[0])
+
+
+def prune(db: sqlite3.Connection, before_ms: int, finished: int, limit: int) -> int:
+    """Remove a slice of what was received before *before_ms*; return how many events went, at most *limit*.
+
+    Of the events only those up to the position *finished*, and none that a handler has not finished or has parked.
+    """
+    events = _slice(db.execute(_FINISHED, (finished, limit)).fetchall(), before_ms)
+    _remove(db, "events", "position", events)
+    _remove(db, "unreadables", "id", _slice(db.execute(_UNREADABLES, (limit,)).fetchall(), before_ms))
+    return len(events)
+
+
+def make_room(db: sqlite3.Connection, finished: int, limit: int = SLICE_ROWS) -> int:
+    """Remove a slice of the oldest, whatever its age; return how many events and unreadable messages went.
+
+    An unreadable message goes with the events of its time, or where no event may go.
+    """
+    rows = db.execute(_FINISHED, (finished, limit)).fetchall()
+    events = _slice(rows, _EVER)
+    newest_ms = max((received_at for _, received_at, _ in rows[: len(events)]), default=_EVER)
+    unreadables = _slice(db.execute(_UNREADABLES, (limit,)).fetchall(), newest_ms + 1)
+    _remove(db, "events", "position", events)
+    _remove(db, "unreadables", "id", unreadables)
+    return len(events) + len(unreadables)
+
+
+def _slice(rows: Iterable[tuple[int, int, int]], before_ms: int) -> list[int]:
+    """Return the keys of those of *rows* that are due, up to a bounded size."""
+    keys, size = [], 0
+    for key, received_at, length in rows:
+        if size >= SLICE_MAX_BYTES:
+            break
+        if received_at < before_ms:
+            keys.append(key)
+            size += length
+    return keys
+
+
+def _remove(db: sqlite3.Connection, table: str, key: str, keys: list[int]) -> None:
+    """Remove the rows, and with events what is known of calls for them."""
+    if keys:
+        tables = ("events", "attempts") if table == "events" else (table,)
+        for name in tables:  # names of our own, no input
+            db.execute(f"DELETE FROM {name} WHERE {key} IN (SELECT value FROM json_each(?))", (json.dumps(keys),))  # noqa: S608
