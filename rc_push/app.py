@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -18,9 +20,10 @@ from rc_push import __version__, handlers
 from rc_push.config import Config, HandlerConfig, SubscriptionConfig
 from rc_push.control.server import ControlServer
 from rc_push.dispatch import Dispatcher, DispatcherStatistics
-from rc_push.errors import ControlError, RefusedError
+from rc_push.errors import ControlError, JournalCorrupt, RefusedError
 from rc_push.handlers import LoadedHandler
 from rc_push.journal import Journal
+from rc_push.journal.salvage import salvage
 from rc_push.operations import Operations
 from rc_push.receive import Receiver, ReceiverStatistics
 from rc_push.rest import Account
@@ -30,6 +33,8 @@ from rc_push.transports.websocket import WebSocketTransport
 
 log = structlog.get_logger()
 
+# A journal that is damaged again so soon lies on a disk that is.
+MEND_EVERY_S = 600.0
 # What a handler has finished in this time is handed over again after a crash.
 NOTE_EVERY_S = 0.1
 
@@ -137,10 +142,22 @@ class App:
             log.info("stop")
 
     async def _receive(self) -> None:
-        ended = await asyncio.gather(*(receiver.run() for receiver in self._receivers), return_exceptions=True)
-        for exc in ended:
-            if isinstance(exc, BaseException):
-                raise exc
+        """Receive until all subscriptions have been refused for good; one that is does not end the others."""
+        refused: list[Exception] = []
+
+        async def receive(receiver: Receiver) -> None:
+            try:
+                await receiver.run()
+            except JournalCorrupt:
+                raise
+            except Exception as exc:  # noqa: BLE001 - told by the receiver already, and raised when all have ended
+                refused.append(exc)
+
+        async with asyncio.TaskGroup() as group:
+            for receiver in self._receivers:
+                group.create_task(receive(receiver))
+        for exc in refused:
+            raise exc
 
 
 async def serve(config: Config) -> None:
@@ -155,8 +172,33 @@ async def serve(config: Config) -> None:
 
 
 async def _serve(config: Config) -> None:
-    async with App.open(config) as app:
-        await app.run()
+    """Run the daemon; where its journal is damaged, begin a new one with what can be read, and go on."""
+    mended_at = -math.inf
+    while True:
+        try:
+            async with App.open(config) as app:
+                await app.run()
+        except Exception as exc:
+            damage = _damage_in(exc)
+            if damage is None or time.monotonic() < mended_at + MEND_EVERY_S:
+                raise
+            log.error("journal_damaged", error=str(damage))
+        mended_at = time.monotonic()
+        found = await asyncio.to_thread(salvage, config.journal.path, list(config.subscriptions))
+        log.warning(
+            "journal_salvaged",
+            damaged=str(found.damaged),
+            kept=found.rows,
+            incomplete=found.broken,
+            remedy="what is missing is a gap; keep the damaged file for as long as you may want to look into it",
+        )
+
+
+def _damage_in(exc: BaseException) -> JournalCorrupt | None:
+    """Return the damage that *exc*, or one of a group, tells of."""
+    if isinstance(exc, BaseExceptionGroup):
+        return next((found for inner in exc.exceptions if (found := _damage_in(inner))), None)
+    return exc if isinstance(exc, JournalCorrupt) else None
 
 
 def transport_for(config: Config, subscription: SubscriptionConfig, account: Account) -> Transport:

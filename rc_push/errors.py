@@ -14,7 +14,8 @@
     ├── JournalError             the journal cannot be used                          exit 74
     │   ├── JournalInUse             another daemon holds it
     │   ├── JournalTooNew            written by a newer rc-push
-    │   └── JournalFull              no room left on the disk
+    │   ├── JournalFull              no room left, on the disk or within max_bytes
+    │   └── JournalCorrupt           the file is damaged
     ├── ControlError             the running daemon cannot be asked, or says no
     │   └── NotRunning               no daemon is running                             exit 3
     ├── HandlerError             a handler cannot be loaded or opened                exit 78
@@ -177,7 +178,11 @@ class JournalTooNew(JournalError):
 
 
 class JournalFull(JournalError):
-    """Raised when the disk has no room. Nothing was stored; the same write works again once there is room."""
+    """Raised when there is no room. Nothing was stored; the same write works again once there is."""
+
+
+class JournalCorrupt(JournalError):
+    """Raised when the journal's file is damaged. `run` moves it aside, and begins another with what can be read."""
 
 
 class ControlError(RcPushError):
@@ -237,9 +242,10 @@ class Reject(RcPushError):
 def is_retryable(exc: BaseException) -> bool:
     """Say whether another attempt at connecting can help after *exc*.
 
-    Refusals and mistakes in the file stay what they are; everything else, known or not, is worth another try.
+    Refusals, mistakes in the file and a damaged journal stay what they are; everything else, known or not, is worth
+    another try.
     """
-    return isinstance(exc, Exception) and not isinstance(exc, (RefusedError, ConfigError, HandlerError))
+    return isinstance(exc, Exception) and not isinstance(exc, (RefusedError, ConfigError, HandlerError, JournalCorrupt))
 
 
 def delay_asked_for_s(exc: BaseException) -> float:

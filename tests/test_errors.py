@@ -18,6 +18,7 @@ from rc_push.errors import (
     Failed,
     FiltersRefused,
     HandlerError,
+    JournalCorrupt,
     JournalError,
     JournalFull,
     JournalInUse,
@@ -59,6 +60,7 @@ EXAMPLES = [
     JournalInUse("in use"),
     JournalTooNew("too new"),
     JournalFull("no room"),
+    JournalCorrupt("damaged"),
     ControlError("no such handler"),
     NotRunning("nobody listens"),
     HandlerError("no such handler"),
@@ -106,7 +108,7 @@ def test_errors_carry_the_exit_codes_that_systemd_and_scripts_rely_on(exc, code)
     assert exc.exit_code == code
 
 
-FINAL = (RefusedError, ConfigError, HandlerError)
+FINAL = (RefusedError, ConfigError, HandlerError, JournalCorrupt)
 
 
 @pytest.mark.parametrize("exc", EXAMPLES, ids=lambda exc: type(exc).__name__)

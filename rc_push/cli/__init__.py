@@ -36,6 +36,7 @@ COMMANDS = {
     "audit": "rc_push.cli.audit:audit",
     "gaps": "rc_push.cli.journal:gaps",
     "unreadable": "rc_push.cli.journal:unreadable",
+    "journal": "rc_push.cli.journal_tools:journal",
     "version": "rc_push.cli.version:version",
 }
 

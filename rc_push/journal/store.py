@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from rc_push.envelope import Batch, Cursor, Envelope, Gap, Source
-from rc_push.errors import JournalError, JournalFull, JournalInUse, JournalTooNew
+from rc_push.errors import JournalCorrupt, JournalError, JournalFull, JournalInUse, JournalTooNew
 from rc_push.journal import retention
 from rc_push.journal.progress import ProgressRows
 
@@ -30,6 +30,8 @@ BUSY_TIMEOUT_S = 5.0
 MODE = 0o600
 # SQLite's codes for a full disk; the second where there is no room for the -shm file.
 DISK_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
+DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+DAMAGED_REMEDY = "`rc-push run` moves it aside, never deletes it, and goes on with what can be read"
 
 _INSERT = "INSERT INTO events (subscription, source, uuid, type, received_at, payload) VALUES "
 _ON_CONFLICT = " ON CONFLICT (subscription, uuid) DO NOTHING"
@@ -62,9 +64,17 @@ class Store:
         """
         self.path = path
         self.max_bytes: int | None = None
+        is_ours = Path(f"{path}.lock").exists()
         self._lock = _take_lock(path)
         try:
             self._db = _open_for_writing(path)
+        except JournalCorrupt as exc:
+            os.close(self._lock)
+            if is_ours:
+                raise
+            Path(f"{path}.lock").unlink(missing_ok=True)  # it would say the next time that the file is ours
+            remedy = "name another path under [journal], or move it away"
+            raise JournalError(f"{path}: this is no journal; {remedy}") from exc
         except BaseException:
             os.close(self._lock)
             raise
@@ -93,6 +103,22 @@ class Store:
         except BaseException:
             self._roll_back()
             raise
+
+    def compact(self) -> None:
+        """Give the room of what was removed back to the disk. Raises JournalFull where that takes more than it has."""
+        try:
+            self._db.execute("VACUUM")
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as exc:
+            raise journal_error_from(exc, self.path) from exc
+
+    @contextmanager
+    def salvaging(self) -> Iterator[sqlite3.Connection]:
+        """Give the connection to whoever fills a new journal from a damaged one, in one transaction."""
+        self._db.execute("PRAGMA foreign_keys = OFF")
+        with self.transaction():
+            yield self._db
+        self._db.execute("PRAGMA foreign_keys = ON")
 
     def append(self, batch: Batch) -> Appended:
         """Store *batch*: new envelopes, unreadables, gaps, cursor, tallies.
@@ -292,8 +318,11 @@ def position_before(db: sqlite3.Connection, at_ms: int) -> int:
 
 def journal_error_from(exc: sqlite3.Error, path: Path) -> JournalError:
     """Return what SQLite's *exc* means for a user."""
-    if getattr(exc, "sqlite_errorcode", None) in DISK_FULL:
+    code = getattr(exc, "sqlite_errorcode", None) or 0
+    if code in DISK_FULL:
         return JournalFull(f"{path}: no room on the disk; free some, what waits is then stored")
+    if code & 0xFF in DAMAGED:
+        return JournalCorrupt(f"{path}: the journal is damaged ({exc}); {DAMAGED_REMEDY}")
     return JournalError(f"{path}: {exc}")
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 
 import pytest
@@ -585,3 +586,51 @@ async def test_a_full_disk_under_the_handlers_file_delays_lines_and_tears_none(s
 
 async def make_room(disk):
     await asyncio.to_thread(subprocess.run, ["mount", "-o", "remount,size=64m", str(disk)], check=True)
+
+
+# ---------------------------------------------------------------------------------------------------- a damaged journal
+
+
+def damage(path, offset, size):
+    """Overwrite a part of the journal, as a dying disk does."""
+    with path.open("r+b") as file:
+        os.pwrite(file.fileno(), os.urandom(size), offset)
+
+
+async def test_a_journal_that_was_damaged_is_moved_aside_and_what_can_be_read_goes_on(simulator, daemon):
+    await start(daemon)
+    await daemon.events.wait(await simulator.emitter.emit_many(Many(2000)))
+    await kill(daemon, simulator)
+    await asyncio.to_thread(checkpoint, daemon.journal_path)
+    damage(daemon.journal_path, 0, 4096)
+    daemon.start()
+    salvaged = await daemon.wait_line("journal_salvaged")
+    await daemon.wait_live()
+    await daemon.events.wait(posts(simulator))
+    assert salvaged["damaged"].startswith(f"{daemon.journal_path}.damaged-")
+    assert salvaged["damaged"] in map(str, files_in(daemon.folder))
+    assert await daemon.stop() == 0
+
+
+async def test_a_journal_that_is_damaged_while_it_runs_does_not_end_the_daemon(simulator, daemon):
+    await start(daemon)
+    await daemon.events.wait(await simulator.emitter.emit_many(Many(9000)), within_s=30)
+    size = daemon.journal_path.stat().st_size
+    damage(daemon.journal_path, 3 * 4096, size - 3 * 4096)
+    await simulator.emitter.emit_many(Many(3000))
+    await daemon.wait_line("journal_salvaged", within_s=30)
+    await daemon.wait_live()
+    await daemon.events.wait(posts(simulator))
+    assert await daemon.stop() == 0
+    reasons = {gap["reason"] for gap in await daemon.listed("gaps")}
+    assert "journal damaged" in reasons
+
+
+def files_in(folder):
+    return list(folder.iterdir())
+
+
+def checkpoint(path):
+    """Move what is in the log into the database, as a reader that comes after a crash may."""
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rc_push.envelope import Batch, Cursor, Envelope, Gap, Source, Unreadable
-from rc_push.errors import JournalError, JournalFull, JournalInUse, JournalTooNew
+from rc_push.errors import JournalCorrupt, JournalError, JournalFull, JournalInUse, JournalTooNew
 from rc_push.journal.fates import handler_rows
 from rc_push.journal.progress import Advance, Unfinished
 from rc_push.journal.reader import Reader, Tally
@@ -693,8 +693,9 @@ def test_the_lock_is_free_again_after_opening_failed(tmp_path):
     path = tmp_path / "journal.db"
     path.write_bytes(b"no database" * 100)
     for _ in range(2):
-        with pytest.raises(JournalError, match="file is not a database"):
+        with pytest.raises(JournalError, match="this is no journal"):
             Store(path)
+    assert path.read_bytes() == b"no database" * 100
     path.unlink()
     with opened(path) as store:
         assert store.head() == 0
@@ -887,7 +888,7 @@ def test_a_journal_that_cannot_be_made_for_want_of_room_says_so_and_can_be_made_
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("SQLITE_FULL", JournalFull), ("SQLITE_IOERR_SHMSIZE", JournalFull), ("SQLITE_CORRUPT", JournalError)],
+    [("SQLITE_FULL", JournalFull), ("SQLITE_IOERR_SHMSIZE", JournalFull), ("SQLITE_CORRUPT", JournalCorrupt)],
 )
 def test_what_sqlite_says_is_told_with_the_journals_path(name, kind):
     exc = sqlite3.OperationalError("what it says")

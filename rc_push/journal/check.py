@@ -1,0 +1,92 @@
+"""Is the journal as it should be? What SQLite finds, and what no row may be like, each with its remedy.
+
+Knows the schema; never writes.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from typing import Any
+
+# Of one kind, so many are told one by one.
+TOLD_MAX = 20
+DAMAGED_REMEDY = "stop the daemon and start it again: it moves the journal aside and keeps what can be read"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is wrong, and what to do about it."""
+
+    found: str
+    remedy: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the form that `journal check --json` prints."""
+        return {"found": self.found, "remedy": self.remedy}
+
+
+# What no row may be like: what it is, how it is found (one text a row), and what to do.
+_RULES = (
+    (
+        "a handler's position is beyond the newest event",
+        (
+            "SELECT name || ' is at ' || position FROM handlers"
+            " WHERE position > (SELECT ifnull(max(seq), 0) FROM sqlite_sequence WHERE name = 'events')"
+        ),
+        "an old copy was put back: rc-push handlers forget NAME, or put the newer journal back",
+    ),
+    (
+        "an event that waits or is parked is gone",
+        (
+            "SELECT h.name || ': ' || u.position FROM unfinished u JOIN handlers h ON h.id = u.handler"
+            " WHERE NOT EXISTS (SELECT 1 FROM events e WHERE e.position = u.position)"
+        ),
+        "rc-push parked drop NAME; what waits is given up by itself when it is due",
+    ),
+    (
+        "calls are noted for an event that is gone",
+        (
+            "SELECT DISTINCT position FROM attempts a"
+            " WHERE NOT EXISTS (SELECT 1 FROM events e WHERE e.position = a.position)"
+        ),
+        "nothing: they go when older events do",
+    ),
+    (
+        "an event is beyond the newest position",
+        (
+            "SELECT position FROM events"
+            " WHERE position > (SELECT ifnull(max(seq), 0) FROM sqlite_sequence WHERE name = 'events')"
+        ),
+        DAMAGED_REMEDY,
+    ),
+    (
+        "more events than were counted",
+        (
+            "SELECT s.name FROM subscriptions s"
+            " WHERE s.stored < (SELECT count(*) FROM events e WHERE e.subscription = s.id)"
+        ),
+        DAMAGED_REMEDY,
+    ),
+)
+
+
+def check(db: sqlite3.Connection) -> list[Finding]:
+    """Return what is wrong with the journal; nothing where it is as it should be. Reads all of it.
+
+    Raises sqlite3.Error where it cannot even be looked at.
+    """
+    findings = [
+        Finding(f"SQLite says: {row[0]}", DAMAGED_REMEDY)
+        for row in db.execute(f"PRAGMA integrity_check({TOLD_MAX})")
+        if row[0] != "ok"
+    ]
+    if findings:  # what else were found would follow from it
+        return findings
+    for table, rowid, parent, _ in db.execute("PRAGMA foreign_key_check").fetchmany(TOLD_MAX):
+        findings.append(Finding(f"a row of {table} ({rowid}) belongs to no {parent}", DAMAGED_REMEDY))
+    for what, query, remedy in _RULES:
+        rows = db.execute(query).fetchmany(TOLD_MAX + 1)
+        told = ", ".join(str(row[0]) for row in rows[:TOLD_MAX]) + (" …" if len(rows) > TOLD_MAX else "")
+        findings += [Finding(f"{what}: {told}", remedy)] if rows else []
+    return findings
