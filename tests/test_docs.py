@@ -22,8 +22,8 @@ from rc_push import __main__, cli, config, errors, event_types, handlers, templa
 from rc_push.config import HandlerConfig
 from rc_push.envelope import Envelope, Source
 from rc_push.errors import ConfigError, Reject, Retry
-from rc_push.routing import Route
 from rc_push.journal import salvage
+from rc_push.routing import Route
 from rc_push.simulator import faults
 from rc_push.simulator.admin import Admin
 from rc_push.simulator.emitter import Emitter

@@ -614,16 +614,23 @@ async def test_a_journal_that_was_damaged_is_moved_aside_and_what_can_be_read_go
 
 async def test_a_journal_that_is_damaged_while_it_runs_does_not_end_the_daemon(simulator, daemon):
     await start(daemon)
-    await daemon.events.wait(await simulator.emitter.emit_many(Many(9000)), within_s=30)
+    assert (await daemon.run("handlers", "pause", "events")).returncode == 0
+    await simulator.emitter.emit_many(Many(9000))
+    await daemon.wait_until(lambda: pending_of(daemon) == 9000, within_s=30)
     size = daemon.journal_path.stat().st_size
     damage(daemon.journal_path, 3 * 4096, size - 3 * 4096)
-    await simulator.emitter.emit_many(Many(3000))
+    assert (await daemon.run("handlers", "resume", "events")).returncode == 0
     await daemon.wait_line("journal_salvaged", within_s=30)
     await daemon.wait_live()
     await daemon.events.wait(posts(simulator))
     assert await daemon.stop() == 0
     reasons = {gap["reason"] for gap in await daemon.listed("gaps")}
     assert "journal damaged" in reasons
+
+
+def pending_of(daemon):
+    with contextlib.closing(Reader(daemon.journal_path)) as journal, journal.snapshot() as db:
+        return handler_rows(db)[0].pending
 
 
 def files_in(folder):
