@@ -135,6 +135,7 @@ class App:
                 for dispatcher in self._dispatchers:
                     group.create_task(dispatcher.run())
                 group.create_task(self._retention.run())
+                group.create_task(self.journal.wait_damage())
                 group.create_task(self._receive())
         except* RefusedError as refusals:
             raise refusals.exceptions[0] from None
@@ -142,22 +143,10 @@ class App:
             log.info("stop")
 
     async def _receive(self) -> None:
-        """Receive until all subscriptions have been refused for good; one that is does not end the others."""
-        refused: list[Exception] = []
-
-        async def receive(receiver: Receiver) -> None:
-            try:
-                await receiver.run()
-            except JournalCorrupt:
-                raise
-            except Exception as exc:  # noqa: BLE001 - told by the receiver already, and raised when all have ended
-                refused.append(exc)
-
-        async with asyncio.TaskGroup() as group:
-            for receiver in self._receivers:
-                group.create_task(receive(receiver))
-        for exc in refused:
-            raise exc
+        ended = await asyncio.gather(*(receiver.run() for receiver in self._receivers), return_exceptions=True)
+        for exc in ended:
+            if isinstance(exc, BaseException):
+                raise exc
 
 
 async def serve(config: Config) -> None:

@@ -242,10 +242,9 @@ class Reject(RcPushError):
 def is_retryable(exc: BaseException) -> bool:
     """Say whether another attempt at connecting can help after *exc*.
 
-    Refusals, mistakes in the file and a damaged journal stay what they are; everything else, known or not, is worth
-    another try.
+    Refusals and mistakes in the file stay what they are; everything else, known or not, is worth another try.
     """
-    return isinstance(exc, Exception) and not isinstance(exc, (RefusedError, ConfigError, HandlerError, JournalCorrupt))
+    return isinstance(exc, Exception) and not isinstance(exc, (RefusedError, ConfigError, HandlerError))
 
 
 def delay_asked_for_s(exc: BaseException) -> float:

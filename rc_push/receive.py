@@ -17,7 +17,7 @@ import structlog
 
 from rc_push.backoff import delays_s
 from rc_push.envelope import Batch, Cursor, Gap
-from rc_push.errors import JournalCorrupt, JournalError, RefusedError, UnreachableError, delay_asked_for_s, is_retryable
+from rc_push.errors import JournalError, RefusedError, UnreachableError, delay_asked_for_s, is_retryable
 from rc_push.journal import Appended, Journal
 from rc_push.transports import Evidence, Link, Transport
 
@@ -98,8 +98,6 @@ class Receiver:
             ended = await self._attempt()
             if getattr(ended, "phase", "") == "upgrade":  # the server may have handed over what we never saw
                 self._ended_cleanly = False
-            if isinstance(ended, JournalCorrupt):
-                raise ended
             if not is_retryable(ended):
                 self._become(Evidence("down", str(ended)))
                 await self._admit_refusal()
@@ -162,8 +160,6 @@ class Receiver:
         while True:
             try:
                 appended = await self._append(batch)
-            except JournalCorrupt:
-                raise  # trying again does not mend it
             except JournalError as exc:
                 delay_s = next(delays)
                 self._become(Evidence("degraded", f"cannot store: {exc}"))

@@ -15,7 +15,7 @@ from typing import Literal
 import structlog
 
 from rc_push.config import JournalConfig
-from rc_push.errors import JournalCorrupt, JournalError
+from rc_push.errors import JournalError
 from rc_push.journal import Journal
 
 log = structlog.get_logger()
@@ -82,8 +82,6 @@ class Retention:
         while True:
             try:
                 removed = await self._remove_slice()
-            except JournalCorrupt:
-                raise
             except JournalError as exc:
                 log.error("journal_cannot_prune", error=str(exc))
                 await self._sleep(self._every_s)

@@ -21,7 +21,7 @@ from rc_push.dispatch.breaker import Breaker
 from rc_push.dispatch.lanes import Entry, Lanes
 from rc_push.dispatch.ledger import JOURNAL_LADDER_S, Ledger, storable
 from rc_push.dispatch.tracks import Track
-from rc_push.errors import Failed, JournalCorrupt, JournalError, Reject, Retry, detail_of
+from rc_push.errors import Failed, JournalError, Reject, Retry, detail_of
 from rc_push.journal import Journal
 from rc_push.ordering import Keys
 
@@ -198,8 +198,6 @@ class Desk:
         while True:
             try:
                 return await ask()
-            except JournalCorrupt:
-                raise  # asking again does not mend it
             except JournalError as exc:
                 self.last_error = str(exc)
                 log.error("journal_cannot_read", handler=self.name, error=str(exc))

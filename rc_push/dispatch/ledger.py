@@ -14,7 +14,7 @@ import structlog
 from rc_push.backoff import delays_s
 from rc_push.dispatch.lanes import Entry
 from rc_push.dispatch.tracks import Track
-from rc_push.errors import DETAIL_MAX_LENGTH, JournalCorrupt, JournalError
+from rc_push.errors import DETAIL_MAX_LENGTH, JournalError
 from rc_push.journal import Advance, Attempt, Journal, Replay, Unfinished
 from rc_push.journal.progress import Outcome
 
@@ -145,7 +145,7 @@ class Ledger:
         return failure is None
 
     def _tell(self, failure: BaseException) -> None:
-        if not isinstance(failure, JournalError) or isinstance(failure, JournalCorrupt):
+        if not isinstance(failure, JournalError):
             raise failure
         self.error = str(failure)
         log.error("journal_cannot_note_progress", handler=self._handler, error=str(failure))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from rc_push.envelope import Batch, Cursor, Envelope
-from rc_push.errors import JournalError
+from rc_push.errors import JournalCorrupt, JournalError
 from rc_push.journal.progress import Advance, ProgressRows, Registered
 from rc_push.journal.reader import Reader
 from rc_push.journal.recent import Recent
@@ -37,6 +37,8 @@ class Journal:
         self.live_bytes = 0
         self._moved = asyncio.Event()
         self._crowded = asyncio.Event()
+        self._damage: JournalCorrupt | None = None
+        self._damaged = asyncio.Event()
         self._writer: _Writer | None = None
         self._reads = ThreadPoolExecutor(1, "journal-read")
         self._reader: Reader | None = None
@@ -46,7 +48,7 @@ class Journal:
         """Open it. Raises JournalInUse, JournalTooNew, JournalError."""
         store = await asyncio.to_thread(Store, self.path)
         store.max_bytes = self.max_bytes
-        self._writer = _Writer(store)
+        self._writer = _Writer(store, self._note_damage)
         try:
             self.head = await self._writer.start(Store.head)
             await self.measure()
@@ -166,8 +168,22 @@ class Journal:
         """Wait until it is time to make room; for ever where there is no limit."""
         await self._crowded.wait()
 
+    async def wait_damage(self) -> None:
+        """Wait until the file turns out to be damaged, whoever has met it; then raise JournalCorrupt."""
+        await self._damaged.wait()
+        if self._damage:
+            raise self._damage
+
+    def _note_damage(self, damage: JournalCorrupt) -> None:
+        self._damage = self._damage or damage
+        self._damaged.set()
+
     async def _in_reader(self, call: Callable[..., T], *args: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._reads, call, *args)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._reads, call, *args)
+        except JournalCorrupt as exc:
+            self._note_damage(exc)
+            raise
 
     async def _write(self, write: type_of_write) -> Any:
         return await self._start(write)
@@ -204,8 +220,9 @@ class Journal:
 class _Writer:
     """The thread that owns the `Store`: takes all writes that wait, commits them together, answers them together."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, on_damage: Callable[[JournalCorrupt], None]) -> None:
         self._store = store
+        self._on_damage = on_damage
         self._loop = asyncio.get_running_loop()
         self._jobs: queue.SimpleQueue[tuple[type_of_write, asyncio.Future[Any]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="journal-write")
@@ -236,7 +253,7 @@ class _Writer:
             if group:
                 answers = self._commit(group)
                 with suppress(RuntimeError):  # the loop has ended: nobody waits for an answer
-                    self._loop.call_soon_threadsafe(_answer, answers)
+                    self._loop.call_soon_threadsafe(self._answer, answers)
         self._store.close()
 
     def _commit(self, group: list[tuple[type_of_write, asyncio.Future[Any]]]) -> list[tuple[asyncio.Future[Any], Any]]:
@@ -249,12 +266,13 @@ class _Writer:
                 return [(group[0][1], exc)]
         return [answer for job in group for answer in self._commit([job])]
 
-
-def _answer(answers: list[tuple[asyncio.Future[Any], Any]]) -> None:
-    for future, result in answers:
-        if future.done():  # the caller was cancelled; the write stands
-            continue
-        if isinstance(result, BaseException):
-            future.set_exception(result)
-        else:
-            future.set_result(result)
+    def _answer(self, answers: list[tuple[asyncio.Future[Any], Any]]) -> None:
+        for future, result in answers:
+            if isinstance(result, JournalCorrupt):
+                self._on_damage(result)
+            if future.done():  # the caller was cancelled; the write stands
+                continue
+            if isinstance(result, BaseException):
+                future.set_exception(result)
+            else:
+                future.set_result(result)

@@ -619,7 +619,7 @@ async def test_a_journal_that_is_damaged_while_it_runs_does_not_end_the_daemon(s
     await daemon.wait_until(lambda: pending_of(daemon) == 9000, within_s=30)
     size = daemon.journal_path.stat().st_size
     damage(daemon.journal_path, 3 * 4096, size - 3 * 4096)
-    assert (await daemon.run("handlers", "resume", "events")).returncode == 0
+    await daemon.run("handlers", "resume", "events")  # whoever meets the damage first says so
     await daemon.wait_line("journal_salvaged", within_s=30)
     await daemon.wait_live()
     await daemon.events.wait(posts(simulator))
