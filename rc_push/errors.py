@@ -211,10 +211,14 @@ class RoutingError(RcPushError):
 
 
 class Retry(RcPushError):
-    """Raised by a handler that wants the event again in *delay_s* seconds. Not counted as a failure."""
+    """Raised by a handler that wants the event again in *delay_s* seconds. Not counted as a failure.
 
-    def __init__(self, delay_s: float = 1.0) -> None:
+    *for_all*: nor does it want any other event before.
+    """
+
+    def __init__(self, delay_s: float = 1.0, *, for_all: bool = False) -> None:
         self.delay_s = max(0.0, float(delay_s))  # a mistake shows where it was made: in the handler
+        self.for_all = for_all
         super().__init__(f"again in {self.delay_s:g} s")
 
 

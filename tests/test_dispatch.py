@@ -461,6 +461,53 @@ async def test_retry_is_no_failure_and_never_parks(start, journal, path, clock):
     assert (harness.statistics.failed, harness.statistics.parked, parked(path)) == (0, 0, [])
 
 
+@pytest.mark.parametrize("concurrency", [1, 2])
+async def test_a_retry_for_all_holds_everything_back_and_is_logged_once(start, journal, clock, logs, concurrency):
+    release = asyncio.Event()
+
+    async def refuse():
+        await release.wait()
+        raise Retry(60.0, for_all=True)
+
+    clock.hold_s = 30.0
+    harness = await start(Recorder(*[refuse] * concurrency), concurrency=concurrency)
+    await fill(journal, *(post(f"{n}", f"chat-{n}") for n in range(4)))
+    await harness.until(harness.handler.wait_calls(concurrency))
+    release.set()
+    await harness.until(clock.holding.wait())
+    await settle()
+    assert len(harness.handler.calls) == concurrency
+    assert [(line["event"], line["delay_s"]) for line in logs] == [("handler_asks_for_time", 60.0)]
+    assert harness.statistics.next_try_at == T0 + 60.0
+
+
+async def test_an_event_for_which_the_handler_always_asks_for_time_does_not_starve_the_others(start, journal, clock):
+    class Picky(Recorder):
+        async def handle(self, envelope):
+            if envelope.uuid == "a" and len(self.done) < 4:
+                raise Retry(60.0, for_all=True)
+            await super().handle(envelope)
+
+    harness = await start(Picky())
+    await fill(journal, *(post(uuid, f"chat-{uuid}") for uuid in "abc"))
+    await harness.until_saved(0)
+    await fill(journal, *(post(uuid, f"chat-{uuid}") for uuid in "de"))
+    await harness.until_saved(5)
+    assert harness.handler.done == ["b", "c", "d", "e", "a"]
+
+
+async def test_what_a_retry_was_raised_from_is_kept_with_the_attempt(start, journal, path):
+    async def busy():
+        raise Retry(1.0) from Failed("busy", detail="until noon")
+
+    harness = await start(Recorder(busy))
+    await fill(journal, "a")
+    await harness.until_saved(1)
+    with closing(Reader(path)) as reader, reader.snapshot() as db:
+        [(_, _, _, calls)] = fates_of(db, 1)
+    assert (calls[0].outcome, calls[0].error, calls[0].detail) == ("later", "again in 1 s: busy", "until noon")
+
+
 async def test_failures_around_a_retry_are_counted_together_and_the_retry_is_not(start, journal, path):
     harness = await start(Recorder(ValueError("x"), Retry(), ValueError("x"), Retry(), ValueError("x")))
     await fill(journal, "a")

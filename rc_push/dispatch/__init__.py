@@ -40,6 +40,7 @@ class DispatcherStatistics:
     """What is known of one handler: the *position* it is finished with, and counts since the start.
 
     state `failing`: many events in a row have failed, and nothing is handed over until *next_try_at*; `trying`: one is.
+    There is also a *next_try_at* where the handler itself has asked for time.
     *waiting* events wait for a retry or behind one; *in_hand* are being handed over.
     """
 
@@ -76,9 +77,10 @@ class Dispatcher:
 
     def statistics(self) -> DispatcherStatistics:
         """Return what is known now."""
-        next_try_at = None
-        if self._desk.breaker.state == "open":
-            next_try_at = self._desk.wall() + max(0.0, self._desk.breaker.next_trial_at - self._desk.now())
+        desk, next_try_at = self._desk, None
+        try_at = desk.breaker.next_trial_at if desk.breaker.state == "open" else 0.0
+        if desk.breaker.state == "open" or desk.waits_until > desk.now():
+            next_try_at = desk.wall() + max(0.0, max(try_at, desk.waits_until) - desk.now())
         return DispatcherStatistics(
             handler=self.name,
             state="paused" if self._desk.is_paused else _STATES[self._desk.breaker.state],

@@ -89,9 +89,19 @@ class Desk:
 
     def later(self, entry: Entry, later: Retry, took_s: float) -> None:
         """Let *entry* wait, as its handler has asked for."""
-        entry.reason = str(later)
-        self.ledger.attempted(entry, took_s, "later", entry.reason)
+        cause = later.__cause__
+        entry.reason = f"{later}: {describe(cause)}" if isinstance(cause, Failed) else str(later)
+        self.ledger.attempted(entry, took_s, "later", entry.reason, detail_of(later))
         self.put_off(entry, later.delay_s)
+        if later.for_all:
+            self.wait_for_all(later.delay_s)
+
+    def wait_for_all(self, delay_s: float) -> None:
+        """Hand nothing over for *delay_s*, as the handler has asked for."""
+        now = self.now()
+        if self.waits_until <= now:  # the first of those that are under way
+            log.warning("handler_asks_for_time", handler=self.name, delay_s=round(delay_s, 1))
+        self.waits_until = max(self.waits_until, now + delay_s)
 
     def rejected(self, entry: Entry, exc: Reject, took_s: float) -> None:
         """Park *entry*: its handler will never take it."""

@@ -70,15 +70,17 @@ class Taker:
         if now < self._desk.waits_until:
             self._alarm.wake_at(self._desk.waits_until)
             return []
-        entries = self._take_by_breaker(now)
+        has_waited, self._desk.waits_until = self._desk.waits_until > 0, 0.0
+        # An event for which the handler asks for time again and again must not be the first each time.
+        entries = self._take_by_breaker(now, fresh_first=has_waited)
         self._desk.record_held_back()
         if not entries:
             self._alarm.wake_at(self._next_due_at())
         return entries
 
-    def _take_by_breaker(self, now: float) -> list[Entry]:
+    def _take_by_breaker(self, now: float, *, fresh_first: bool) -> list[Entry]:
         if self._desk.breaker.state == "closed":
-            return self._desk.lanes.take(self._batch_size, now)
+            return self._desk.lanes.take(self._batch_size, now, fresh_first=fresh_first)
         if not self._desk.breaker.is_trial_due(now):
             return []
         entries = self._desk.lanes.take(1, now, fresh_first=True)  # one that has not failed tells more
@@ -108,8 +110,10 @@ class Taker:
 
     def _must_stop(self, entry: Entry) -> bool:
         """Say whether *entry* and what was taken with it have to wait after all."""
-        is_blocked = self._desk.lanes.is_blocked and entry.lane is None  # by another one
-        return self._desk.is_stopping or self._desk.is_paused or self._desk.breaker.state != "closed" or is_blocked
+        desk = self._desk
+        is_blocked = desk.lanes.is_blocked and entry.lane is None  # by another one
+        is_to_wait = desk.is_paused or desk.breaker.state != "closed" or desk.now() < desk.waits_until
+        return desk.is_stopping or is_to_wait or is_blocked
 
     async def _hand_over_batch(self, entries: Sequence[Entry], caller: Caller) -> bool:
         """Hand *entries* over together; return False where the caller has to do it singly."""
@@ -122,7 +126,7 @@ class Taker:
         try:
             await caller.call(self._handler.handle_batch, envelopes)
         except Retry as later:
-            self._desk.waits_until = self._desk.now() + later.delay_s
+            self._desk.wait_for_all(later.delay_s)
             self._desk.lanes.put_back(entries)
             return True
         except Reject:

@@ -14,7 +14,7 @@ from msgspec import Meta, Struct
 
 from rc_push.config import Secret
 from rc_push.envelope import Envelope
-from rc_push.errors import Retry, UnreachableError
+from rc_push.errors import UnreachableError
 from rc_push.handlers.tls import TlsFiles
 from rc_push.handlers.webhook_answer import judge, judge_validation
 from rc_push.handlers.webhook_client import WebhookClient
@@ -101,7 +101,6 @@ class ForwardHandler:
         self._client = WebhookClient(settings.url, connect_timeout_s=settings.connect_timeout_s, tls=settings.tls)
         self._must_validate = settings.validate
         self._validating: asyncio.Task[None] | None = None
-        self._silent_until = 0.0
 
     async def __aenter__(self) -> Self:
         """Open the pool, and validate. Raises HandlerError where the receiver answers, but not as it has to.
@@ -134,23 +133,10 @@ class ForwardHandler:
 
     async def handle(self, envelope: Envelope) -> None:
         """POST *envelope*. To return means that it was answered with 2xx; raises what `judge` and `post` raise."""
-        if (silence_s := self._silent_until - time.monotonic()) > 0:
-            raise Retry(silence_s)
         await self._ensure_validated()
         now_s = time.time()
         headers, body = request_from(envelope, self._form, now_s)
-        try:
-            judge(await self._client.post(headers, body), self._secrets, now_s)
-        except Retry as later:
-            self._stay_silent(later.delay_s)
-            raise
-
-    def _stay_silent(self, delay_s: float) -> None:
-        """Send nothing for *delay_s*: what the receiver asks for holds for all events, not for the one it refused."""
-        now = time.monotonic()
-        if self._silent_until < now:  # the first of those that were on their way
-            log.warning("receiver_asks_for_time", receiver=self._client.origin, delay_s=round(delay_s, 1))
-        self._silent_until = max(self._silent_until, now + delay_s)
+        judge(await self._client.post(headers, body), self._secrets, now_s)
 
     async def _ensure_validated(self) -> None:
         """Validate where that is still due: once for all that wait for it. Raises what `_validate` raises."""

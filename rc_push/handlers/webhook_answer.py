@@ -58,6 +58,7 @@ def judge(answer: Answer, secrets: Sequence[Secret], now_s: float) -> None:
 
     `Retry-After` is `Retry`, not a failure: the receiver works and asks for time, as the event would be taken at
     another. Counted as failures, a burst above its rate limit would be parked. It has 4xx for what it never wants.
+    It asks for all events, not for the one it refused.
     """
     if 200 <= answer.status <= 299:  # noqa: PLR2004 - see above
         return
@@ -66,10 +67,11 @@ def judge(answer: Answer, secrets: Sequence[Secret], now_s: float) -> None:
     detail = _told(answer.beginning, secrets)
     if not answer.is_for_later and 400 <= answer.status <= 499:  # noqa: PLR2004 - see above
         raise Reject(str(answer), detail=detail)
+    failure = Failed(str(answer), detail=detail)
     delay_s = retry_after_s(answer.headers.get("Retry-After", ""), now_s) if answer.is_for_later else None
     if delay_s is not None:
-        raise Retry(delay_s)
-    raise Failed(str(answer), detail=detail)
+        raise Retry(delay_s, for_all=True) from failure
+    raise failure
 
 
 def judge_validation(answer: Answer, token: str) -> None:

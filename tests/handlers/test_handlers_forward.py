@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import itertools
 import json
 import os
 import socket
@@ -12,6 +13,7 @@ import ssl
 import subprocess
 import sys
 import traceback
+from contextlib import closing
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -20,12 +22,16 @@ import trustme
 from structlog.testing import capture_logs
 from webhook_receiver import OK, Receiver, Request, status
 
+import rc_push.testing
 from rc_push import handlers
-from rc_push.config import HandlerConfig
-from rc_push.envelope import Envelope, Source
+from rc_push.config import HandlerConfig, RetryConfig
+from rc_push.dispatch import Dispatcher
+from rc_push.envelope import Batch, Envelope, Source
 from rc_push.errors import ConfigError, Failed, HandlerError, Reject, Retry, UnreachableError, detail_of
 from rc_push.handlers import forward, webhook_client
 from rc_push.handlers.webhook_client import BYTES_MAX_BYTES, READ_MAX_BYTES, origin_of, proxy_for
+from rc_push.journal import Journal, Reader
+from rc_push.journal.fates import fates_of
 
 SOURCE = Source("main", "team", "websocket")
 ENVIRON = {"TOKEN": "PLANTED-token", "KEY": "whsec_" + "QUJD" * 11}
@@ -306,18 +312,81 @@ async def test_a_redirect_is_not_followed():
     assert other.connections == 0
 
 
-async def test_a_receiver_that_asks_for_time_gets_none_of_the_other_events_either():
-    async with Receiver(status(429, "Retry-After: 30")).running() as receiver, opened(receiver.url) as handler:
+async def test_a_receiver_asks_for_time_for_all_events():
+    exc = await failure_of(status(429, "Retry-After: 30", body=b"slowly"))
+    assert isinstance(exc, Retry)
+    assert (exc.delay_s, exc.for_all, detail_of(exc)) == (30, True, "slowly")
+
+
+async def test_a_receiver_with_a_rate_limit_is_asked_no_more_than_it_wants_and_gets_all():
+    limit = 10
+
+    async def limited(request: Request, writer: asyncio.StreamWriter) -> None:
+        if taken and len(taken) % limit == 0 and len(refused) * limit < len(taken):
+            refused.append(request.body)
+            writer.write(status(429, "Retry-After: 3600"))
+        else:
+            taken.append(request.body)
+            writer.write(OK)
+
+    taken: list[bytes] = []
+    refused: list[bytes] = []
+    async with Receiver(limited).running() as receiver:
+        events = [rc_push.testing.envelope("fax.received", body={"id": str(number)}) for number in range(50)]
         with capture_logs() as logs:
-            for number in range(3):
-                with pytest.raises(Retry) as caught:
-                    await handler.handle(envelope(number))
-                assert 29 < caught.value.delay_s <= 30
-        assert len(receiver.events) == 1
-        assert [(entry["event"], entry["delay_s"]) for entry in logs] == [("receiver_asks_for_time", 30)]
-        receiver.answer = OK
-        handler.handler._silent_until = 0.0
-        await handler.handle(envelope())
+            hook = load(receiver.url).handler
+            result = await asyncio.to_thread(rc_push.testing.run_handler, hook, events, order="none")
+    assert sorted(taken) == sorted(event.payload for event in result.delivered)
+    assert len(taken) == len(events)
+    assert len(result.calls) == len(events) + len(refused), "what waits costs no call"
+    assert [line["event"] for line in logs] == ["handler_asks_for_time"] * 4
+    assert result.slept_s == [3600.0] * 4
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome", "told", "detail"),
+    [
+        (status(409, body=b"exists"), "rejected", "answered 409 Conflict", "exists"),
+        (status(302), "rejected", "answered 302 Found, pointing to another path of its own; redirects are not", ""),
+        (status(503, body=b"maintenance"), "failed", "answered 503 Service Unavailable", "maintenance"),
+        (status(429, "Retry-After: 7", body=b"slowly"), "later", "answered 429 Too Many Requests", "slowly"),
+        (b"220 smtp.example.com ESMTP\r\n\r\n", "failed", "answer: it is no valid HTTP", ""),
+        (b"HTTP/1.1 200 OK\r\nContent-Le", "failed", "answer: the connection was closed without one", ""),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf", "failed", "answer: it broke off in the middle", ""),
+    ],
+)
+async def test_each_trouble_leaves_an_attempt_that_says_which(tmp_path, answer, outcome, told, detail):
+    async def once(request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(OK if len(receiver.events) > 1 else answer)
+        writer.close()
+        raise ConnectionError
+
+    receiver = Receiver(once)
+    rules = HandlerConfig("hook", "forward", retry=RetryConfig(first_delay_s=0.01, max_delay_s=0.01))
+    path = tmp_path / "journal.db"
+    with capture_logs() as logs:
+        async with receiver.running(), opened(receiver.url, validate=False) as handler, Journal(path) as journal:
+            dispatcher = Dispatcher(rules, handler, journal, sleep=lambda _: asyncio.sleep(0), now=hurrying())
+            await dispatcher.register()
+            await journal.append(Batch("team", [envelope()]))
+            running = asyncio.create_task(dispatcher.run())
+            async with asyncio.timeout(10):
+                while not (dispatcher.statistics().delivered or dispatcher.statistics().parked):  # noqa: ASYNC110 - it tells nobody
+                    await asyncio.sleep(0.01)
+            running.cancel()
+            await asyncio.wait([running])
+    with closing(Reader(path)) as reader, reader.snapshot() as db:
+        [(_, fate, _, [first, *_])] = fates_of(db, 1)
+    assert (fate, first.outcome) == ("parked" if outcome == "rejected" else "finished", outcome)
+    assert f"http://127.0.0.1:{receiver.port}" in first.error
+    assert told in first.error
+    assert first.detail == detail
+    assert not detail or detail not in str(logs)
+
+
+def hurrying():
+    """Return a clock on which delays are over at once."""
+    return itertools.count(1.0, 100.0).__next__
 
 
 def answering(data: bytes, *, times: int = 1, close: bool = True):
