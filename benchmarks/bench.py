@@ -61,6 +61,7 @@ def main() -> None:
         *handlers.backlog(100_000, options.rounds),
         *handlers.ten_handlers(options.events // 2, options.rounds),
         *sinks.forwarding(20_000, options.rounds),
+        *sinks.forward_descriptors(100_000),
         *sinks.filing(200_000, options.rounds),
         *file_handler(options.rounds),
         *programs.programs(4000, options.rounds),

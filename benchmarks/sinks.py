@@ -22,6 +22,8 @@ from rc_push.journal import Reader
 from rc_push.journal.fates import handler_rows
 
 CONCURRENCY = 16
+# Until what is open only while events come is closed: connections that are kept, readers of the journal.
+IDLE_AGAIN_S = 4.0
 
 
 def forwarding(count: int, rounds: int) -> list[dict[str, Any]]:
@@ -60,6 +62,32 @@ def forward_live(many: dict[str, Any]) -> dict[str, Any]:
         time.sleep(0.5)
         bench.post(ready, "/simulator/events", many)
         return bench.wait_report(Path(folder) / "received.json")
+
+
+def forward_descriptors(count: int) -> list[dict[str, Any]]:
+    """How many more descriptors the daemon has after *count* events than after the first ones."""
+    bench.note(f"forward, {count:,} events")
+    first = {"count": 1000, "bytes": 1024}
+    with (
+        bench.simulator() as ready,
+        TemporaryDirectory() as folder,
+        receiver(first["count"] + count, Path(folder)) as handler,
+        bench.daemon(ready, Path(folder), 1, more=handler) as process,
+    ):
+        bench.wait_for(lambda: bench.subscribed(ready), "a subscription")
+        bench.post(ready, "/simulator/events", first)
+        time.sleep(IDLE_AGAIN_S)
+        before = descriptors(process.pid)
+        bench.post(ready, "/simulator/events", first | {"count": count})
+        bench.wait_report(Path(folder) / "received.json")
+        time.sleep(IDLE_AGAIN_S)
+        left = float(descriptors(process.pid) - before)
+    return [bench.row(f"forward, descriptors left after {count:,} events", [left], "")]
+
+
+def descriptors(pid: int) -> int:
+    """Return how many a process has."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 @contextlib.contextmanager
