@@ -14,7 +14,7 @@ from msgspec import Meta, Struct
 
 from rc_push.config import Secret
 from rc_push.envelope import Envelope
-from rc_push.errors import UnreachableError
+from rc_push.errors import Failed, HandlerError, UnreachableError
 from rc_push.handlers.tls import TlsFiles
 from rc_push.handlers.webhook_answer import judge, judge_validation
 from rc_push.handlers.webhook_client import WebhookClient
@@ -132,11 +132,14 @@ class ForwardHandler:
         return f"{self._client.origin} echoes the Validation-Token"
 
     async def handle(self, envelope: Envelope) -> None:
-        """POST *envelope*. To return means that it was answered with 2xx; raises what `judge` and `post` raise."""
-        await self._ensure_validated()
-        now_s = time.time()
-        headers, body = request_from(envelope, self._form, now_s)
-        judge(await self._client.post(headers, body), self._secrets, now_s)
+        """POST *envelope*. To return means that it was answered with 2xx; raises what `judge` raises."""
+        try:
+            await self._ensure_validated()
+            now_s = time.time()
+            answer = await self._client.post(*request_from(envelope, self._form, now_s))
+        except (HandlerError, UnreachableError) as exc:  # the receiver's fault, and told in full: no traceback
+            raise Failed(exc) from None
+        judge(answer, self._secrets, now_s)
 
     async def _ensure_validated(self) -> None:
         """Validate where that is still due: once for all that wait for it. Raises what `_validate` raises."""

@@ -112,7 +112,9 @@ async def test_a_receiver_that_is_down_holds_nothing_up_and_loses_nothing(simula
     await daemon.wait_live()
     uuids = posts(simulator, 5)
     await daemon.events.wait(uuids)  # the other handler, meanwhile
-    await daemon.wait_line("handler_failed", handler="hook")
+    failed = await daemon.wait_line("handler_failed", handler="hook")
+    assert failed["error"] == f"http://127.0.0.1:{receiver.port}: connect: Connection refused"
+    assert "Traceback" not in daemon.said()
     receiver.start()
     await receiver.events.wait(uuids)
 

@@ -196,7 +196,7 @@ async def test_a_receiver_that_is_down_at_the_start_is_validated_once_it_is_up()
     port = free_port()
     with capture_logs() as logs:
         async with opened(f"http://127.0.0.1:{port}/webhook") as handler:
-            with pytest.raises(UnreachableError, match=rf"http://127.0.0.1:{port}: connect: Connection refused$"):
+            with pytest.raises(Failed, match=rf"http://127.0.0.1:{port}: connect: Connection refused$"):
                 await handler.handle(envelope())
             async with Receiver().running(port) as receiver:
                 await handler.handle(envelope())
@@ -212,7 +212,7 @@ async def test_a_receiver_that_comes_up_wrong_gets_no_event():
         handler = load(f"http://127.0.0.1:{port}/webhook")
         await handler.open()
     async with Receiver(validation=OK).running(port) as receiver:
-        with pytest.raises(HandlerError, match="does not echo Validation-Token"):
+        with pytest.raises(Failed, match="does not echo Validation-Token"):
             await handler.handle(envelope())
         await handler.close()
     assert receiver.events == []
@@ -423,9 +423,10 @@ def answering(data: bytes, *, times: int = 1, close: bool = True):
 )
 async def test_half_an_answer_and_nonsense_are_failed_attempts_with_a_clear_word(answer, told):
     exc = await failure_of(answer)
-    assert isinstance(exc, UnreachableError)
-    assert str(exc).partition(": ")[2] == told
-    assert exc.__context__ is None
+    assert isinstance(exc, Failed)
+    assert exc.reason.partition(": ")[2] == told
+    assert isinstance(exc.__context__, UnreachableError)
+    assert exc.__context__.__context__ is None, "nothing of aiohttp's, which holds the address"
 
 
 @pytest.mark.parametrize("length", ["Transfer-Encoding: chunked", "Content-Length: 100000000000", "X: to the end"])
@@ -504,7 +505,7 @@ async def test_a_receiver_that_cannot_be_connected_to_fails_after_its_own_time()
         async with opened(
             f"http://127.0.0.1:{full.getsockname()[1]}/", validate=False, connect_timeout_s=0.1
         ) as handler:
-            with pytest.raises(UnreachableError, match=r": connect: not within connect_timeout_s$"):
+            with pytest.raises(Failed, match=r": connect: not within connect_timeout_s$"):
                 await handler.handle(envelope())
 
 
@@ -514,9 +515,7 @@ async def test_where_nobody_is_the_failure_names_the_host_and_not_the_path(url, 
         unknown = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         monkeypatch.setattr(socket, "getaddrinfo", Mock(side_effect=unknown))
     async with opened(url.format(port=free_port()), validate=False) as handler:
-        with pytest.raises(
-            UnreachableError, match=r"^http://(no-such-host\.invalid: dns|localhost:\d+: connect): "
-        ) as it:
+        with pytest.raises(Failed, match=r"^http://(no-such-host\.invalid: dns|localhost:\d+: connect): ") as it:
             await handler.handle(envelope())
     assert "PLANTED" not in "".join(traceback.format_exception(it.value))
 
@@ -626,7 +625,7 @@ async def test_a_receiver_over_tls_is_verified_by_the_authority_that_the_user_na
             await handler.handle(envelope())
         assert receiver.connections == 1
         async with opened(receiver.url, validate=False) as handler:
-            with pytest.raises(UnreachableError, match=r"^https://127\.0\.0\.1:\d+: tls: unable to get local issuer"):
+            with pytest.raises(Failed, match=r"^https://127\.0\.0\.1:\d+: tls: unable to get local issuer"):
                 await handler.handle(envelope())
     assert len(receiver.events) == 2
 
@@ -638,7 +637,7 @@ async def test_a_certificate_of_another_host_is_refused(authority, tls, tmp_path
         Receiver(tls=other).running() as receiver,
         opened(receiver.url, validate=False, ca_file=str(tmp_path / "ca.pem")) as handler,
     ):
-        with pytest.raises(UnreachableError, match=r": tls: IP address mismatch"):
+        with pytest.raises(Failed, match=r": tls: IP address mismatch"):
             await handler.handle(envelope())
 
 
@@ -653,9 +652,7 @@ async def test_a_receiver_that_wants_a_certificate_gets_the_one_in_the_settings(
         async with opened(receiver.url, ca_file=ca_file, client_certificate=str(client)) as handler:
             await handler.handle(envelope())
         async with opened(receiver.url, ca_file=ca_file, validate=False) as handler:
-            with pytest.raises(
-                UnreachableError, match=r"https://127\.0\.0\.1:\d+: (tls: .*CERTIFICATE_REQUIRED|answer: )"
-            ):
+            with pytest.raises(Failed, match=r"https://127\.0\.0\.1:\d+: (tls: .*CERTIFICATE_REQUIRED|answer: )"):
                 await handler.handle(envelope())
     assert len(receiver.events) == 1
 
@@ -668,7 +665,7 @@ async def test_a_receiver_without_tls_behind_an_https_url_is_told():
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server, opened(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/", validate=False) as handler:
-        with pytest.raises(UnreachableError, match=r": tls: WRONG_VERSION_NUMBER$"):
+        with pytest.raises(Failed, match=r": tls: WRONG_VERSION_NUMBER$"):
             await handler.handle(envelope())
 
 
@@ -692,13 +689,13 @@ async def test_the_environments_proxy_is_used_but_not_for_loopback(monkeypatch):
 async def test_a_proxy_that_is_down_or_refuses_is_named_without_its_password(monkeypatch):
     monkeypatch.setenv("http_proxy", f"http://user:PLANTED@127.0.0.1:{free_port()}")
     async with opened("http://receiver.example/", validate=False) as handler:
-        with pytest.raises(UnreachableError, match=r"receiver\.example: proxy: Connection refused$") as caught:
+        with pytest.raises(Failed, match=r"receiver\.example: proxy: Connection refused$") as caught:
             await handler.handle(envelope())
         assert "PLANTED" not in "".join(traceback.format_exception(caught.value))
     async with Receiver(status(407)).running() as proxy:
         monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.port}")
         async with opened("https://receiver.example/", validate=False) as handler:
-            with pytest.raises(UnreachableError, match=r"^https://receiver\.example: proxy: it opens no way there$"):
+            with pytest.raises(Failed, match=r"^https://receiver\.example: proxy: it opens no way there$"):
                 await handler.handle(envelope())
 
 
