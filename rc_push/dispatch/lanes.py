@@ -134,18 +134,33 @@ class Lanes:
             self._release(lane)
 
     def retry(self, entry: Entry, due_at: float) -> None:
-        """Let *entry* wait until *due_at*, and all that follows it in its order."""
+        """Let *entry* wait until *due_at*, and all that follows it in its order.
+
+        Where another of its key waits already (it was restored meanwhile), it waits behind that one.
+        """
         if self._order != "none":
             lane = self._lane_for(entry)
             self._leave(entry)
+            if lane.failing is not None:
+                self._wait_in(lane, entry)
+                return
             lane.failing = entry
             self._held_back += [held for _, _, held in lane.waiting]
         self._count += 1
         heapq.heappush(self._due, (due_at, self._count, entry))
 
     def put_back(self, entries: Sequence[Entry]) -> None:
-        """Take *entries* back that were not handed over; they are the next."""
-        self._ready.extendleft(reversed(entries))
+        """Take *entries* back that were not handed over; they are the next, one of each lane at a time."""
+        lanes: dict[str, _Lane] = {}
+        for entry in reversed(entries):
+            if entry.lane is None:
+                self._ready.appendleft(entry)
+            else:  # one before it may have failed, and another taker may come for it
+                lanes[entry.lane.key] = lane = entry.lane
+                self._leave(entry)
+                self._wait_in(lane, entry)
+        for lane in lanes.values():
+            self._release(lane)
 
     def restore(self, entry: Entry, due_at: float) -> None:
         """Take an *entry* that waited before the process began; those of one key in their order."""
@@ -226,4 +241,7 @@ class Lanes:
         _, _, entry = heapq.heappop(lane.waiting)
         self.held -= 1
         self._enter(entry, lane)
-        self._ready.append(entry)
+        if self._order == "strict":
+            self._ready.appendleft(entry)  # it blocks those that were put back
+        else:
+            self._ready.append(entry)
