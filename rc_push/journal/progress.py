@@ -239,10 +239,14 @@ class ProgressRows:
         return self._change_parked(name, positions, again)
 
     def drop_parked(self, name: str, positions: Iterable[int] | None) -> int:
-        """Give the parked events at *positions* (None: all) up; return how many. They count as dropped."""
+        """Give the parked events at *positions* (None: all) up; return how many. They count as dropped.
+
+        What the handler's position has not passed yet stays: without its row it would come again.
+        """
         handler = self._id(name)
         before = self._count_parked(handler)
-        gone = self._change_parked(name, positions, "DELETE FROM unfinished")
+        passed = "position <= (SELECT h.position FROM handlers h WHERE h.id = unfinished.handler)"
+        gone = self._change_parked(name, positions, "DELETE FROM unfinished", passed)
         dropped = before - self._count_parked(handler)
         self._db.execute("UPDATE handlers SET dropped = dropped + ? WHERE id = ?", (dropped, handler))
         return gone
@@ -251,8 +255,8 @@ class ProgressRows:
         sql = "SELECT count(*) FROM unfinished WHERE handler = ? AND state = 'parked' AND NOT is_replay"
         return int(self._db.execute(sql, (handler,)).fetchone()[0])
 
-    def _change_parked(self, name: str, positions: Iterable[int] | None, change: str) -> int:
-        parked = f"{change} WHERE handler = ? AND state = 'parked'"
+    def _change_parked(self, name: str, positions: Iterable[int] | None, change: str, which: str = "true") -> int:
+        parked = f"{change} WHERE handler = ? AND state = 'parked' AND {which}"
         if positions is None:
             return self._db.execute(parked, (self._id(name),)).rowcount
         wanted, changed = list(positions), 0
