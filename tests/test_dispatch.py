@@ -1001,6 +1001,19 @@ async def test_a_handler_that_always_fails_is_tried_now_and_then_and_the_first_s
     assert harness.statistics.state == "running"
 
 
+@pytest.mark.parametrize("concurrency", [1, 4])
+async def test_a_handler_of_batches_that_was_down_gets_all_in_order_when_it_is_back(start, journal, concurrency):
+    uuids = [f"{chat}{n}" for n in (1, 2, 3) for chat in "abcdefghijkl"]
+    outcomes = [ValueError("down")] * 20
+    handler = BatchRecorder(*[ValueError("down")] * 4, outcomes=outcomes)
+    harness = await start(handler, concurrency=concurrency, retry={"max_attempts": 100})
+    await fill(journal, *(post(uuid, uuid[0]) for uuid in uuids))
+    await harness.until_saved(len(uuids))
+    assert sorted(handler.done) == sorted(uuids)
+    for chat in "abcdefghijkl":
+        assert [uuid for uuid in handler.done if uuid[0] == chat] == [f"{chat}1", f"{chat}2", f"{chat}3"]
+
+
 async def test_one_event_that_always_fails_opens_no_breaker(start, journal, clock):
     harness = await start(Recorder(*[ValueError("x")] * 30), retry={"max_attempts": 30})
     await fill(journal, "a", "b")
@@ -1038,6 +1051,51 @@ async def test_what_is_parked_is_handed_over_again_when_asked(start, journal, pa
     assert harness.handler.done == ["b", "c", "a"]
     assert parked(path) == []
     assert (progress(path).delivered, progress(path).pending) == (3, 0)
+
+
+async def test_what_is_asked_for_again_while_an_earlier_one_is_in_hand_is_counted_once(start, journal, path):
+    release = asyncio.Event()
+    harness = await start(Recorder(release.wait, Reject("no")), concurrency=2)
+    await fill(journal, post("a", "a"), post("b", "b"))
+    await harness.until(harness.handler.wait_calls(2))
+    await settle()
+    assert await harness.dispatcher.retry([2]) == 1
+    await harness.until(harness.handler.wait_calls(3))
+    release.set()
+    await harness.until_saved(2)
+    assert harness.handler.done == ["b", "a"]
+    assert (progress(path).delivered, progress(path).pending) == (2, 0)
+
+
+async def test_what_was_parked_ahead_of_the_position_is_counted_once_after_a_restart_too(start, journal, path):
+    first = await start(Recorder(for_ever, Reject("no")), concurrency=2)
+    await fill(journal, post("a", "a"), post("b", "b"))
+    await first.until(first.handler.wait_calls(2))
+    await settle()
+    await first.stop()
+    assert (progress(path).position, progress(path).parked) == (0, 1)
+    release = asyncio.Event()
+    again = await start(Recorder(release.wait), concurrency=2)
+    await again.until(again.handler.wait_calls(1))
+    assert await again.dispatcher.retry() == 1
+    await again.until(again.handler.wait_calls(2))
+    release.set()
+    await again.until_saved(2)
+    assert again.handler.done == ["b", "a"]
+    assert (progress(path).delivered, progress(path).pending) == (2, 0)
+
+
+async def test_what_is_parked_behind_one_in_hand_is_not_dropped_yet_and_does_not_come_again(start, journal, path):
+    release = asyncio.Event()
+    harness = await start(Recorder(release.wait, Reject("no")), concurrency=2)
+    await fill(journal, post("a", "a"), post("b", "b"))
+    await harness.until(harness.handler.wait_calls(2))
+    await settle()
+    assert await harness.dispatcher.drop() == 0
+    release.set()
+    await harness.until_saved(2)
+    assert await harness.dispatcher.drop() == 1
+    assert (progress(path).delivered, progress(path).dropped, progress(path).pending) == (1, 1, 0)
 
 
 async def test_what_is_dropped_is_gone_for_good_and_counted(start, journal, path):

@@ -227,6 +227,8 @@ class Dispatcher:
             self._desk.open.add(row.position)
             if row.position > self._desk.live.read_to:
                 self._desk.ahead[row.position] = entry
+            elif row.position > self._desk.live.position:
+                self._desk.live.replace(entry)
             delay_s = ((row.due_at_ms or 0) - now_ms) / 1000
             if delay_s <= 0:
                 delay_s = self._desk.uniform(0.0, max(0.0, spread_s))

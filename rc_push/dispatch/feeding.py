@@ -43,12 +43,9 @@ class Feeder:
     def _add_live(self, envelope: Envelope) -> None:
         position = envelope.position
         if position in self._desk.ahead:
-            entry = self._desk.ahead.pop(position)
-            if entry is None:
-                self._desk.live.pass_over(position)
-            else:
-                entry.is_finished = True  # it is recorded already
-                self._desk.live.add(entry)
+            entry = self._desk.ahead.pop(position) or Entry(position, self._desk.live)
+            entry.is_finished = True  # it is recorded already
+            self._desk.live.add(entry)
             return
         entry = Entry(position, self._desk.live, envelope)
         if self._is_wanted(entry):

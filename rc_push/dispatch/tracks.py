@@ -69,6 +69,14 @@ class Track:
         step.is_finished = True
         self._move()
 
+    def replace(self, step: Step) -> None:
+        """Let *step* stand for the one at its position that is finished and not passed, so that it is counted there."""
+        for index, known in enumerate(self._open):
+            if known.position == step.position:
+                step.is_finished = known.is_finished
+                self._open[index] = step
+                return
+
     def take_counts(self) -> tuple[int, int]:
         """Return how many the position has passed since the last call: delivered, and filtered."""
         counts = self.delivered, self.filtered

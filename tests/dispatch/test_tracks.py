@@ -54,6 +54,20 @@ def test_one_that_was_noted_before_it_was_read_is_passed_when_it_comes():
     assert track.take_counts() == (1, 0)
 
 
+def test_one_that_is_done_after_all_before_the_position_has_passed_it_is_counted_there():
+    track = Track(0)
+    first, parked = Entry(1, track), Entry(2, track)
+    for step in (first, parked):
+        track.add(step)
+    track.finish(parked, delivered=0)
+    again = Entry(2, track)
+    track.replace(again)
+    track.finish(again, delivered=1)
+    assert (track.position, track.delivered) == (0, 0)
+    track.finish(first, delivered=1)
+    assert (track.position, track.take_counts()) == (2, (2, 0))
+
+
 def test_many_events_that_nobody_wants_take_no_room():
     track = Track(0)
     track.add(Entry(1, track))
