@@ -145,6 +145,8 @@ class Journal:
     async def prune(self, before_ms: int, limit: int = 500) -> int:
         """Remove at most *limit* old events that nobody needs; return how many."""
         pruned: int = await self._write(lambda store: store.prune(before_ms, limit))
+        if pruned:
+            self._recent.clear()  # in quiet times it holds what is old
         return pruned
 
     async def make_room(self) -> int:

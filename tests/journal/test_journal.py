@@ -136,6 +136,14 @@ async def test_old_events_are_pruned_a_few_at_a_time(journal):
     assert await journal.prune(1001) == 6
 
 
+async def test_what_is_pruned_is_read_no_more_however_new_it_is(journal):
+    await journal.append(batch(1, 2, 3))
+    assert len(await journal.read(0, 10)) == 3
+    assert await journal.prune(1001, limit=2) == 2
+    assert [event.position for event in await journal.read(0, 10)] == [3]
+    assert await journal.read_one(1) is None
+
+
 # -------------------------------------------------------------------------------------------------------- group commit
 
 
