@@ -260,9 +260,9 @@ class JournalMachine(RuleBasedStateMachine):
             self.model.keys[number] = key
             if not is_wanted:
                 self.model.unwanted.add(number)
-            self.made.append(made[-1])
         head = self.journal.head
-        old = [self.made[0]] if again else []
+        self.made += made
+        old = self.made[:1] if again else []
         self._then_settle(self.journal.append(Batch("team", old + made)))
         for stored in self.runner.run(self.journal.read(head, 100)):
             self.positions[int(stored.uuid)] = stored.position
@@ -326,6 +326,7 @@ class JournalMachine(RuleBasedStateMachine):
     @rule()
     def prune(self):
         self._then_settle(self.journal.prune(self._now_ms() + 1))
+        self.made = []  # what comes again after it was pruned is new
 
     @rule()
     def stop_and_start(self):
@@ -404,5 +405,5 @@ class JournalMachine(RuleBasedStateMachine):
 
 TestJournal = JournalMachine.TestCase
 TestJournal.settings = settings(
-    deadline=None, max_examples=25, stateful_step_count=25, suppress_health_check=[HealthCheck.too_slow]
+    deadline=None, max_examples=60, stateful_step_count=25, suppress_health_check=[HealthCheck.too_slow]
 )
