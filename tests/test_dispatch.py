@@ -1098,6 +1098,19 @@ async def test_what_is_parked_behind_one_in_hand_is_not_dropped_yet_and_does_not
     assert (progress(path).delivered, progress(path).dropped, progress(path).pending) == (1, 1, 0)
 
 
+async def test_of_what_is_asked_for_again_one_that_fails_holds_back_its_own_key_alone(start, journal, clock):
+    clock.hold_s = 0.5
+    harness = await start(Recorder(*[Reject("no")] * 3, ValueError("x")))
+    await fill(journal, post("a1", "a"), post("b1", "b"), post("a2", "a"))
+    await harness.until_saved(3)
+    clock.hold_s = 1.0
+    assert await harness.dispatcher.retry() == 3
+    await harness.until(harness.handler.wait_calls(5))
+    await settle()
+    assert harness.handler.done == ["b1"]
+    assert harness.statistics.waiting == 2
+
+
 async def test_what_is_dropped_is_gone_for_good_and_counted(start, journal, path):
     harness = await start(Recorder(Reject("no"), Reject("no")))
     await fill(journal, "a", "b")

@@ -221,7 +221,8 @@ class Dispatcher:
         spread_s = min(self._desk.config.retry.max_delay_s, (overdue - 1) / OVERDUE_PER_S)
         for row in rows:
             entry = Entry(row.position, Track(row.position) if row.is_replay else self._desk.live)
-            entry.key, entry.attempts, entry.calls = row.key, row.attempts, row.calls
+            # A version before kept no keys. What none is known of holds back nothing else.
+            entry.key, entry.attempts, entry.calls = row.key or f"event:{row.position}", row.attempts, row.calls
             entry.since_ms, entry.reason = row.since_ms if row.calls else 0, row.reason
             entry.is_recorded, entry.is_replay = True, row.is_replay
             self._desk.open.add(row.position)

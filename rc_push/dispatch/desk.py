@@ -150,6 +150,7 @@ class Desk:
             attempts=entry.attempts,
             reason=entry.reason,
         )
+        self.lanes.key(entry)  # asked for again, it holds back its own key alone
         self.ledger.parks(entry)
         self.lanes.finish(entry)
 

@@ -117,12 +117,12 @@ class Lanes:
         """Say whether *entry*, which was taken, has to wait after all: one before it has failed meanwhile."""
         if not self._lanes or self._order == "none":
             return False
-        lane = self._lanes.get(self._key(entry))
+        lane = self._lanes.get(self.key(entry))
         return lane is not None and (lane.failing is not None or (lane.hands > 0 and entry.lane is None))
 
     def hold(self, entry: Entry) -> None:
         """Let *entry*, which was taken, wait in its lane."""
-        lane = self._lanes[self._key(entry)]
+        lane = self._lanes[self.key(entry)]
         self._leave(entry)
         self._wait_in(lane, entry)
 
@@ -164,7 +164,7 @@ class Lanes:
 
     def restore(self, entry: Entry, due_at: float) -> None:
         """Take an *entry* that waited before the process began; those of one key in their order."""
-        lane = None if self._order == "none" else self._lanes.get(self._key(entry))
+        lane = None if self._order == "none" else self._lanes.get(self.key(entry))
         if lane is None:
             self.retry(entry, due_at)
         else:
@@ -174,6 +174,15 @@ class Lanes:
         """Return those that began to wait behind a failing one since the last call."""
         held, self._held_back = self._held_back, []
         return held
+
+    def key(self, entry: Entry) -> str:
+        """Return what *entry* is held back with."""
+        if self._order == "strict":
+            return ""
+        if entry.key is None:
+            # What has no envelope has been here before, and has its key.
+            entry.key = self._key_of(entry.envelope) if entry.envelope else ""
+        return entry.key
 
     # ------------------------------------------------------------------------------------------------------- one lane
 
@@ -185,7 +194,7 @@ class Lanes:
                 return entry
             if self._order == "none" or not (self._lanes or self._is_keyed):
                 return entry
-            lane = self._lanes.get(self._key(entry))
+            lane = self._lanes.get(self.key(entry))
             if lane is not None and lane not in own:
                 self._wait_in(lane, entry)
                 continue
@@ -198,22 +207,14 @@ class Lanes:
 
     def _take_due(self) -> Entry:
         _, _, entry = heapq.heappop(self._due)
-        lane = None if self._order == "none" else self._lanes[self._key(entry)]
+        lane = None if self._order == "none" else self._lanes[self.key(entry)]
         if lane is not None:
             lane.failing = None
             self._enter(entry, lane)
         return entry
 
-    def _key(self, entry: Entry) -> str:
-        if self._order == "strict":
-            return ""
-        if entry.key is None:
-            # What has no envelope has been here before, and has its key.
-            entry.key = self._key_of(entry.envelope) if entry.envelope else ""
-        return entry.key
-
     def _lane_for(self, entry: Entry) -> _Lane:
-        key = self._key(entry)
+        key = self.key(entry)
         return self._lanes.setdefault(key, _Lane(key))
 
     def _enter(self, entry: Entry, lane: _Lane) -> None:
