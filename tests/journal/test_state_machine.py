@@ -249,10 +249,12 @@ class JournalMachine(RuleBasedStateMachine):
         events=st.lists(
             st.tuples(st.sampled_from("aab"), st.sampled_from([True, True, False])), min_size=1, max_size=5
         ),
+        outcomes=st.lists(st.sampled_from(OUTCOMES), max_size=6),
         again=st.booleans(),
     )
-    def append(self, events, again):
-        """Store *events*; with *again* an older one comes once more."""
+    def append(self, events, outcomes, again):
+        """Store *events*, of which calls will come as *outcomes* say; with *again* an older one comes once more."""
+        self.handler.outcomes += outcomes
         made = []
         for key, is_wanted in events:
             number = len(self.model.keys) + 1
@@ -274,10 +276,6 @@ class JournalMachine(RuleBasedStateMachine):
 
     def _now_ms(self):
         return round(self.clock.wall() * 1000)
-
-    @rule(outcomes=st.lists(st.sampled_from(OUTCOMES), min_size=1, max_size=6))
-    def behave(self, outcomes):
-        self.handler.outcomes += outcomes
 
     @rule(by_s=st.sampled_from([0.5, 2.0, 60.0]))
     def wait(self, by_s):
