@@ -182,22 +182,24 @@ class Dispatcher:
         Return how many.
         """
         at_ms = round(self._desk.wall() * 1000)
-        wanted = await self._parked_of(positions)
-        count = await self._change(lambda rows: rows.retry_parked(self.name, wanted, at_ms))
-        waiting = await self._change(lambda rows: rows.waiting(self.name))
-        self._restore([row for row in waiting if row.position not in self._desk.open])
+        async with self._desk.ledger.noted():
+            wanted = await self._parked_of(positions)
+            count = await self._change(lambda rows: rows.retry_parked(self.name, wanted, at_ms))
+            waiting = await self._change(lambda rows: rows.waiting(self.name))
+            at_work = self._desk.open | self._desk.ledger.since_noted().keys()
+            self._restore([row for row in waiting if row.position not in at_work])
         self._desk.parked = max(0, self._desk.parked - count)
         self._desk.wake()
         return count
 
     async def drop(self, positions: Iterable[int] | None = None) -> int:
         """Give the parked events at *positions* (None: all) up for good; return how many."""
-        wanted = await self._parked_of(positions)
-        return await self._change(lambda rows: rows.drop_parked(self.name, wanted))
+        async with self._desk.ledger.noted():
+            wanted = await self._parked_of(positions)
+            return await self._change(lambda rows: rows.drop_parked(self.name, wanted))
 
     async def _parked_of(self, positions: Iterable[int] | None) -> list[int]:
         """Return which of *positions* (None: all) are parked, and not being replayed at the moment."""
-        await self._desk.save()
         parked = await self._change(lambda rows: rows.parked_positions(self.name))
         wanted = parked if positions is None else parked.intersection(positions)
         return sorted(wanted - self._desk.open)

@@ -156,11 +156,13 @@ class Desk:
 
     def record_held_back(self) -> None:
         """Let the journal know what waits behind a failing event, so that the position can pass it."""
-        for held in self.lanes.take_held_back():
-            if not held.is_recorded:
-                self.open.add(held.position)
-                self.ledger.waits(held, None)
-                held.envelope = None
+        held_back = [held for held in self.lanes.take_held_back() if not held.is_recorded]
+        for held in held_back:
+            self.open.add(held.position)
+            self.ledger.waits(held, None)
+            held.envelope = None
+        if held_back:  # a replay may have waited for it
+            self.give_room()
 
     def log_failure(self, exc: Exception, entry: Entry, delay_s: float, **more: int) -> None:
         """Tell of a call that failed, and when the next one is."""
@@ -213,11 +215,6 @@ class Desk:
                 self.last_error = str(exc)
                 log.error("journal_cannot_read", handler=self.name, error=str(exc))
             await self.sleep(next(delays))
-
-    async def save(self) -> None:
-        """Note now what has changed. Raises JournalError."""
-        if not await self.ledger.save():
-            raise JournalError(self.ledger.error)
 
 
 def describe(exc: Exception) -> str:

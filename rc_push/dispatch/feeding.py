@@ -32,7 +32,7 @@ class Feeder:
         while True:
             await self._desk.wait_room()
             head = await self._desk.journal.wait_past(self._desk.live.read_to)
-            envelopes = await self._read(self._desk.live.read_to)
+            envelopes = await self._read(self._desk.live.read_to, READ_AT_ONCE)
             for envelope in envelopes:
                 self._add_live(envelope)
             if not envelopes:  # pruned
@@ -59,32 +59,44 @@ class Feeder:
         """Read what *replay* names, at its pace, then wait until all of it is done or recorded."""
         selection, track = Selection.from_json(replay.selection), Track(replay.position)
         self._desk.ledger.follow(replay, track)
+        # With a rate, no more at once than come in a second.
+        at_once = READ_AT_ONCE if replay.rate is None else max(1, min(READ_AT_ONCE, int(replay.rate)))
         while track.read_to < replay.until:
             await self._desk.wait_room()
-            envelopes = [e for e in await self._read(track.read_to) if e.position <= replay.until]
+            envelopes = [e for e in await self._read(track.read_to, at_once) if e.position <= replay.until]
             if not envelopes:
                 track.pass_over(replay.until)
                 break
             known = await self._unfinished_between(envelopes[0].position, envelopes[-1].position)
+            added = 0  # nothing may be waited for until all are: what is known would be old
             for envelope in envelopes:
-                added = self._is_meant(envelope, selection) and self._add_replayed(envelope, track, known)
-                if not added:
+                if self._is_meant(envelope, selection) and self._add_replayed(envelope, track, known):
+                    added += 1
+                else:
                     track.pass_over(envelope.position)
-                elif replay.rate:
-                    await self._desk.sleep(1 / replay.rate)
             self._desk.ledger.moved()
+            if replay.rate and added:
+                await self._desk.sleep(added / replay.rate)
         while track.position < replay.until:
             await self._desk.wait_room(anew=True)
         self._desk.ledger.end(replay)
         log.info("replay_done", handler=self._desk.name, replay=replay.id, until=replay.until)
 
     async def _unfinished_between(self, first: int, last: int) -> dict[int, Unfinished]:
-        async def look() -> list[Unfinished]:
-            await self._desk.save()
-            journal, name = self._desk.journal, self._desk.name
-            return await journal.change_progress(lambda rows: rows.unfinished_between(name, first, last))
+        """Return how the events from *first* to *last* stand at this moment, as far as they are unfinished."""
+        ledger, journal, name = self._desk.ledger, self._desk.journal, self._desk.name
 
-        return {row.position: row for row in await self._desk.insist(look)}
+        async def look() -> list[Unfinished]:
+            async with ledger.noted():
+                return await journal.change_progress(lambda rows: rows.unfinished_between(name, first, last))
+
+        known = {row.position: row for row in await self._desk.insist(look)}
+        for position, row in ledger.since_noted().items():
+            if row is not None:
+                known[position] = row
+            else:
+                known.pop(position, None)
+        return known
 
     def _add_replayed(self, envelope: Envelope, track: Track, known: dict[int, Unfinished]) -> bool:
         """Add *envelope* once more; what waits for a call anyway is left out. Say whether it was added."""
@@ -121,8 +133,8 @@ class Feeder:
             log.warning("replay_skips", handler=self._desk.name, position=envelope.position, why=str(exc))
             return False
 
-    async def _read(self, after: int) -> list[Envelope]:
-        return await self._desk.insist(lambda: self._desk.journal.read(after, READ_AT_ONCE))
+    async def _read(self, after: int, at_once: int) -> list[Envelope]:
+        return await self._desk.insist(lambda: self._desk.journal.read(after, at_once))
 
 
 def as_replayed(envelope: Envelope) -> Envelope:

@@ -7,7 +7,8 @@ is what "at least once" allows; what is noted is never done in part.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 import structlog
 
@@ -47,7 +48,6 @@ class Ledger:
         self._sleep = sleep
         self._wall = wall
         self._advance = Advance()
-        self._saved_position = live.position
         self._replays: dict[int, Track] = {}
         self._changed = asyncio.Event()
         self._saving = asyncio.Lock()
@@ -127,21 +127,39 @@ class Ledger:
         Cancelled, it waits for the answer first: without it, nobody knows what is noted.
         """
         async with self._saving:
-            self._changed.clear()
-            advance = self._take()
-            saving = asyncio.ensure_future(self._journal.save_progress(self._handler, advance))
-            cancelled = False
-            while not saving.done():
-                try:
-                    await asyncio.wait([saving])
-                except asyncio.CancelledError:
-                    cancelled = True
-            failure = saving.exception()
-            if failure is not None:
-                self._take_back(advance)
-                self._tell(failure)
-            if cancelled:
-                raise asyncio.CancelledError
+            return await self._save()
+
+    @asynccontextmanager
+    async def noted(self) -> AsyncIterator[None]:
+        """Note what has changed, and let nothing more be noted inside. Raises JournalError where that is impossible.
+
+        What is read inside, with what `since_noted` gives at the end, is how things stand.
+        """
+        async with self._saving:
+            if not await self._save():
+                raise JournalError(self.error)
+            yield
+
+    def since_noted(self) -> dict[int, Unfinished | None]:
+        """Return what has changed since it was noted last, by position: None where a row is to go."""
+        return self._advance.unfinished
+
+    async def _save(self) -> bool:
+        self._changed.clear()
+        advance = self._take()
+        saving = asyncio.ensure_future(self._journal.save_progress(self._handler, advance))
+        cancelled = False
+        while not saving.done():
+            try:
+                await asyncio.wait([saving])
+            except asyncio.CancelledError:
+                cancelled = True
+        failure = saving.exception()
+        if failure is not None:
+            self._take_back(advance)
+            self._tell(failure)
+        if cancelled:
+            raise asyncio.CancelledError
         return failure is None
 
     def _tell(self, failure: BaseException) -> None:

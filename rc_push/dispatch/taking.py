@@ -141,16 +141,23 @@ class Taker:
         return True
 
     async def _hand_over_one(self, entry: Entry, caller: Caller) -> None:
-        envelope = entry.envelope or await self._fetch(entry)
-        if envelope is None:
-            self._desk.park(entry, "the event is no longer in the journal")
+        self._desk.in_hand += 1
+        try:
+            envelope = entry.envelope or await self._fetch(entry)
+            if envelope is None:
+                self._desk.park(entry, "the event is no longer in the journal")
+            else:
+                await self._call(entry, envelope, caller)
+        finally:
+            self._desk.in_hand -= 1
             self._end_trial_of(entry)
-            return
+
+    async def _call(self, entry: Entry, envelope: Envelope, caller: Caller) -> None:
+        """Call the handler for *entry*, and settle what comes of it."""
         entry.calls += 1
         if entry.calls > 1:
             begin_hand_over(HandOver(self._desk.name, entry.calls))
         began_at = self._desk.now()
-        self._desk.in_hand += 1
         try:
             await caller.call(self._handler.handle, envelope)
         except Retry as later:
@@ -164,10 +171,8 @@ class Taker:
                 self._desk.ledger.attempted(entry, self._desk.now() - began_at, "done")
             self._desk.done(entry)
         finally:
-            self._desk.in_hand -= 1
             if entry.calls > 1:
                 begin_hand_over(self._first_call)
-            self._end_trial_of(entry)
 
     def _end_trial_of(self, entry: Entry) -> None:
         if entry is not self._desk.trial:

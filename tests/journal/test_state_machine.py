@@ -380,7 +380,7 @@ class JournalMachine(RuleBasedStateMachine):
         self.let_go()
         for _ in range(100):
             self.wait(60.0)
-            self._try(self.dispatcher._desk.save())
+            self._try(self.dispatcher._desk.ledger.save())
             row = self._row()
             if not (row.pending or row.waiting or row.replays):
                 break
