@@ -7,7 +7,6 @@ import time
 import uuid
 from pathlib import Path
 from typing import Annotated, Self
-from urllib.parse import urlsplit
 
 import structlog
 from msgspec import Meta, Struct
@@ -17,7 +16,7 @@ from rc_push.envelope import Envelope
 from rc_push.errors import Failed, HandlerError, UnreachableError
 from rc_push.handlers.tls import TlsFiles
 from rc_push.handlers.webhook_answer import judge, judge_validation
-from rc_push.handlers.webhook_client import WebhookClient
+from rc_push.handlers.webhook_client import WebhookClient, wrong_in_url
 from rc_push.handlers.webhook_request import Form, Format, Mode, VerificationHeader, request_from, validation_headers
 from rc_push.handlers.webhook_signature import key_from
 
@@ -62,7 +61,7 @@ class ForwardSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         """Raise ValueError, with the remedy, for what its type does not tell."""
-        if wrong := _wrong_in_url(self.url):
+        if wrong := wrong_in_url(self.url):
             raise ValueError(f"url {wrong}; {URL_REMEDY}")
         if self.signing_key is not None:
             try:
@@ -174,21 +173,3 @@ def _retrieve(task: asyncio.Task[None]) -> None:
     """Take note of a failure, for asyncio: whoever waited for it may have been cut."""
     if not task.cancelled():
         task.exception()
-
-
-def _wrong_in_url(url: str) -> str:
-    """Return what is wrong with *url*, empty where nothing is. Never *url* itself, which can hold a secret."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        return "is none"
-    if parts.scheme not in ("http", "https"):
-        return "begins with neither https:// nor http://"
-    if not parts.hostname or port == 0:
-        return "names no host"
-    if not (url.isascii() and url.isprintable()) or " " in url:
-        return "has characters in it that no URL has"
-    if parts.username is not None:
-        return "has a user or a password in it, which a request does not carry"
-    return "has a # in it, which a request does not carry" if "#" in url else ""

@@ -64,7 +64,7 @@ def judge(answer: Answer, secrets: Sequence[Secret], now_s: float) -> None:
         return
     if answer.is_redirect:
         raise Reject(_redirect(answer))
-    detail = _told(answer.beginning, secrets)
+    detail = told(answer.beginning, secrets)
     if not answer.is_for_later and 400 <= answer.status <= 499:  # noqa: PLR2004 - see above
         raise Reject(str(answer), detail=detail)
     failure = Failed(str(answer), detail=detail)
@@ -122,7 +122,7 @@ def _redirect(answer: Answer) -> str:
     return f"{answer}, pointing to {shown}; redirects are not followed: name the final address in url"
 
 
-def _told(body: bytes, secrets: Sequence[Secret]) -> str:
+def told(body: bytes, secrets: Sequence[Secret]) -> str:
     """Return the beginning of *body* as a text. A receiver may show what it got, our secrets with it."""
     text = body.decode(errors="replace")
     for secret in secrets:

@@ -133,6 +133,24 @@ def origin_of(url: str) -> str:
     return f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port else "")
 
 
+def wrong_in_url(url: str) -> str:
+    """Return what is wrong with *url*, empty where nothing is. Never *url* itself, which can hold a secret."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return "is none"
+    if parts.scheme not in ("http", "https"):
+        return "begins with neither https:// nor http://"
+    if not parts.hostname or port == 0:
+        return "names no host"
+    if not (url.isascii() and url.isprintable()) or " " in url:
+        return "has characters in it that no URL has"
+    if parts.username is not None:
+        return "has a user or a password in it, which a request does not carry"
+    return "has a # in it, which a request does not carry" if "#" in url else ""
+
+
 def proxy_for(url: str) -> str | None:
     """Return the environment's proxy for *url*, none for this machine itself. Raises HandlerError where it is none."""
     parts = urlsplit(url)

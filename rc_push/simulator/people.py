@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 # The first user's. Ids of the same shape as RingCentral's, so that samples can be made without asking the simulator.
 ACCOUNT_ID = "4010001004"
 EXTENSION_ID = "4010002004"
+# Whom the posts of incoming webhooks are by. undocumented: no source shows such an event.
+INTEGRATION_ID = "4010009004"
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from rc_push.simulator.admin import Admin
 from rc_push.simulator.clock import Clock
 from rc_push.simulator.emitter import Emitter, Event
 from rc_push.simulator.gateway import Gateway, url_host
+from rc_push.simulator.incoming import IncomingWebhooks
 from rc_push.simulator.knobs import Knobs
 from rc_push.simulator.samples import sample
 from rc_push.simulator.state import World
@@ -124,7 +125,8 @@ class Simulator:
 
     def _app(self, reset_connection: Callable[[Request], None]) -> Starlette:
         pubnub = pubnub_http.Endpoints(self.state, reset_connection)
-        return Starlette(routes=[*rest.routes(self.state), *self.admin.routes(), *pubnub.routes()])
+        incoming = IncomingWebhooks(self.state, self.emitter)
+        return Starlette(routes=[*rest.routes(self.state), *self.admin.routes(), *pubnub.routes(), *incoming.routes()])
 
 
 class _Server(uvicorn.Server):

@@ -41,6 +41,11 @@ retry = { first_delay_s = 0.01, max_attempts = 2 }
 use = "command"
 program = ["/bin/sh", "-c", "env; cat; exit 3"]
 retry = { first_delay_s = 0.01, max_attempts = 2 }
+[handlers.team]
+use = "team_post"
+url = { env = "TEAM_URL" }
+text = "{body.text}{body.subject}"
+retry = { first_delay_s = 0.01, max_attempts = 2 }
 """
 # What goes wrong while the connections are lost, and the word of the log that proves it.
 TROUBLES = {
@@ -86,6 +91,7 @@ def make_loud(tmp_path, simulator, make_daemon):
         daemon.accounts = daemon.accounts.replace('{ env = "RC_APP_CLIENT_SECRET" }', f'{{ file = "{secret}" }}')
         daemon.subscriptions = f"[subscriptions.team]\nevent_filters = {json.dumps([POSTS, SMS])}\n"
         daemon.more = BROKEN_HANDLER
+        daemon.environ["TEAM_URL"] = f"{simulator.server}/nowhere/{secrets.token_urlsafe(TOKEN_MIN_BYTES)}"
         write_config = daemon.write_config
 
         def write_loud_config():

@@ -165,6 +165,7 @@ async def test_a_decorator_that_hides_a_coroutine_function_loses_no_event(plugin
         ("file", "FileHandler", {"path": "/var/log/events.jsonl"}),
         ("forward", "ForwardHandler", {"url": "https://receiver.example/"}),
         ("log", "LogHandler", {}),
+        ("team_post", "TeamPostHandler", {"url": "https://hooks.example/x", "text": "{type}"}),
     ],
 )
 def test_the_built_in_handlers_are_loaded_like_anyones(use: str, target: str, settings: dict[str, object]) -> None:
