@@ -32,9 +32,8 @@ class Recent:
         if first != self._head + 1:
             self.clear()
         self._head = head
-        for position, envelope in enumerate(envelopes, first):
-            self._events.append(msgspec.structs.replace(envelope, position=position))
-            self._size_bytes += len(envelope.payload)
+        self._events.extend(envelopes)
+        self._size_bytes += sum(len(envelope.payload) for envelope in envelopes)
         while len(self._events) > RECENT_MAX_EVENTS or self._size_bytes > RECENT_MAX_BYTES:
             self._size_bytes -= len(self._events.popleft().payload)
 
@@ -52,4 +51,5 @@ class Recent:
         if not self._events or position + 1 < first:
             return None
         start = position + 1 - first
-        return [msgspec.structs.replace(envelope) for envelope in islice(self._events, start, start + limit)]
+        wanted = enumerate(islice(self._events, start, start + limit), position + 1)
+        return [msgspec.structs.replace(envelope, position=at) for at, envelope in wanted]

@@ -1,15 +1,15 @@
 """How do frames wait while the journal commits? A bounded buffer between a socket and the receive loop.
 
-Reading goes on in a task of its own, so pings are answered while a commit takes its time, and the next batch is all
-that has come meanwhile. Full, it stops reading: then the server has to wait.
+Reading goes on meanwhile, so pings are answered while a commit takes its time, and the next batch is all that has come.
+Full, it stops reading: then the server has to wait.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable, Sequence
 
-from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, ConnectionClosedOK
 
 from rc_push.errors import UnreachableError
@@ -18,17 +18,18 @@ BUFFER_MAX_BYTES = 8 << 20
 
 
 class Inbox:
-    """The frames that a connection has received and nobody has taken."""
+    """The frames that a connection has received and nobody has taken. *pause* and *resume* say whether to go on."""
 
-    def __init__(self, socket: ClientConnection) -> None:
-        self._socket = socket
+    def __init__(self, pause: Callable[[], None], resume: Callable[[], None]) -> None:
+        self._pause = pause
+        self._resume = resume
         self._frames: deque[bytes] = deque()
         self._size_bytes = 0
         self._is_bounded = True
+        self._is_paused = False
         self._arrived = asyncio.Event()
-        self._room = asyncio.Event()
         self._closed: ConnectionClosed | None = None
-        self._task = asyncio.create_task(self._pump(), name="inbox")
+        self._ended = asyncio.Event()
 
     @property
     def has_frames(self) -> bool:
@@ -38,12 +39,27 @@ class Inbox:
     @property
     def has_ended(self) -> bool:
         """Say whether the connection is over; frames from before may still be there."""
-        return self._closed is not None
+        return self._ended.is_set()
 
     @property
     def has_ended_cleanly(self) -> bool:
         """Say whether both sides agreed on the end, so that nothing was in flight."""
         return isinstance(self._closed, ConnectionClosedOK)
+
+    def put(self, frames: Sequence[bytes]) -> None:
+        """Take *frames* that have come, whatever there is already."""
+        self._frames.extend(frames)
+        self._size_bytes += sum(map(len, frames))
+        self._arrived.set()
+        if self._is_bounded and self._size_bytes > BUFFER_MAX_BYTES and not self._is_paused:
+            self._is_paused = True
+            self._pause()
+
+    def end(self, closed: ConnectionClosed) -> None:
+        """Note that the connection is over, and how."""
+        self._closed = closed
+        self._ended.set()
+        self._arrived.set()
 
     def take(self, limit: int | None = None) -> list[bytes]:
         """Return the frames that are there, at most *limit*, and forget them."""
@@ -54,12 +70,13 @@ class Inbox:
         else:
             frames = [self._frames.popleft() for _ in range(limit)]
             self._size_bytes -= sum(map(len, frames))
-        self._room.set()
+        if self._size_bytes <= BUFFER_MAX_BYTES:
+            self._go_on()
         return frames
 
     async def wait(self, timeout_s: float) -> None:
         """Wait until there is something to take, the connection is over, or *timeout_s* has passed."""
-        if self._frames or self._closed:
+        if self._frames or self.has_ended:
             return
         self._arrived.clear()
         try:
@@ -71,8 +88,8 @@ class Inbox:
     async def wait_end(self) -> None:
         """Wait until the connection is over and all of it is here, whatever the bound."""
         self._is_bounded = False
-        self._room.set()
-        await self._task
+        self._go_on()
+        await self._ended.wait()
 
     def error(self) -> UnreachableError:
         """Return how the connection ended, without what its texts could hold."""
@@ -81,16 +98,7 @@ class Inbox:
             return UnreachableError("the connection broke off", phase="read")
         return UnreachableError(f"the server closed the connection (code {received.code})", phase="read")
 
-    async def _pump(self) -> None:
-        try:
-            while True:
-                frame = await self._socket.recv(decode=False)
-                self._frames.append(bytes(frame))
-                self._size_bytes += len(frame)
-                self._arrived.set()
-                if self._is_bounded and self._size_bytes > BUFFER_MAX_BYTES:
-                    self._room.clear()
-                    await self._room.wait()
-        except ConnectionClosed as exc:
-            self._closed = exc
-            self._arrived.set()
+    def _go_on(self) -> None:
+        if self._is_paused:
+            self._is_paused = False
+            self._resume()

@@ -12,12 +12,12 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 import msgspec
 import structlog
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from rc_push.config import NetworkConfig, SubscriptionConfig, is_loopback
@@ -30,12 +30,10 @@ from rc_push.protocol.frames import HEARTBEAT, BadFrame, Wsc
 from rc_push.protocol.refusals import error_from_response
 from rc_push.rest import WsToken
 from rc_push.transports import Evidence
-from rc_push.transports.inbox import Inbox
+from rc_push.transports.socket import FRAME_MAX_BYTES, Socket
 
 log = structlog.get_logger()
 
-# A frame above it ends the connection; one below it that is no event becomes an unreadable record.
-FRAME_MAX_BYTES = 16 << 20
 # Frames of one batch at the most, so that one commit stays short.
 BATCH_MAX_FRAMES = 1024
 CLOSE_WITHIN_S = 3.0
@@ -102,20 +100,20 @@ class WebSocketTransport:
             await link.abort()
             self.recovery_window_s = link.recovery_window_s
 
-    async def _open(self, uri: str) -> ClientConnection:
+    async def _open(self, uri: str) -> Socket:
         host = urlsplit(uri).hostname or ""
         options: dict[str, Any] = {"proxy": None if is_loopback(host) else self._network.proxy or True}
         if uri.startswith("wss:"):
             options["ssl"] = ssl.create_default_context(cafile=self._network.ca_file)
         try:
-            return await connect(
+            connection = await connect(
                 uri,
                 open_timeout=self._network.connect_timeout_s,
                 close_timeout=CLOSE_WITHIN_S,
                 ping_interval=None,  # a Heartbeat message does more: it counts for the idle limit, and proves order
                 compression=None,
                 max_size=FRAME_MAX_BYTES,
-                max_queue=(16, 4),  # frames have their bound in bytes in the Inbox
+                create_connection=Socket,
                 user_agent_header=USER_AGENT,
                 logger=_quiet,
                 **options,
@@ -132,6 +130,7 @@ class WebSocketTransport:
             raise UnreachableError(f"{host}: no WebSocket within {within_s:g} s", phase="upgrade") from None
         except (OSError, WebSocketException) as exc:  # their texts can hold the URL, and the URL holds the token
             raise UnreachableError(f"{host}: {type(exc).__name__}", phase="upgrade") from None
+        return cast("Socket", connection)  # what create_connection says
 
 
 class WebSocketLink:
@@ -139,7 +138,7 @@ class WebSocketLink:
 
     def __init__(
         self,
-        socket: ClientConnection,
+        socket: Socket,
         subscription: SubscriptionConfig,
         cursor: Cursor | None,
         state: _State,
@@ -156,7 +155,7 @@ class WebSocketLink:
         self._was_clean = cursor is not None and cursor.is_clean
         self._loop = asyncio.get_running_loop()
         self._session = wsg.ClientSession(now=self._loop.time(), new_id=_new_id, wsc=state.wsc)
-        self._inbox = Inbox(socket)
+        self._inbox = socket.inbox
         self._subscribing = ""
         self._subscribed_at = -RESUBSCRIBE_EVERY_S
         self._ending: Exception | None = None
