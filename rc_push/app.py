@@ -28,6 +28,7 @@ from rc_push.operations import Operations
 from rc_push.receive import Receiver, ReceiverStatistics
 from rc_push.rest import Account
 from rc_push.retention import JournalStatistics, Retention
+from rc_push.stalls import watching_stalls
 from rc_push.transports import Transport
 from rc_push.transports.websocket import WebSocketTransport
 
@@ -156,7 +157,7 @@ async def serve(config: Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, serving.cancel)
     loop.add_signal_handler(signal.SIGHUP, lambda: None)  # until there is something to reopen
-    with contextlib.suppress(asyncio.CancelledError):
+    with watching_stalls(), contextlib.suppress(asyncio.CancelledError):
         await serving
 
 

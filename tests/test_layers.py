@@ -21,7 +21,7 @@ ROWS = (
     {"receive", "dispatch", "retention", "web", "simulator"},
     {"transports", "journal", "handlers", "systemd", "routing", "ordering"},
     {"rest"},
-    {"protocol", "limiter", "http", "threads", "templates"},
+    {"protocol", "limiter", "http", "threads", "stalls", "templates"},
     {"log"},  # beside config, whose settings it takes
     {"envelope", "config", "backoff", "control"},
     {"event_types"},  # of envelope alone

@@ -23,6 +23,7 @@ from rc_push.dispatch.taking import Alarm, Taker
 from rc_push.dispatch.tracks import Track
 from rc_push.handlers import LoadedHandler
 from rc_push.journal import Journal, ProgressRows, Replay, Unfinished
+from rc_push.stalls import HANDLER_TASK
 
 log = structlog.get_logger()
 
@@ -133,7 +134,7 @@ class Dispatcher:
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run *work* beside the others. None of them ends, but for a replay that is over, or a mistake of ours."""
-        task = asyncio.create_task(work, name=f"handler-{self.name}")
+        task = asyncio.create_task(work, name=HANDLER_TASK + self.name)
         task.add_done_callback(self._note_end)
         return task
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -428,6 +429,7 @@ def uuids_in(path):
 # ------------------------------------------------------------------------------------------------------------- handlers
 
 PLUGIN = '''
+import time
 from pathlib import Path
 
 failed = set()
@@ -443,8 +445,16 @@ def flaky(envelope):
 class Broken:
     async def handle(self, envelope):
         raise ValueError("this one never works")
+
+async def sleepy(envelope):
+    secret = envelope.body["text"]
+    time.sleep(2.5)
 '''
-ENTRY_POINTS = "[rc_push.handlers]\nflaky = acme_tickets:flaky\nbroken = acme_tickets:Broken\n"
+ENTRY_POINTS = """[rc_push.handlers]
+flaky = acme_tickets:flaky
+broken = acme_tickets:Broken
+sleepy = acme_tickets:sleepy
+"""
 
 
 async def test_a_plug_in_that_raises_is_tried_again_then_parked_and_others_do_not_notice(simulator, daemon):
@@ -465,6 +475,25 @@ async def test_a_plug_in_that_raises_is_tried_again_then_parked_and_others_do_no
     with contextlib.closing(Reader(daemon.journal_path)) as journal, journal.snapshot() as db:
         progress = {row.handler: (row.pending, row.parked) for row in handler_rows(db)}
     assert progress == {"events": (0, 0), "tickets": (0, 0), "bad": (0, 5), "worse": (5, 0)}
+
+
+async def test_a_handler_that_blocks_the_loop_is_named_with_its_stack_while_it_does(simulator, daemon):
+    install_plugin(daemon)
+    daemon.handlers += '[handlers.slow]\nuse = "sleepy"\n'
+    await start(daemon)
+    uuids = posts(simulator)
+    await daemon.wait_until(lambda: daemon.lines("loop_stalled"))
+    [stalled] = daemon.lines("loop_stalled")
+    assert not daemon.lines("loop_goes_on")
+    assert stalled["handler"] == "slow"
+    assert re.search(r"site/acme_tickets\.py:\d+ sleepy$", stalled["stack"])
+    assert "time.sleep" not in stalled["stack"]
+    await daemon.wait_until(lambda: daemon.lines("loop_goes_on"))
+    [going_on] = daemon.lines("loop_goes_on")
+    assert going_on["stalled_s"] >= 1.5
+    await daemon.events.wait(uuids)
+    assert len(daemon.lines("loop_stalled")) == 1
+    assert await daemon.stop(within_s=5) == 0
 
 
 def install_plugin(daemon):
