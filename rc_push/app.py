@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -24,11 +25,13 @@ from rc_push.errors import ControlError, JournalCorrupt, RefusedError
 from rc_push.handlers import LoadedHandler
 from rc_push.journal import Journal
 from rc_push.journal.salvage import salvage
+from rc_push.notify import Notifier
 from rc_push.operations import Operations
 from rc_push.receive import Receiver, ReceiverStatistics
 from rc_push.rest import Account
 from rc_push.retention import JournalStatistics, Retention
 from rc_push.stalls import watching_stalls
+from rc_push.systemd import Systemd
 from rc_push.transports import Transport
 from rc_push.transports.websocket import WebSocketTransport
 
@@ -67,6 +70,9 @@ class App:
         self._receivers = receivers
         self._dispatchers = dispatchers
         self._retention = Retention(config.journal, journal)
+        systemd = Systemd.from_environ(os.environ, os.getpid())
+        grace_s = config.service.shutdown_grace_s
+        self.notifier = Notifier(systemd, lambda: self.statistics().receivers, journal.prove, grace_s=grace_s)
 
     @classmethod
     @asynccontextmanager
@@ -102,8 +108,9 @@ class App:
                 Dispatcher(c, handler, journal, grace_s=grace_s, note_every_s=NOTE_EVERY_S) for c, handler in loaded
             ]
             await stack.enter_async_context(_control(config, Operations(dispatchers, journal)))
-            stack.enter_context(_reopen_on_hangup([handler for _, handler in loaded]))
-            yield cls(config, journal, receivers, dispatchers, list(accounts.values()))
+            app = cls(config, journal, receivers, dispatchers, list(accounts.values()))
+            stack.enter_context(_reopen_on_hangup([handler for _, handler in loaded], app.notifier))
+            yield app
 
     def statistics(self) -> AppStatistics:
         """Return what is known now."""
@@ -138,6 +145,7 @@ class App:
                 group.create_task(self._retention.run())
                 group.create_task(self.journal.wait_damage())
                 group.create_task(self._receive())
+                group.create_task(self.notifier.run())
         except* RefusedError as refusals:
             raise refusals.exceptions[0] from None
         finally:
@@ -214,20 +222,24 @@ async def _control(config: Config, operations: Operations) -> AsyncIterator[None
 
 
 @contextlib.contextmanager
-def _reopen_on_hangup(loaded: list[LoadedHandler]) -> Iterator[None]:
+def _reopen_on_hangup(loaded: list[LoadedHandler], notifier: Notifier) -> Iterator[None]:
     """Let SIGHUP reopen the handlers' files (logrotate)."""
     loop = asyncio.get_running_loop()
     tasks: set[asyncio.Task[None]] = set()
 
     def reopen() -> None:
         log.info("reopen", handlers=len(loaded))
-        for handler in loaded:
-            task = loop.create_task(handler.reopen())
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
+        task = loop.create_task(_reopen(loaded, notifier))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
     loop.add_signal_handler(signal.SIGHUP, reopen)
     try:
         yield
     finally:
         loop.remove_signal_handler(signal.SIGHUP)
+
+
+async def _reopen(loaded: list[LoadedHandler], notifier: Notifier) -> None:
+    with notifier.reloading():
+        await asyncio.gather(*(handler.reopen() for handler in loaded))

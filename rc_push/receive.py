@@ -25,13 +25,18 @@ log = structlog.get_logger()
 
 # A link that has delivered something new, or has lived so long, has proven itself: its loss begins the ladder anew.
 PROVEN_AFTER_S = 60.0
+# What the evidence of a subscription begins with while nothing can be stored.
+CANNOT_STORE = "cannot store"
 # The journal is ours, so it is tried again soon; the last step is how late freed disk space is noticed at the most.
 STORE_LADDER_S = ((0.1, 0.1), (0.5, 1.0), (2.0, 3.0), (5.0, 5.0))
 
 
 @dataclass(frozen=True, slots=True)
 class ReceiverStatistics:
-    """What is known of one subscription. *since* is when its state began, *next_try_at* when it is tried again."""
+    """What is known of one subscription. *since* is when its state began, *next_try_at* when it is tried again.
+
+    *is_final*: RingCentral has refused for good, and it is not tried again.
+    """
 
     subscription: str
     transport: str
@@ -44,6 +49,7 @@ class ReceiverStatistics:
     unreadable: int
     last_event_at: float | None
     next_try_at: float | None
+    is_final: bool = False
 
 
 class Receiver:
@@ -73,6 +79,7 @@ class Receiver:
         self._linked_at = math.inf
         self._has_admitted_gap = False
         self._ended_cleanly = False
+        self._is_final = False
 
     def statistics(self) -> ReceiverStatistics:
         """Return what is known now."""
@@ -88,6 +95,7 @@ class Receiver:
             unreadable=self._unreadable,
             last_event_at=self._last_event_at,
             next_try_at=self._next_try_at,
+            is_final=self._is_final,
         )
 
     async def run(self) -> None:
@@ -99,6 +107,7 @@ class Receiver:
             if getattr(ended, "phase", "") == "upgrade":  # the server may have handed over what we never saw
                 self._ended_cleanly = False
             if not is_retryable(ended):
+                self._is_final = True
                 self._become(Evidence("down", str(ended)))
                 await self._admit_refusal()
                 log.error("subscription_refused", subscription=self.subscription, error=str(ended))
@@ -162,7 +171,7 @@ class Receiver:
                 appended = await self._append(batch)
             except JournalError as exc:
                 delay_s = next(delays)
-                self._become(Evidence("degraded", f"cannot store: {exc}"))
+                self._become(Evidence("degraded", f"{CANNOT_STORE}: {exc}"))
                 log.error("journal_cannot_store", subscription=self.subscription, error=str(exc), next_try_s=delay_s)
                 if _is_cancelled():
                     raise

@@ -419,6 +419,7 @@ async def test_a_refusal_ends_the_loop_and_is_raised(start, clock, path, refusal
         await harness.task
     assert raised.value is refusal
     assert harness.receiver.statistics().evidence == Evidence("down", str(refusal))
+    assert harness.receiver.statistics().is_final
     assert clock.slept == []
     assert stored(path) == ([] if place == "enter" else ["1"])
 

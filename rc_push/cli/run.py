@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import sys
 
 import click
@@ -22,5 +23,6 @@ def run(settings: Settings) -> None:
 
     config = settings.load()
     configure(config.log)
+    faulthandler.enable()  # a daemon that hangs says where, when the watchdog's SIGABRT ends it
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     asyncio.run(serve(config))

@@ -180,6 +180,13 @@ class Journal:
         self._damage = self._damage or damage
         self._damaged.set()
 
+    async def prove(self) -> None:
+        """Return once both threads have answered and the disk has taken a commit. Raises JournalError."""
+        await self._write(Store.prove)
+        if self._reader is None:
+            raise JournalError(f"{self.path}: the journal is closed")
+        await self._in_reader(self._reader.after, self.head, 1)
+
     async def _in_reader(self, call: Callable[..., T], *args: object) -> T:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._reads, call, *args)

@@ -129,6 +129,32 @@ async def test_the_state_of_loops_and_accounts_is_kept(tmp_path):
         assert await journal.prune(1 << 60) == 0, "the one event is parked"
 
 
+async def test_a_proof_comes_back_only_when_both_threads_and_the_disk_have_answered(journal, store):
+    await journal.append(batch(1))
+    before = store.transactions
+    await journal.prove()
+    assert store.transactions == before + 1
+
+    store.gate.clear()
+    (proving,) = await start(journal.prove())
+    await asyncio.wait([proving], timeout=0.1)
+    assert not proving.done()
+    reader_may = threading.Event()
+    journal._reads.submit(reader_may.wait)
+    store.gate.set()
+    await asyncio.wait([proving], timeout=0.1)
+    assert not proving.done()
+    reader_may.set()
+    await proving
+
+
+async def test_a_proof_of_a_closed_journal_fails(tmp_path):
+    async with Journal(tmp_path / "journal.db") as journal:
+        pass
+    with pytest.raises(JournalError, match="is closed"):
+        await journal.prove()
+
+
 async def test_old_events_are_pruned_a_few_at_a_time(journal):
     await journal.append(batch(*range(10)))
     assert await journal.prune(1000) == 0

@@ -639,6 +639,21 @@ def test_it_is_safe_against_power_loss(store):
     assert store._db.execute("PRAGMA foreign_keys").fetchone() == (1,)
 
 
+def test_a_proof_reaches_the_disk_and_changes_nothing(store):
+    append(store, batch(1, 2))
+    wal = store.path.with_name(store.path.name + "-wal")
+    before, tally, head = wal.stat().st_size, tally_of(store), store.head()
+    with store.transaction():
+        store.prove()
+    assert wal.stat().st_size > before
+    assert (tally_of(store), store.head()) == (tally, head)
+
+
+def test_a_proof_in_an_empty_journal_does_no_harm(store):
+    with store.transaction():
+        store.prove()
+
+
 def test_a_second_store_in_the_same_process_is_refused(store):
     with pytest.raises(JournalInUse, match=rf"pid {os.getpid()}\b"):
         Store(store.path)

@@ -1,0 +1,73 @@
+"""Does rc-push receive what it should? One judgement over the statistics of the subscriptions, for whoever asks.
+
+Pure functions: knows what the states mean; knows no clock, and nobody who is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from rc_push.receive import CANNOT_STORE, ReceiverStatistics
+
+# What a person has to look at first stands first.
+WORST_FIRST = ("refused", "down", "degraded", "connecting", "subscribing", "recovering", "live")
+# States that pass by themselves. RingCentral may ask us to be silent for an hour, not longer (limiter.py).
+PASSING = ("connecting", "subscribing", "recovering", "down")
+PASSES_WITHIN_S = 7200.0
+WHY_MAX_LENGTH = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """*is_settled*: each subscription is live, or has failed for good and says why. *sentence* is for people."""
+
+    is_settled: bool
+    sentence: str
+
+
+def health_of(receivers: Sequence[ReceiverStatistics]) -> Health:
+    """Return what the state of all subscriptions amounts to."""
+    by_state: dict[str, list[ReceiverStatistics]] = {}
+    for receiver in receivers:
+        by_state.setdefault(_state(receiver), []).append(receiver)
+    told = [f"{state}: {_named(by_state[state])}" for state in WORST_FIRST if state in by_state]
+    return Health(all(map(_is_settled, receivers)), "; ".join(told) or "no subscriptions")
+
+
+def stuck(receivers: Iterable[ReceiverStatistics], now_at: float) -> str | None:
+    """Say which receive loop has stopped moving; None where all go on. *now_at* is seconds since 1970."""
+    for receiver in receivers:
+        since = max(receiver.since, receiver.next_try_at or 0.0)
+        if receiver.evidence.state in PASSING and not receiver.is_final and now_at > since + PASSES_WITHIN_S:
+            return f"the subscription {receiver.subscription} has been {receiver.evidence.state} since {_time(since)}"
+    return None
+
+
+def _state(receiver: ReceiverStatistics) -> str:
+    return "refused" if receiver.is_final else receiver.evidence.state
+
+
+def _is_settled(receiver: ReceiverStatistics) -> bool:
+    """Say whether waiting would not help: with some filters refused, the rest is live; a full disk is no end."""
+    is_partly_live = receiver.evidence.state == "degraded" and not receiver.evidence.why.startswith(CANNOT_STORE)
+    return receiver.is_final or is_partly_live or receiver.evidence.state == "live"
+
+
+def _named(receivers: Iterable[ReceiverStatistics]) -> str:
+    return ", ".join(map(_told, receivers))
+
+
+def _told(receiver: ReceiverStatistics) -> str:
+    if receiver.evidence.state == "live":
+        return receiver.subscription
+    why = receiver.evidence.why
+    why = why if len(why) <= WHY_MAX_LENGTH else why[: WHY_MAX_LENGTH - 1] + "…"
+    again = f", next try at {_time(receiver.next_try_at)}" if receiver.next_try_at else ""
+    return f"{receiver.subscription} ({why}{again})"
+
+
+def _time(at: float) -> str:
+    """Return *at* as local time, as `systemctl status` shows times."""
+    return datetime.fromtimestamp(at, UTC).astimezone().strftime("%H:%M:%S")

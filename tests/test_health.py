@@ -1,0 +1,75 @@
+"""Does rc-push receive what it should? The states of all subscriptions, as one judgement and one sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import pytest
+
+from rc_push.health import PASSES_WITHIN_S, WHY_MAX_LENGTH, Health, health_of, stuck
+from rc_push.receive import ReceiverStatistics
+from rc_push.transports import Evidence
+
+NOW = 1_800_000_000.0
+
+
+def receiver(name="team", state="live", why="confirmed", **fields):
+    known = ReceiverStatistics(name, "websocket", Evidence(state, why), NOW, 1, 0, 0, 0, 0, None, None)
+    return dataclasses.replace(known, **fields)
+
+
+def test_what_is_live_is_settled_and_named():
+    assert health_of([receiver("team"), receiver("sms")]) == Health(is_settled=True, sentence="live: team, sms")
+
+
+@pytest.mark.parametrize("state", ["connecting", "subscribing", "recovering", "down"])
+def test_what_may_still_change_is_not_settled(state):
+    health = health_of([receiver("team"), receiver("sms", state, "no answer")])
+    assert health == Health(is_settled=False, sentence=f"{state}: sms (no answer); live: team")
+
+
+def test_a_refusal_is_settled_and_told_first():
+    refused = receiver("sms", "down", "SUB-528: add the permission", is_final=True)
+    health = health_of([receiver("team"), receiver("faxes", "connecting", "connecting"), refused])
+    assert not health.is_settled
+    assert health.sentence == ("refused: sms (SUB-528: add the permission); connecting: faxes (connecting); live: team")
+    assert health_of([receiver("team"), refused]).is_settled
+
+
+def test_with_some_filters_refused_it_is_settled_but_not_while_nothing_can_be_stored():
+    assert health_of([receiver("team", "degraded", "/presence is refused")]).is_settled
+    assert not health_of([receiver("team", "degraded", "cannot store: no room on the disk")]).is_settled
+
+
+def test_the_next_try_is_told_in_local_time(monkeypatch):
+    monkeypatch.setenv("TZ", "Etc/GMT-2")
+    time.tzset()
+    sentence = health_of([receiver("team", "down", "no answer", next_try_at=NOW)]).sentence
+    monkeypatch.undo()
+    time.tzset()
+    assert sentence == "down: team (no answer, next try at 10:00:00)"
+
+
+def test_a_long_reason_is_cut():
+    sentence = health_of([receiver("team", "down", "x" * 5000)]).sentence
+    assert sentence == f"down: team ({'x' * (WHY_MAX_LENGTH - 1)}…)"
+
+
+def test_without_subscriptions_there_is_nothing_to_wait_for():
+    assert health_of([]) == Health(is_settled=True, sentence="no subscriptions")
+
+
+@pytest.mark.parametrize("state", ["connecting", "subscribing", "recovering", "down"])
+def test_a_loop_that_stays_where_it_should_pass_is_stuck(state):
+    waiting = receiver("sms", state, "connecting")
+    assert stuck([receiver(), waiting], NOW + PASSES_WITHIN_S) is None
+    assert f"the subscription sms has been {state} since" in (
+        stuck([receiver(), waiting], NOW + PASSES_WITHIN_S + 1) or ""
+    )
+    assert stuck([dataclasses.replace(waiting, next_try_at=NOW + 60)], NOW + PASSES_WITHIN_S + 59) is None
+
+
+def test_quiet_times_and_refusals_are_not_stuck():
+    late = NOW + 100 * PASSES_WITHIN_S
+    assert stuck([receiver(), receiver("b", "degraded", "x"), receiver("c", "down", "x", is_final=True)], late) is None
