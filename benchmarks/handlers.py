@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import bench
+import stage
 
 from rc_push.envelope import Batch, Envelope, Source
 from rc_push.journal.store import Store
@@ -26,14 +26,14 @@ PAYLOAD = (
 AT_ONCE = 1024
 
 
-def make_journal(path: Path, count: int, *, behind: int = 0, handler: str = "bench") -> None:
-    """Make a journal of *count* events of 1 KB, received until now; *handler* has the last *behind* of them to do."""
+def make_journal(path: Path, count: int, *, behind: int = 0, handler: str = "bench", bytes_: int = 800) -> None:
+    """Make a journal of *count* events with texts of *bytes_*; *handler* has the last *behind* of them to do."""
     now_ms = round(time.time() * 1000)
     with closing(Store(path)) as store:
         for first in range(1, count + 1, AT_ONCE):
             numbers = range(first, min(first + AT_ONCE, count + 1))
             events = [
-                Envelope(str(n), "post.added", PAYLOAD % (n, n, n % 97, b"x" * 800), SOURCE, now_ms - count + n)
+                Envelope(str(n), "post.added", PAYLOAD % (n, n, n % 97, b"x" * bytes_), SOURCE, now_ms - count + n)
                 for n in numbers
             ]
             with store.transaction():
@@ -44,20 +44,20 @@ def make_journal(path: Path, count: int, *, behind: int = 0, handler: str = "ben
 
 def large_journal(count: int) -> list[dict[str, Any]]:
     """Start, memory and commands of a daemon whose journal holds *count* events."""
-    bench.note(f"a journal of {count:,} events")
-    with bench.simulator() as ready, TemporaryDirectory() as folder:
+    stage.note(f"a journal of {count:,} events")
+    with stage.simulator() as ready, TemporaryDirectory() as folder:
         make_journal(Path(folder) / "journal.db", count)
         began = time.monotonic()
-        with bench.daemon(ready, Path(folder), 1) as process:
-            bench.wait_for(lambda: bench.subscribed(ready), "a subscription")
+        with stage.daemon(ready, Path(folder), 1) as process:
+            stage.wait_for(lambda: stage.subscribed(ready), "a subscription")
             started_s = time.monotonic() - began
             time.sleep(2)
-            rss = bench.status_kib(process.pid, "VmHWM") / bench.MIB
+            rss = stage.status_kib(process.pid, "VmHWM") / stage.KIB_PER_MIB
             took = {name: [timed(folder, name) for _ in range(5)] for name in ("events", "handlers")}
     return [
-        bench.row(f"start to subscribed, {count:,} events in the journal", [started_s], "s"),
-        bench.row(f"peak memory, {count:,} events in the journal", [rss], "MiB"),
-        *(bench.row(f"`rc-push {name}`, {count:,} events in the journal", ms, "ms") for name, ms in took.items()),
+        stage.row(f"start to subscribed, {count:,} events in the journal", [started_s], "s"),
+        stage.row(f"peak memory, {count:,} events in the journal", [rss], "MiB"),
+        *(stage.row(f"`rc-push {name}`, {count:,} events in the journal", ms, "ms") for name, ms in took.items()),
     ]
 
 
@@ -73,57 +73,41 @@ def backlog(count: int, rounds: int) -> list[dict[str, Any]]:
     """Events per second that a handler which does nothing takes from a backlog of *count*."""
     rates = []
     for number in range(rounds):
-        bench.note(f"a backlog of {count:,}, round {number + 1} of {rounds}")
-        with bench.simulator() as ready, TemporaryDirectory() as folder:
+        stage.note(f"a backlog of {count:,}, round {number + 1} of {rounds}")
+        with stage.simulator() as ready, TemporaryDirectory() as folder:
             make_journal(Path(folder) / "journal.db", count, behind=count)
-            with bench.daemon(ready, Path(folder), count):
-                report = bench.wait_report(Path(folder) / "report.json")
+            with stage.daemon(ready, Path(folder), count):
+                report = stage.wait_report(Path(folder) / "report.json")
         rates.append((count - 1) / report["seconds"])
-    return [bench.row(f"a backlog of {count:,} handed over, one no-op handler", rates, "events/s")]
+    return [stage.row(f"a backlog of {count:,} handed over, one no-op handler", rates, "events/s")]
 
 
-def ten_handlers(events: int, rounds: int) -> list[dict[str, Any]]:
-    """Processor time of ten handlers by that of one; the rate beside a handler that hangs by that without."""
-    ten_by_one, beside = [], []
+def many_handlers(count: int, events: int, rounds: int) -> list[stage.type_of_row]:
+    """Processor time of *count* handlers by that of one."""
+    ratios = []
+    many = {"count": events, "bytes": 1024, "ratePerS": 5000}
+    more = "".join(f'[handlers.more{n}]\nuse = "noop"\n' for n in range(count - 1))
     for number in range(rounds):
-        bench.note(f"ten handlers, one that hangs, round {number + 1} of {rounds}")
-        many = {"count": events, "bytes": 1024, "ratePerS": 5000}
-        one_s = cpu_s(many, "")
-        ten_s = cpu_s(many, "".join(f'[handlers.more{n}]\nuse = "noop"\n' for n in range(9)))
-        ten_by_one.append(ten_s / one_s)
-        full = {"count": events * 2, "bytes": 1024}
-        alone = rate(full, "")
-        beside.append(rate(full, '[handlers.stuck]\nuse = "hang"\ntimeout_s = 1000\n') / alone)
-    return [
-        bench.row("processor time with ten no-op handlers by that with one, 5 000 events/s", ten_by_one, "times"),
-        bench.row("events/s beside a handler that hangs by those without it", beside, "times"),
-    ]
+        stage.note(f"{count} handlers, round {number + 1} of {rounds}")
+        one_s, many_s = (taken(many, text)["cpuS"] for text in ("", more))
+        ratios.append(many_s / one_s)
+    return [stage.row(f"processor time with {count} no-op handlers by that with one, 5 000 events/s", ratios, "times")]
 
 
-def cpu_s(many: dict[str, Any], more: str) -> float:
-    """Return the processor time that the daemon takes for *many*, its start left out."""
-    with (
-        bench.simulator() as ready,
-        TemporaryDirectory() as folder,
-        bench.daemon(ready, Path(folder), many["count"], more=more) as process,
-    ):
-        bench.wait_for(lambda: bench.subscribed(ready), "a subscription")
-        time.sleep(0.5)
-        before = spent_s(process.pid)
-        bench.post(ready, "/simulator/events", many)
-        bench.wait_report(Path(folder) / "report.json")
-        time.sleep(0.5)
-        return spent_s(process.pid) - before
+def beside_one_that_hangs(events: int, rounds: int) -> list[stage.type_of_row]:
+    """Events per second beside a handler that hangs by those without it."""
+    ratios = []
+    many = {"count": events, "bytes": 1024}
+    for number in range(rounds):
+        stage.note(f"one that hangs, round {number + 1} of {rounds}")
+        alone, beside = (
+            1 / taken(many, text)["seconds"] for text in ("", '[handlers.stuck]\nuse = "hang"\ntimeout_s = 1000\n')
+        )
+        ratios.append(beside / alone)
+    return [stage.row("events/s beside a handler that hangs by those without it", ratios, "times")]
 
 
-def rate(many: dict[str, Any], more: str) -> float:
-    """Return the events per second of the handler `bench`."""
-    with bench.simulator() as ready:
-        report, _ = bench.daemon_round(ready, many, more=more)
-    return (many["count"] - 1) / float(report["seconds"])
-
-
-def spent_s(pid: int) -> float:
-    """Return the processor time of a process. Source: proc(5), utime and stime in hundredths of a second."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / 100
+def taken(many: dict[str, Any], more: str) -> stage.type_of_row:
+    """Return the report of a daemon that takes *many*, with *more* in its file."""
+    with stage.simulator() as ready:
+        return stage.daemon_round(ready, many, more=more)

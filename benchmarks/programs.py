@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import bench
+import stage
 from handlers import make_journal
 from sinks import drained_per_s
 
@@ -27,17 +27,17 @@ def programs(count: int, rounds: int) -> list[dict[str, Any]]:
     """Events per second that go through `/bin/true`, by how it is run."""
     rates: dict[str, list[float]] = {name: [] for name in KINDS}
     for number in range(rounds):
-        bench.note(f"programs, round {number + 1} of {rounds}")
+        stage.note(f"programs, round {number + 1} of {rounds}")
         for name, settings in KINDS.items():
             rates[name].append(events_per_s(count, settings))
-    return [bench.row(f"command handler, /bin/true, {name}", values, "events/s") for name, values in rates.items()]
+    return [stage.row(f"command handler, /bin/true, {name}", values, "events/s") for name, values in rates.items()]
 
 
 def events_per_s(count: int, settings: str) -> float:
     """Return the rate from the first events that are done, which leaves the start out, to the last."""
     handler = f'[handlers.programs]\nuse = "command"\nprogram = ["/bin/true"]\n{settings}'
-    with bench.simulator() as ready, TemporaryDirectory() as folder:
+    with stage.simulator() as ready, TemporaryDirectory() as folder:
         path = Path(folder) / "journal.db"
         make_journal(path, count, handler="programs", behind=count)
-        with bench.daemon(ready, Path(folder), 1, more=handler), closing(Reader(path)) as reader:
+        with stage.daemon(ready, Path(folder), 1, more=handler), closing(Reader(path)) as reader:
             return drained_per_s(reader, "programs", count)

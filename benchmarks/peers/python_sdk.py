@@ -14,7 +14,7 @@ async def main(server: str, client_id: str, client_secret: str, jwt: str, report
     """Subscribe, and write the report after *count* notifications."""
     sdk = SDK(client_id, client_secret, server)
     sdk.platform().login(jwt=jwt)
-    seen, first_at, done = 0, 0.0, asyncio.Event()
+    seen, first_at = 0, 0.0
 
     def on_notification(_: object) -> None:
         nonlocal seen, first_at
@@ -23,7 +23,6 @@ async def main(server: str, client_id: str, client_secret: str, jwt: str, report
         seen += 1
         if seen == int(count):
             Path(report).write_text(json.dumps({"seconds": time.monotonic() - first_at}))
-            done.set()
 
     def on_connected(client: object) -> None:
         task = asyncio.get_running_loop().create_task(client.create_subscription(["/team-messaging/v1/posts"]))
@@ -34,7 +33,7 @@ async def main(server: str, client_id: str, client_secret: str, jwt: str, report
     client.on(WebSocketEvents.connectionCreated, on_connected)
     client.on(WebSocketEvents.receiveSubscriptionNotification, on_notification)
     tasks.append(asyncio.get_running_loop().create_task(client.create_new_connection()))
-    await done.wait()
+    await asyncio.Event().wait()
 
 
 if __name__ == "__main__":

@@ -39,6 +39,10 @@ class Clock:
         """Return the wall clock in ms since 1970 UTC."""
         return int(self._wall() * 1000)
 
+    def wall_us(self) -> int:
+        """Return the wall clock in µs since 1970 UTC."""
+        return int(self._wall() * 1_000_000)
+
     def iso(self, plus_s: float = 0.0) -> str:
         """Return the wall clock, *plus_s* later, as RingCentral writes times."""
         return iso_from_ms(self.wall_ms() + round(plus_s * 1000))

@@ -38,13 +38,14 @@ class Event(msgspec.Struct, forbid_unknown_fields=True):
 class Many(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
     """*count* posts of about *bytes* each, *ratePerS* of them per real second (None = as fast as possible).
 
-    *wait* = answer when all are sent.
+    *stamp* = each text begins with when it is sent, in µs since 1970 UTC. *wait* = answer when all are sent.
     """
 
     count: Annotated[int, msgspec.Meta(ge=1)]
     rate_per_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
     bytes: Annotated[int, msgspec.Meta(ge=0, le=5_000_000)] = 1024
     event: str = POSTS
+    stamp: bool = False
     wait: bool = False
 
 
@@ -206,6 +207,7 @@ class _Posts:
     def __init__(self, clock: Clock, many: Many, first: int) -> None:
         self._clock = clock
         self._number = first
+        self._is_stamped = many.stamp
         self._padding = b""
         missing = many.bytes - len(self._body()) - _ENVELOPE_BYTES
         self._padding = b"lorem ipsum " * (max(0, missing) // 12) + b"." * (max(0, missing) % 12)
@@ -213,11 +215,15 @@ class _Posts:
     def __call__(self, count: int) -> list[bytes]:
         now = self._clock.iso().encode()
         first, self._number = self._number, self._number + count
-        return [_POST % (number, self._padding, now, now) for number in range(first, first + count)]
+        text = self._text()
+        return [_POST % (number, text, now, now) for number in range(first, first + count)]
 
     def _body(self) -> bytes:
         now = self._clock.iso().encode()
-        return _POST % (self._number, self._padding, now, now)
+        return _POST % (self._number, self._text(), now, now)
+
+    def _text(self) -> bytes:
+        return b"%d %b" % (self._clock.wall_us(), self._padding) if self._is_stamped else self._padding
 
 
 # What stands around a body: the six fields with values of usual length.

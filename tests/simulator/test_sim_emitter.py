@@ -109,6 +109,13 @@ async def test_many_events_are_whole_and_distinct(socket, sim):
     assert {envelope.type for envelope in envelopes} == {"post.added"}
 
 
+async def test_stamped_events_say_when_they_were_sent_more_finely_than_their_timestamp(socket, sim):
+    before_us = time.time() * 1e6
+    await sim.emitter.emit_many(Many(count=2, rate_per_s=100, stamp=True))
+    first, second = [int((await socket.recv())[1]["body"]["text"].split()[0]) for _ in range(2)]
+    assert before_us - 1 <= first < second <= time.time() * 1e6
+
+
 async def test_ids_go_on_from_one_emission_to_the_next(socket, sim):
     for _ in range(2):
         await sim.emitter.emit_many(Many(count=2))
