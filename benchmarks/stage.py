@@ -54,7 +54,8 @@ def daemon(
     config = folder / "rc-push.toml"
     config.write_text(
         f'{account("main", ready)}pubnub_origin = "{ready["pubnubOrigin"]}"\n'
-        f'[subscriptions.team]\naccount = "main"\ntransport = "{transport}"\nevent_filters = ["/team-messaging/v1/posts"]\n'
+        f'[subscriptions.team]\naccount = "main"\ntransport = "{transport}"\n'
+        'event_filters = ["/team-messaging/v1/posts"]\n'
         f'[handlers.bench]\nuse = "bench"\nreport = "{folder / "report.json"}"\ncount = {count}\n'
         f"latencies = {str(latencies).lower()}\n"
         f'{more}[journal]\npath = "{folder / "journal.db"}"\n[log]\nlevel = "error"\n[service]\nshutdown_grace_s = 1\n'
