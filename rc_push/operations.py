@@ -45,9 +45,11 @@ class _Replay(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
     rate: Annotated[float, msgspec.Meta(gt=0)] | None = None
 
     def selection(self) -> Selection:
-        """Return which events of the span are meant."""
+        """Return which events of the span are meant. Raises ConfigError where that cannot be told."""
         positions = None if self.positions is None else frozenset(self.positions)
-        return Selection(positions, self.types, self.where)
+        selection = Selection(positions, self.types, self.where)
+        selection.check()  # it is kept, and would end the handler at every start
+        return selection
 
     def span(self, received: tuple[int, int]) -> tuple[int, int]:
         """Return the positions behind which, and up to which, they lie; *received* is that of the times."""

@@ -1161,6 +1161,31 @@ async def test_a_long_replay_is_bounded_in_memory(start, journal, clock):
     assert harness.handler.done == uuids * 2
 
 
+async def test_a_kept_replay_that_cannot_be_read_ends_and_stops_nothing_else(start, journal, logs):
+    harness = await start(Recorder())
+    await fill(journal, "a")
+    await harness.until_saved(1)
+    await harness.dispatcher.replay((0, 1), Selection(where="body.text =="))
+    await harness.until(wait_replayed(harness))
+    await fill(journal, "b")
+    await harness.until_saved(2)
+    assert harness.handler.done == ["a", "b"]
+    assert [line["event"] for line in logs if line["log_level"] == "error"] == ["replay_cannot_be_read"]
+
+
+async def test_a_replay_with_a_rate_notes_nothing_for_what_it_does_not_mean(start, journal, clock):
+    harness = await start(Recorder())
+    await fill(journal, *map(str, range(1000)))
+    await harness.until_saved(1000)
+    await settle()
+    before = len(journal.saved)
+    await harness.dispatcher.replay((0, 1000), Selection(positions=frozenset({500, 501})), rate=1.0)
+    await harness.until(wait_replayed(harness))
+    assert harness.handler.done[1000:] == ["499", "500"]
+    assert clock.slept[-2:] == [1.0, 1.0]
+    assert len(journal.saved) - before < 20
+
+
 async def wait_replayed(harness):
     while harness.statistics.replays:  # noqa: ASYNC110 - nobody but tests waits for it
         await asyncio.sleep(0.001)

@@ -12,7 +12,7 @@ from rc_push.config import HandlerConfig
 from rc_push.dispatch import Dispatcher
 from rc_push.dispatch.replay import Selection
 from rc_push.envelope import Batch, Envelope, Source
-from rc_push.errors import RcPushError
+from rc_push.errors import ConfigError, RcPushError
 from rc_push.handlers import adapt
 from rc_push.journal import Journal, Store
 from rc_push.journal.progress import Advance, Unfinished
@@ -127,6 +127,13 @@ async def test_a_request_that_is_not_as_it_has_to_be_is_refused_and_changes_noth
     with pytest.raises(msgspec.ValidationError):
         await ask(op, **fields)
     assert rows(lambda progress: progress.parked_positions("h")) == {2, 4}
+
+
+@pytest.mark.parametrize("where", ["body.text ==", ""])
+async def test_a_replay_with_an_expression_that_cannot_be_used_is_refused_and_not_kept(ask, rows, where):
+    with pytest.raises(ConfigError, match="where"):
+        await ask("replay", handler="h", where=where)
+    assert rows(lambda progress: progress.replays("h")) == []
 
 
 async def test_only_a_handler_that_does_not_run_can_be_forgotten(path, rows):

@@ -5,6 +5,8 @@ Knows the journal and the user's rules; knows nothing of calls.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 import structlog
 
@@ -13,7 +15,7 @@ from rc_push.dispatch.lanes import Entry
 from rc_push.dispatch.replay import Selection
 from rc_push.dispatch.tracks import Track
 from rc_push.envelope import Envelope
-from rc_push.errors import RoutingError
+from rc_push.errors import ConfigError, RoutingError
 from rc_push.journal import Replay, Unfinished
 from rc_push.routing import Route
 
@@ -57,30 +59,50 @@ class Feeder:
 
     async def feed_replay(self, replay: Replay) -> None:
         """Read what *replay* names, at its pace, then wait until all of it is done or recorded."""
-        selection, track = Selection.from_json(replay.selection), Track(replay.position)
+        track = Track(replay.position)
         self._desk.ledger.follow(replay, track)
+        try:
+            selection = Selection.from_json(replay.selection)
+            selection.check()
+        except (msgspec.DecodeError, ConfigError) as exc:
+            log.error("replay_cannot_be_read", handler=self._desk.name, replay=replay.id, error=str(exc))
+        else:
+            await self._feed_selection(replay, selection, track)
+            log.info("replay_done", handler=self._desk.name, replay=replay.id, until=replay.until)
+        self._desk.ledger.end(replay)
+
+    async def _feed_selection(self, replay: Replay, selection: Selection, track: Track) -> None:
         # With a rate, no more at once than come in a second.
         at_once = READ_AT_ONCE if replay.rate is None else max(1, min(READ_AT_ONCE, int(replay.rate)))
         while track.read_to < replay.until:
             await self._desk.wait_room()
-            envelopes = [e for e in await self._read(track.read_to, at_once) if e.position <= replay.until]
-            if not envelopes:
-                track.pass_over(replay.until)
-                break
-            known = await self._unfinished_between(envelopes[0].position, envelopes[-1].position)
+            envelopes = [e for e in await self._read(track.read_to, READ_AT_ONCE) if e.position <= replay.until]
+            meant, read_to = self._first_meant(envelopes, selection, at_once)
+            known = await self._unfinished_between(meant[0].position, meant[-1].position) if meant else {}
             added = 0  # nothing may be waited for until all are: what is known would be old
-            for envelope in envelopes:
-                if self._is_meant(envelope, selection) and self._add_replayed(envelope, track, known):
+            for envelope in meant:
+                if self._add_replayed(envelope, track, known):
                     added += 1
                 else:
                     track.pass_over(envelope.position)
+            track.pass_over(read_to or replay.until)
             self._desk.ledger.moved()
             if replay.rate and added:
                 await self._desk.sleep(added / replay.rate)
         while track.position < replay.until:
             await self._desk.wait_room(anew=True)
-        self._desk.ledger.end(replay)
-        log.info("replay_done", handler=self._desk.name, replay=replay.id, until=replay.until)
+
+    def _first_meant(
+        self, envelopes: Sequence[Envelope], selection: Selection, limit: int
+    ) -> tuple[list[Envelope], int]:
+        """Return at most *limit* of *envelopes* that are meant, and the position up to which these are all."""
+        meant: list[Envelope] = []
+        for envelope in envelopes:
+            if self._is_meant(envelope, selection):
+                meant.append(envelope)
+                if len(meant) == limit:
+                    return meant, envelope.position
+        return meant, envelopes[-1].position if envelopes else 0
 
     async def _unfinished_between(self, first: int, last: int) -> dict[int, Unfinished]:
         """Return how the events from *first* to *last* stand at this moment, as far as they are unfinished."""

@@ -26,6 +26,10 @@ class Selection(msgspec.Struct, frozen=True, dict=True, omit_defaults=True):
         """Return what `to_json` gave."""
         return msgspec.json.decode(text, type=cls)
 
+    def check(self) -> None:
+        """Raise ConfigError where *where* cannot be used."""
+        Route(self._rules)
+
     def to_json(self) -> str:
         """Return it as text for the journal."""
         return msgspec.json.encode(self).decode()
@@ -38,4 +42,8 @@ class Selection(msgspec.Struct, frozen=True, dict=True, omit_defaults=True):
 
     @cached_property
     def _route(self) -> Route:
-        return Route(HandlerConfig("replay", "", types=self.types, where=self.where))
+        return Route(self._rules)
+
+    @property
+    def _rules(self) -> HandlerConfig:
+        return HandlerConfig("replay", "", types=self.types, where=self.where)
