@@ -129,7 +129,7 @@ async def test_a_request_that_is_not_as_it_has_to_be_is_refused_and_changes_noth
     assert rows(lambda progress: progress.parked_positions("h")) == {2, 4}
 
 
-@pytest.mark.parametrize("where", ["body.text ==", ""])
+@pytest.mark.parametrize("where", ["body.text ==", "", "nosuch(body)"])
 async def test_a_replay_with_an_expression_that_cannot_be_used_is_refused_and_not_kept(ask, rows, where):
     with pytest.raises(ConfigError, match="where"):
         await ask("replay", handler="h", where=where)

@@ -6,7 +6,7 @@ Knows the names of the operations; what they do stands in `rc_push.operations`.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +16,12 @@ from rc_push.cli import Settings
 from rc_push.cli.journal import reader
 from rc_push.cli.show import printable
 from rc_push.config.values import Mistake
-from rc_push.config.where import compile_where
-from rc_push.errors import NotRunning, RcPushError
+from rc_push.config.where import check_where
+from rc_push.errors import NotRunning, RcPushError, RoutingError
 
 if TYPE_CHECKING:
+    from rc_push.dispatch.replay import Selection
+    from rc_push.envelope import Envelope
     from rc_push.journal.fates import HandlerRow, ParkedRow
     from rc_push.journal.reader import Reader
 
@@ -60,18 +62,22 @@ def _offline(settings: Settings, op: str, fields: dict[str, Any]) -> Any:
         return OfflineOperations(store).run(op, fields)
 
 
-def change_parked(settings: Settings, op: str, handler: str, where: str | None) -> int:
-    """Do *op* on what *handler* has parked, all of it or that for which *where* is true; return how many."""
+def change_parked(settings: Settings, op: str, handler: str, positions: Sequence[int] | None) -> int:
+    """Do *op* on what *handler* has parked at *positions* (None: all of it); return how many."""
     from rc_push.operations import POSITIONS_AT_ONCE
 
-    if where is None:
+    if positions is None:
         return int(ask(settings, op, handler=handler, positions=None))
-    with reader(settings) as journal:
-        positions = [row.row.position for row in parked_in(journal, handler, where)]
     count = 0
     for first in range(0, max(1, len(positions)), POSITIONS_AT_ONCE):
         count += ask(settings, op, handler=handler, positions=positions[first : first + POSITIONS_AT_ONCE])
     return count
+
+
+def parked_positions(settings: Settings, handler: str, where: str | None) -> list[int]:
+    """Return the positions of what *handler* has parked, and for which *where* is true."""
+    with reader(settings) as journal:
+        return [row.row.position for row in parked_in(journal, handler, where)]
 
 
 def handler_rows_in(journal: Reader) -> list[HandlerRow]:
@@ -83,29 +89,53 @@ def handler_rows_in(journal: Reader) -> list[HandlerRow]:
 
 
 def parked_in(journal: Reader, handler: str | None, where: str | None) -> Iterator[ParkedRow]:
-    """Yield what is parked, and for which *where* is true. Raises RcPushError for a handler that nobody knows."""
+    """Yield what is parked, and for which *where* is true; what it cannot be applied to is told of at the end.
+
+    Raises RcPushError for a handler that nobody knows.
+    """
+    from rc_push.dispatch.replay import Selection
     from rc_push.journal.fates import parked_rows
 
-    matches = compiled_where(where)
+    check_option_where(where)
     if handler is not None and handler not in {row.handler for row in handler_rows_in(journal)}:
         raise RcPushError(f"there is no handler {printable(handler)}; see rc-push handlers")
     with journal.snapshot() as db:
         rows = list(parked_rows(db, handler))
-    for row in rows:
-        if matches is None:
-            yield row
-            continue
-        events = journal.after(row.row.position - 1, 1)
-        if events and events[0].position == row.row.position and matches(events[0].to_dict()) is True:
-            yield row
-
-
-def compiled_where(where: str | None) -> Callable[[Any], Any] | None:
-    """Return *where*, compiled; a usage error where it cannot be."""
     if where is None:
-        return None
+        yield from rows
+        return
+    selection, strange = Selection(where=where), Strange()
+    for row in rows:
+        events = journal.after(row.row.position - 1, 1)
+        if events and events[0].position == row.row.position and strange.means(selection, events[0]):
+            yield row
+    if strange.count:
+        click.echo(f"{events_counted(strange.count)} left out: {strange.why}", err=True)
+
+
+class Strange:
+    """Counts the events that an expression cannot be applied to, which are not meant; *why* is the first reason."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.why = ""
+
+    def means(self, selection: Selection, event: Envelope) -> bool:
+        """Say whether *event* is one of *selection*."""
+        try:
+            return selection.matches(event)
+        except RoutingError as exc:
+            self.count += 1
+            self.why = self.why or printable(str(exc))
+            return False
+
+
+def check_option_where(where: str | None) -> None:
+    """Raise a usage error where no event can be asked *where*."""
+    if where is None:
+        return
     try:
-        return compile_where(where)
+        check_where(where)
     except Mistake as mistake:
         raise click.BadParameter(f"{mistake.found}; {mistake.remedy}", param_hint="--where") from None
 

@@ -17,6 +17,7 @@ from rc_push.cli.ask import (
     handler_rows_in,
     live_handlers,
     parked_in,
+    parked_positions,
 )
 from rc_push.cli.journal import json_option, reader
 from rc_push.cli.show import printable, time_of_day
@@ -93,7 +94,8 @@ def resume(settings: Settings, name: str) -> None:
 @click.pass_obj
 def retry(settings: Settings, name: str, where: str | None) -> None:
     """Hand what NAME has parked over again, as if for the first time."""
-    count = change_parked(settings, "handlers.retry", name, where)
+    positions = None if where is None else parked_positions(settings, name, where)
+    count = change_parked(settings, "handlers.retry", name, positions)
     click.echo(f"{events_counted(count)} of {name} will be handed over again", err=True)
 
 
@@ -148,10 +150,10 @@ def _parked_line(parked: ParkedRow) -> str:
 @click.pass_obj
 def drop(settings: Settings, handler: str, where: str | None, *, dry_run: bool, yes: bool) -> None:
     """Give what HANDLER has parked up for good. The events stay in the journal until they are old."""
-    with reader(settings) as journal:
-        count = sum(1 for _ in parked_in(journal, handler, where))
+    positions = parked_positions(settings, handler, where)
     if dry_run:
-        click.echo(f"{events_counted(count)} would be dropped", err=True)
+        click.echo(f"{events_counted(len(positions))} would be dropped", err=True)
         return
-    confirm(f"drop {events_counted(count)} that {handler} has parked?", yes=yes)
-    click.echo(f"{events_counted(change_parked(settings, 'parked.drop', handler, where))} dropped", err=True)
+    confirm(f"drop {events_counted(len(positions))} that {handler} has parked?", yes=yes)
+    # Those that were counted: what has been parked since, nobody was asked about.
+    click.echo(f"{events_counted(change_parked(settings, 'parked.drop', handler, positions))} dropped", err=True)

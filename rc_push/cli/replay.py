@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rc_push.cli import Settings
-from rc_push.cli.ask import ask, compiled_where, events_counted
+from rc_push.cli.ask import Strange, ask, check_option_where, events_counted
 from rc_push.cli.journal import reader
 from rc_push.cli.show import Since, printable
 from rc_push.errors import RcPushError
 
 if TYPE_CHECKING:
+    from rc_push.envelope import Envelope
     from rc_push.journal.reader import Reader
+    from rc_push.routing import Route
 
 
 @click.command()
@@ -32,7 +34,7 @@ def replay(settings: Settings, /, ids: Sequence[str], handler: str, *, dry_run: 
     since, until = span["since"], span["until"]
     if bool(ids) == (since is not None):
         raise click.UsageError("name events, or say --since: one of the two")
-    compiled_where(span["where"])
+    check_option_where(span["where"])
     fields: dict[str, Any] = {"handler": handler, "types": list(span["types"]), "where": span["where"]}
     fields["rate"] = span["rate"]
     with reader(settings) as journal:
@@ -40,8 +42,8 @@ def replay(settings: Settings, /, ids: Sequence[str], handler: str, *, dry_run: 
             fields["positions"] = _positions(journal, ids)
         else:
             fields |= {"sinceMs": since, "untilMs": until}
-        wanted, refused = _count(settings, journal, fields)
-    hint = f" ({events_counted(refused)} not: its rules are against it, see rc-push explain)" if refused else ""
+        wanted, left_out = _count(settings, journal, fields)
+    hint = f" ({'; '.join(left_out)})" if left_out else ""
     click.echo(f"{events_counted(wanted)} for {handler}{hint}", err=True)
     if dry_run or not wanted:
         return
@@ -65,10 +67,9 @@ def _positions(journal: Reader, ids: Sequence[str]) -> list[int]:
     return sorted(set(found))
 
 
-def _count(settings: Settings, journal: Reader, fields: dict[str, Any]) -> tuple[int, int]:
-    """Return how many events are meant, and how many more the handler's rules keep from it."""
+def _count(settings: Settings, journal: Reader, fields: dict[str, Any]) -> tuple[int, list[str]]:
+    """Return how many events are meant, and in words how many more are not, and why."""
     from rc_push.dispatch.replay import Selection
-    from rc_push.errors import RoutingError
     from rc_push.routing import Route
 
     config = settings.load_routes()[1].get(fields["handler"])
@@ -76,12 +77,19 @@ def _count(settings: Settings, journal: Reader, fields: dict[str, Any]) -> tuple
         raise RcPushError(f"there is no handler {fields['handler']!r} in the file")
     positions = fields.get("positions")
     selection = Selection(None if positions is None else frozenset(positions), tuple(fields["types"]), fields["where"])
-    route, wanted, refused = Route(config), 0, 0
+    route, wanted, refused, strange = Route(config), 0, 0, Strange()
     for event in journal.between(positions, fields.get("sinceMs") or 0, fields.get("untilMs")):
-        try:
-            if selection.matches(event):
-                goes = route.matches(event)
-                wanted, refused = wanted + goes, refused + (not goes)
-        except RoutingError:
-            refused += 1
-    return wanted, refused
+        if strange.means(selection, event):
+            goes = _goes(route, event)
+            wanted, refused = wanted + goes, refused + (not goes)
+    left_out = [f"{events_counted(refused)} not: its rules are against it, see rc-push explain"] if refused else []
+    return wanted, left_out + ([f"{events_counted(strange.count)} not: {strange.why}"] if strange.count else [])
+
+
+def _goes(route: Route, event: Envelope) -> bool:
+    from rc_push.errors import RoutingError
+
+    try:
+        return route.matches(event)
+    except RoutingError:  # the handler would park it
+        return False

@@ -44,6 +44,12 @@ def compile_where(text: str) -> Search:
     return lambda event: interpreter.visit(tree, event)
 
 
+def check_where(text: str) -> None:
+    """Raise Mistake where *text* is no JMESPath expression, or one that fails for every event."""
+    for mistake in _mistakes_in_calls(_parse(text).parsed):
+        raise mistake
+
+
 def look_at_where(text: str) -> Iterator[tuple[Mistake, bool]]:
     """Yield what is wrong with the JMESPath expression *text*, and of each whether it is only a doubt."""
     try:

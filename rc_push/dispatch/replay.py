@@ -10,7 +10,10 @@ from functools import cached_property
 import msgspec
 
 from rc_push.config import HandlerConfig
+from rc_push.config.values import Mistake
+from rc_push.config.where import check_where
 from rc_push.envelope import Envelope
+from rc_push.errors import ConfigError, Problem
 from rc_push.routing import Route
 
 
@@ -28,7 +31,11 @@ class Selection(msgspec.Struct, frozen=True, dict=True, omit_defaults=True):
 
     def check(self) -> None:
         """Raise ConfigError where *where* cannot be used."""
-        Route(self._rules)
+        try:
+            if self.where is not None:
+                check_where(self.where)
+        except Mistake as mistake:
+            raise ConfigError([Problem("where", mistake.found, mistake.remedy)]) from None
 
     def to_json(self) -> str:
         """Return it as text for the journal."""
@@ -42,8 +49,4 @@ class Selection(msgspec.Struct, frozen=True, dict=True, omit_defaults=True):
 
     @cached_property
     def _route(self) -> Route:
-        return Route(self._rules)
-
-    @property
-    def _rules(self) -> HandlerConfig:
-        return HandlerConfig("replay", "", types=self.types, where=self.where)
+        return Route(HandlerConfig("replay", "", types=self.types, where=self.where))

@@ -84,6 +84,31 @@ def test_without_a_journal_each_command_says_so_and_makes_none(empty, command, a
 # ------------------------------------------------------------------------------------------------------- what is asked
 
 
+@pytest.mark.parametrize(
+    "arguments", [("parked",), ("handlers", "retry", "crm"), ("parked", "drop", "crm", "--yes"), ("replay", "2")]
+)
+@pytest.mark.parametrize("where", ["nosuch(body)", "starts_with(body.text)"])
+@pytest.mark.usefixtures("kept")
+def test_an_expression_that_fails_for_every_event_is_a_mistake_on_the_command_line(command, arguments, where):
+    code, _, err = command(*arguments, *(["--to", "crm"] if arguments[0] == "replay" else []), "--where", where)
+    assert (code, "--where" in err, "Traceback" in err) == (2, True, False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("parked",), "nothing is parked"),
+        (("handlers", "retry", "crm"), "0 events of crm"),
+        (("parked", "drop", "crm", "--yes"), "0 events dropped"),
+    ],
+)
+def test_what_an_expression_cannot_be_applied_to_is_left_out_and_told_of(kept, command, arguments, says):
+    code, _, err = command(*arguments, "--where", "contains(body.nothing, 'x')")
+    assert (code, err.splitlines()[-1].startswith(says)) == (0, True)
+    assert "2 events left out: where: contains() takes" in err
+    assert row_of(kept).parked == 2
+
+
 @pytest.mark.parametrize("is_live", [False, True])
 def test_a_handler_is_paused_and_goes_on(kept, command, is_live):
     def both():
