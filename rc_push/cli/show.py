@@ -73,14 +73,19 @@ class Since(click.ParamType):  # type: ignore[type-arg,unused-ignore] # generic 
         """Return the instant; a usage error where it is none."""
         if isinstance(value, int):
             return value
-        ago = re.fullmatch(r"(\d+)([smhd])", value)
-        if ago:
-            delta = timedelta(seconds=int(ago[1]) * _UNITS[ago[2]])
-            return round((datetime.now(UTC) - delta).timestamp() * 1000)
-        instant = ms_from_iso(value)
+        ago = re.fullmatch(r"([0-9]{1,9})([smhd])", value)
+        instant = _ms_ago(int(ago[1]) * _UNITS[ago[2]]) if ago else ms_from_iso(value)
         if instant is None:
             self.fail(f"{value!r} is no time; write 10m, 2h, 3d or 2026-11-23T10:00:00Z", param, ctx)
         return instant
+
+
+def _ms_ago(seconds: int) -> int | None:
+    """Return the instant so long ago; None where there were no years yet."""
+    try:
+        return round((datetime.now(UTC) - timedelta(seconds=seconds)).timestamp() * 1000)
+    except OverflowError:
+        return None
 
 
 def is_terminal() -> bool:

@@ -17,8 +17,15 @@ from rc_push.journal.store import connect_read_only, journal_error_from, positio
 
 # What one read hands over at the most, so that a backlog of large events stays bounded in memory.
 READ_MAX_BYTES = 4 << 20
+# What SQLite takes for a number, and nobody counts up to.
+_ENDLESS = 1 << 62
 
 _EVENTS = "SELECT position, source, uuid, type, received_at, payload FROM events"
+# By the index of each subscription: a plain `OR uuid = ?` would read the whole journal.
+_IS_FOUND = (
+    "position IN (SELECT ? UNION SELECT e.position FROM subscriptions s CROSS JOIN events e"
+    " WHERE e.subscription = s.id AND e.uuid = ?)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,24 +93,25 @@ class Reader:
             for position in positions:
                 yield from (event for event in self.after(position - 1, 1) if event.position == position)
             return
-        position = position_before(self._db, since_ms)
-        until = (1 << 62) if until_ms is None else position_before(self._db, until_ms)
+        position = self._before(since_ms)
+        until = _ENDLESS if until_ms is None else self._before(until_ms)
         while events := [event for event in self.after(position, 256) if event.position <= until]:
             yield from events
             position = events[-1].position
 
     def newest(self, limit: int, *, since_ms: int = 0, type_glob: str = "*") -> list[Envelope]:
         """Return the newest *limit* events received since *since_ms* whose type matches *type_glob*, oldest first."""
+        # Without the position, a quiet hour would be looked for in all of the journal.
         rows = self._query(
-            f"{_EVENTS} WHERE received_at >= ? AND type GLOB ? ORDER BY position DESC LIMIT ?",
-            (since_ms, type_glob, limit),
+            f"{_EVENTS} WHERE position > ? AND received_at >= ? AND type GLOB ? ORDER BY position DESC LIMIT ?",
+            (self._before(since_ms) if since_ms else 0, since_ms, type_glob, min(limit, _ENDLESS)),
         )
         return [self._envelope(row) for row in rows][::-1]
 
     def find(self, id_: str) -> list[Envelope]:
         """Return the events whose position or uuid is *id_*; one uuid can stand under several subscriptions."""
         position = int(id_) if id_.isdecimal() and len(id_) < 19 else -1  # noqa: PLR2004 - SQLite's largest integer
-        rows = self._query(f"{_EVENTS} WHERE position = ? OR uuid = ? ORDER BY position", (position, id_))
+        rows = self._query(f"{_EVENTS} WHERE {_IS_FOUND} ORDER BY position", (position, id_))
         return [self._envelope(row) for row in rows]
 
     def gaps(self, *, since_ms: int = 0) -> Iterator[Gap]:
@@ -111,7 +119,7 @@ class Reader:
         rows = self._query(
             "SELECT s.name, g.transport, g.since, g.until, g.reason, g.certainty FROM gaps g"
             " JOIN subscriptions s ON s.id = g.subscription WHERE ifnull(g.until, ?) >= ? ORDER BY g.since, g.id",
-            (1 << 62, since_ms),
+            (_ENDLESS, since_ms),
         )
         return (Gap(*row) for row in rows)
 
@@ -121,7 +129,7 @@ class Reader:
             "SELECT u.id, s.name, o.transport, u.received_at, u.reason, u.raw FROM unreadables u"
             " JOIN sources o ON o.id = u.source JOIN subscriptions s ON s.id = o.subscription"
             " ORDER BY u.id DESC LIMIT ?",
-            (limit,),
+            (min(limit, _ENDLESS),),
         )
         return [UnreadableRow(*row) for row in rows][::-1]
 
@@ -144,6 +152,12 @@ class Reader:
                 yield self._db
             finally:
                 self._db.execute("ROLLBACK")
+        except sqlite3.Error as exc:
+            raise journal_error_from(exc, self.path) from exc
+
+    def _before(self, at_ms: int) -> int:
+        try:
+            return position_before(self._db, at_ms)
         except sqlite3.Error as exc:
             raise journal_error_from(exc, self.path) from exc
 

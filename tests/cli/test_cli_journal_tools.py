@@ -140,3 +140,14 @@ def test_where_there_is_no_journal_none_is_made(run, path):
         assert code == 74
         assert "there is no journal yet" in err
     assert not path.exists()
+
+
+@pytest.mark.parametrize("since", ["999999999999999999999d", "99999999d", "999999999h", "²d"])
+def test_a_time_before_all_time_is_no_time(run, since):
+    code, out, err = run("journal", "export", "--since", since)
+    assert (code, out, "is no time" in err) == (2, "", True)
+
+
+@pytest.mark.parametrize("words", [("events",), ("unreadable",), ("parked",)])
+def test_any_number_is_a_limit(run, words):
+    assert run(*words, "--limit", "9" * 30)[0] == 0

@@ -139,6 +139,21 @@ def test_an_event_is_found_by_position_or_uuid_under_every_subscription(append, 
     assert reader.find("nothing") == []
 
 
+def test_an_event_and_a_quiet_time_are_looked_for_without_reading_the_whole_journal(append, reader):
+    append(Batch("team", [envelope(n, received_at_ms=n) for n in range(20_000)]))
+
+    def steps_of(ask):
+        steps = []
+        reader._db.set_progress_handler(lambda: steps.append(10), 10)
+        ask()
+        reader._db.set_progress_handler(None, 0)
+        return sum(steps)
+
+    assert steps_of(lambda: reader.find("19999")) < 1000
+    assert steps_of(lambda: reader.newest(20, since_ms=30_000)) < 1000
+    assert steps_of(lambda: reader.newest(20, since_ms=19_990, type_glob="sms.*")) < 2000
+
+
 @pytest.mark.parametrize("id_", ["", "-1", "0", "9" * 18, "9" * 19, "9" * 5000, "²", "1.0"])
 def test_nothing_is_found_by_what_is_neither(append, reader, id_):
     append(Batch("team", [envelope("a")]))
