@@ -107,6 +107,7 @@ class App:
             dispatchers = [
                 Dispatcher(c, handler, journal, grace_s=grace_s, note_every_s=NOTE_EVERY_S) for c, handler in loaded
             ]
+            await _register(config, dispatchers, journal)  # before anybody may ask for anything
             await stack.enter_async_context(_control(config, Operations(dispatchers, journal)))
             app = cls(config, journal, receivers, dispatchers, list(accounts.values()))
             stack.enter_context(_reopen_on_hangup([handler for _, handler in loaded], app.notifier))
@@ -129,15 +130,6 @@ class App:
     async def run(self) -> None:
         """Run until cancelled. Raises RefusedError once RingCentral has refused every subscription for good."""
         log.info("start", version=__version__, subscriptions=len(self._receivers), handlers=len(self._dispatchers))
-        for dispatcher in self._dispatchers:
-            await dispatcher.register()
-        for name, handler in self.config.handlers.items():
-            if not handler.enabled:
-                await self.journal.register_handler(name)  # what it has not had stays until it is enabled again
-        for name in await self.journal.change_progress(lambda rows: rows.names()):
-            if name not in self.config.handlers:
-                remedy = f"rc-push handlers forget {name}"
-                log.warning("handler_not_in_file", handler=name, why="what it has not finished is kept", remedy=remedy)
         try:
             async with asyncio.TaskGroup() as group:
                 for dispatcher in self._dispatchers:
@@ -156,6 +148,19 @@ class App:
         for exc in ended:
             if isinstance(exc, BaseException):
                 raise exc
+
+
+async def _register(config: Config, dispatchers: Sequence[Dispatcher], journal: Journal) -> None:
+    """Let handlers take up where they were; tell of those that left the file."""
+    for dispatcher in dispatchers:
+        await dispatcher.register()
+    for name, handler in config.handlers.items():
+        if not handler.enabled:
+            await journal.register_handler(name)  # what it has not had stays until it is enabled again
+    for name in await journal.change_progress(lambda rows: rows.names()):
+        if name not in config.handlers:
+            remedy = f"rc-push handlers forget {name}"
+            log.warning("handler_not_in_file", handler=name, why="what it has not finished is kept", remedy=remedy)
 
 
 async def serve(config: Config) -> None:
