@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import msgspec
 
 from rc_push.dispatch import Dispatcher, DispatcherStatistics
-from rc_push.dispatch.replay import Selection
+from rc_push.dispatch.replay import Selection, split_retry
 from rc_push.errors import RcPushError
 from rc_push.journal import Journal, ProgressRows, Replay, Store
 
@@ -137,8 +137,14 @@ class OfflineOperations:
         self._store.progress.pause(self._known(msgspec.convert(fields, _OneHandler).handler), is_paused=is_paused)
 
     def _retry(self, fields: dict[str, Any]) -> int:
-        asked = msgspec.convert(fields, _Parked)
-        return self._store.progress.retry_parked(self._known(asked.handler), asked.positions, _now_ms())
+        asked, rows = msgspec.convert(fields, _Parked), self._store.progress
+        parked = rows.parked_positions(self._known(asked.handler))
+        wanted = sorted(parked if asked.positions is None else parked.intersection(asked.positions))
+        few, many = split_retry(wanted, rows.position(asked.handler))
+        if many:
+            selection = Selection(None if asked.positions is None else frozenset(many), is_retry=True)
+            rows.add_replay(asked.handler, (many[0] - 1, many[-1]), selection.to_json(), None, _now_ms())
+        return rows.retry_parked(asked.handler, few, _now_ms()) + len(many)
 
     def _replay(self, fields: dict[str, Any]) -> dict[str, Any]:
         asked = msgspec.convert(fields, _Replay)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from rc_push.config import HandlerConfig, RetryConfig
-from rc_push.dispatch import Dispatcher, desk, feeding, ledger
+from rc_push.dispatch import Dispatcher, desk, feeding, ledger, replay
 from rc_push.dispatch.desk import READ_AT_ONCE
 from rc_push.dispatch.replay import Selection
 from rc_push.envelope import Batch, Envelope, Source
@@ -129,6 +129,18 @@ class Recorder:
             self.cut.append(envelope.uuid)
             raise
         self.done.append(envelope.uuid)
+
+
+class Origins(Recorder):
+    """The same, and remembers the origin of each."""
+
+    def __init__(self, *outcomes) -> None:
+        super().__init__(*outcomes)
+        self.origins: list[str] = []
+
+    async def handle(self, envelope):
+        self.origins.append(envelope.origin)
+        await super().handle(envelope)
 
 
 class BatchRecorder(Recorder):
@@ -1096,6 +1108,61 @@ async def test_what_is_parked_behind_one_in_hand_is_not_dropped_yet_and_does_not
     await harness.until_saved(2)
     assert await harness.dispatcher.drop() == 1
     assert (progress(path).delivered, progress(path).dropped, progress(path).pending) == (1, 1, 0)
+
+
+async def test_many_parked_events_are_asked_for_again_bounded_in_memory_and_beside_new_ones(
+    start, journal, path, monkeypatch
+):
+    monkeypatch.setattr(replay, "RETRY_AT_ONCE", 1000)
+    harness = await start(Recorder(*[Reject("no")] * 2000))
+    await fill(journal, *(post(str(number), str(number)) for number in range(2000)))
+    await harness.until_saved(2000)
+    assert await harness.dispatcher.retry() == 2000
+    await harness.dispatcher.pause()
+    await settle(500)
+    assert harness.statistics.waiting == 0
+    assert harness.dispatcher._desk.lanes.fresh <= 2 * READ_AT_ONCE
+    await fill(journal, post("new", "new"))
+    await harness.dispatcher.resume()
+    await harness.until(wait_replayed(harness))
+    await harness.until_saved(2001)
+    assert sorted(map(int, set(harness.handler.done) - {"new"})) == list(range(2000))
+    assert harness.handler.done.index("new") < 1000
+    assert len(harness.handler.done) == 2001
+    assert (progress(path).delivered, progress(path).pending, progress(path).parked) == (2001, 0, 0)
+
+
+async def test_many_that_are_asked_for_again_are_gone_on_with_after_a_restart(start, journal, path, monkeypatch):
+    monkeypatch.setattr(replay, "RETRY_AT_ONCE", 2)
+    first = await start(Recorder(None, *[Reject("no")] * 5))
+    await fill(journal, *"abcdef")
+    await first.until_saved(6)
+    await first.dispatcher.pause()
+    assert await first.dispatcher.retry([2, 3, 5, 99]) == 3
+    await first.stop()
+    again = await start(Origins(Reject("still")))
+    await again.dispatcher.resume()
+    await again.until(wait_replayed(again))
+    assert again.handler.calls == ["b", "c", "e"]
+    assert again.handler.origins == ["live"] * 3
+    assert [(row[0], row[2]) for row in parked(path)] == [(2, "still"), (4, "no"), (6, "no")]
+    assert (progress(path).delivered, progress(path).pending) == (3, 0)
+
+
+async def test_of_many_that_are_asked_for_again_none_is_left_out_that_is_ahead(start, journal, path, monkeypatch):
+    monkeypatch.setattr(replay, "RETRY_AT_ONCE", 1)
+    release = asyncio.Event()
+    harness = await start(Recorder(Reject("no"), release.wait, Reject("no")), concurrency=3)
+    await fill(journal, post("a", "a"), post("b", "b"), post("c", "c"))
+    await harness.until(harness.handler.wait_calls(3))
+    await settle()
+    assert await harness.dispatcher.retry() == 2
+    await harness.until(harness.handler.wait_calls(5))
+    release.set()
+    await harness.until_saved(3)
+    await harness.until(wait_replayed(harness))
+    assert sorted(harness.handler.done) == ["a", "b", "c"]
+    assert (progress(path).delivered, progress(path).pending) == (3, 0)
 
 
 async def test_of_what_is_asked_for_again_one_that_fails_holds_back_its_own_key_alone(start, journal, clock):

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from rc_push.config import HandlerConfig
-from rc_push.dispatch import Dispatcher
+from rc_push.dispatch import Dispatcher, replay
 from rc_push.dispatch.replay import Selection
 from rc_push.envelope import Batch, Envelope, Source
 from rc_push.errors import ConfigError, RcPushError
@@ -83,6 +83,16 @@ async def test_what_is_parked_waits_again_or_is_dropped(ask, rows, positions, le
     assert await ask("parked.drop", handler="h", positions=None) == len(left)
     assert rows(lambda progress: progress.parked_positions("h")) == set()
     assert {row.position for row in rows(lambda progress: progress.waiting("h"))} == {2, 4} - left
+
+
+@pytest.mark.parametrize("positions", [None, [4, 2, 3]])
+async def test_many_that_are_parked_are_asked_for_again_as_a_replay(ask, rows, monkeypatch, positions):
+    monkeypatch.setattr(replay, "RETRY_AT_ONCE", 1)
+    assert await ask("handlers.retry", handler="h", positions=positions) == 2
+    (kept,) = rows(lambda progress: progress.replays("h"))
+    selection = Selection(positions and frozenset({2, 4}), is_retry=True)
+    assert (kept.position, kept.until, Selection.from_json(kept.selection)) == (1, 4, selection)
+    assert rows(lambda progress: progress.parked_positions("h")) == {2, 4}
 
 
 @pytest.mark.parametrize(

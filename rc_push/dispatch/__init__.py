@@ -18,7 +18,7 @@ from rc_push.config import HandlerConfig
 from rc_push.dispatch.desk import Desk
 from rc_push.dispatch.feeding import Feeder
 from rc_push.dispatch.lanes import Entry
-from rc_push.dispatch.replay import Selection
+from rc_push.dispatch.replay import Selection, split_retry
 from rc_push.dispatch.taking import Alarm, Taker
 from rc_push.dispatch.tracks import Track
 from rc_push.handlers import LoadedHandler
@@ -180,18 +180,21 @@ class Dispatcher:
     async def retry(self, positions: Iterable[int] | None = None) -> int:
         """Let the parked events at *positions* (None: all) be handed over again, as if for the first time.
 
-        Return how many.
+        Return how many. Where they are many, they come by and by, beside the new ones.
         """
         at_ms = round(self._desk.wall() * 1000)
         async with self._desk.ledger.noted():
-            wanted = await self._parked_of(positions)
-            count = await self._change(lambda rows: rows.retry_parked(self.name, wanted, at_ms))
+            few, many = split_retry(await self._parked_of(positions), self._desk.live.position)
+            count = await self._change(lambda rows: rows.retry_parked(self.name, few, at_ms))
             waiting = await self._change(lambda rows: rows.waiting(self.name))
             at_work = self._desk.open | self._desk.ledger.since_noted().keys()
             self._restore([row for row in waiting if row.position not in at_work])
-        self._desk.parked = max(0, self._desk.parked - count)
+        if many:
+            selection = Selection(None if positions is None else frozenset(many), is_retry=True)
+            await self.replay((many[0] - 1, many[-1]), selection)
+        self._desk.parked = max(0, self._desk.parked - count - len(many))
         self._desk.wake()
-        return count
+        return count + len(many)
 
     async def drop(self, positions: Iterable[int] | None = None) -> int:
         """Give the parked events at *positions* (None: all) up for good; return how many."""

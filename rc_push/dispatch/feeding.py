@@ -81,7 +81,9 @@ class Feeder:
             known = await self._unfinished_between(meant[0].position, meant[-1].position) if meant else {}
             added = 0  # nothing may be waited for until all are: what is known would be old
             for envelope in meant:
-                if self._add_replayed(envelope, track, known):
+                row = known.get(envelope.position)
+                is_left_out = selection.is_retry and (row is None or row.state != "parked")
+                if not is_left_out and self._add_replayed(envelope, track, row, is_retry=selection.is_retry):
                     added += 1
                 else:
                     track.pass_over(envelope.position)
@@ -120,13 +122,17 @@ class Feeder:
                 known.pop(position, None)
         return known
 
-    def _add_replayed(self, envelope: Envelope, track: Track, known: dict[int, Unfinished]) -> bool:
-        """Add *envelope* once more; what waits for a call anyway is left out. Say whether it was added."""
-        row = known.get(envelope.position)
+    def _add_replayed(self, envelope: Envelope, track: Track, row: Unfinished | None, *, is_retry: bool) -> bool:
+        """Add *envelope* once more; what waits for a call anyway is left out. Say whether it was added.
+
+        *row*: how it stands, where it is unfinished.
+        """
         is_waiting = envelope.position in self._desk.open or (row is not None and row.state == "waiting")
         if is_waiting or envelope.position > self._desk.live.position:
             return False
-        entry = Entry(envelope.position, track, as_replayed(envelope), is_replay=row is None or row.is_replay)
+        is_replay = row is None or row.is_replay
+        again = envelope if is_retry and not is_replay else as_replayed(envelope)
+        entry = Entry(envelope.position, track, again, is_replay=is_replay)
         if row is not None:
             entry.is_recorded, entry.calls = True, row.calls
         if not self._is_wanted(entry):

@@ -141,6 +141,10 @@ class ProgressRows:
             frozenset(row[0] for row in ahead),
         )
 
+    def position(self, name: str) -> int:
+        """Return the position that the handler *name* is finished with."""
+        return int(self._db.execute("SELECT position FROM handlers WHERE id = ?", (self._id(name),)).fetchone()[0])
+
     def waiting(self, name: str) -> list[Unfinished]:
         """Return what waits for a call by the handler *name*, in order."""
         return unfinished_of(self._db, "handler = ? AND state = 'waiting'", (self._id(name),))
