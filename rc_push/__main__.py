@@ -5,10 +5,13 @@ Knows the error tree; knows nothing of what commands do.
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
+from typing import TextIO, TypeGuard
 
 import click
 
@@ -20,6 +23,7 @@ EXIT_INTERRUPTED = 130  # what shells return for SIGINT
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command in *arguments* (those of the process); return its exit code. Raises nothing."""
+    _let_any_text_pass(sys.stdout)
     try:
         code = _run(arguments)
         sys.stdout.flush()
@@ -31,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str] | None) -> int:
     try:
-        code = cli.main(arguments, prog_name="rc-push", standalone_mode=False)
+        color = False if os.environ.get("NO_COLOR") else None  # None: where a terminal is
+        code = cli.main(arguments, prog_name="rc-push", standalone_mode=False, color=color)
     except SystemExit as exc:  # click's own, after a broken pipe
         code = EXIT_OK if exc.code is None else exc.code
     except click.ClickException as exc:
@@ -51,10 +56,27 @@ def _report(errors: list[BaseException]) -> int:
     for exc in errors:
         if isinstance(exc, RcPushError):
             _tell(_message(exc))
+        elif _is_output(exc):
+            _tell(f"the output cannot be written: {exc.strerror}")
+            return EXIT_FAILED
         else:
             _tell("internal error; please report it with what follows\n" + "".join(traceback.format_exception(exc)))
     codes = [exc.exit_code if isinstance(exc, RcPushError) else EXIT_INTERNAL for exc in errors]
     return EXIT_INTERNAL if EXIT_INTERNAL in codes else codes[0]
+
+
+def _is_output(exc: BaseException) -> TypeGuard[OSError]:
+    """Say whether *exc* is what writing to stdout has raised: a full disk behind `> file`."""
+    if not isinstance(exc, OSError):
+        return False
+    *_, (frame, _) = traceback.walk_tb(exc.__traceback__)
+    return frame.f_globals.get("__name__") == click.echo.__module__
+
+
+def _let_any_text_pass(stream: TextIO) -> None:
+    """Let *stream* write what its encoding has no characters for as codes, as stderr does."""
+    if isinstance(stream, io.TextIOWrapper) and codecs.lookup(stream.encoding).name != "utf-8":
+        stream.reconfigure(errors="backslashreplace")
 
 
 def _leaves(exc: BaseException) -> Iterator[BaseException]:

@@ -56,7 +56,7 @@ def configure(config: LogConfig, stream: TextIO | None = None, environ: Mapping[
         _add_time_and_level,
         structlog.processors.format_exc_info,
         redact_fields,
-        _text_renderer(colours=on_terminal) if as_text else _json_line,
+        _text_renderer(colours=on_terminal and not environ.get("NO_COLOR")) if as_text else _json_line,
     ]
     if _is_journal(out, environ):
         processors.append(_add_priority)

@@ -163,7 +163,8 @@ class Reader:
 
     def _query(self, sql: str, values: tuple[object, ...] = ()) -> Generator[tuple[Any, ...], None, None]:
         try:
-            yield from self._db.execute(sql, values)
+            for row in self._db.execute(sql, values):  # noqa: UP028 - it would close the cursor after the database
+                yield row
         except sqlite3.Error as exc:
             raise journal_error_from(exc, self.path) from exc
 

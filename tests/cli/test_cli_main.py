@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -143,6 +144,30 @@ def test_that_the_reader_has_seen_enough_is_told_to_nobody(script):
         command = [sys.executable, "-c", f"import sys, rc_push.__main__ as m; sys.exit({script})"]
         done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, env=buffering, timeout=30, check=False)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_a_full_disk_behind_stdout_is_told_of_without_a_traceback():
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-m", "rc_push", "init"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (1, "rc-push: the output cannot be written: No space left on device\n")
+
+
+def test_what_the_locale_has_no_characters_for_is_written_as_codes():
+    script = "import click, rc_push.__main__ as m; m.cli.main = lambda *_, **__: click.echo('é ✓'); exit(m.main([]))"
+    latin = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, env=latin, timeout=30, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"\xe9 \\u2713\n", b"")
+
+
+@pytest.mark.parametrize(("value", "color"), [("", None), ("1", False)])
+def test_no_color_takes_the_colours_away(monkeypatch, value, color):
+    told = []
+    monkeypatch.setenv("NO_COLOR", value)
+    monkeypatch.setattr(type(cli), "invoke", lambda _, ctx: told.append(ctx.color))
+    assert entry.main(["version"]) == 0
+    assert told == [color]
 
 
 # ------------------------------------------------------------------------------------------------------------- settings

@@ -248,6 +248,14 @@ def test_a_closed_reader_says_so_in_our_words(reader):
         reader.after(0, 9)
 
 
+def test_what_is_left_halfway_when_it_is_closed_ends_in_silence(append, reader):
+    append(Batch("team", gaps=[Gap("team", "websocket", n, n, "why", "certain") for n in range(3)]))
+    gaps = reader._query("SELECT id FROM gaps")
+    assert next(gaps) == (1,)
+    reader.close()
+    gaps.close()
+
+
 def test_a_damaged_page_is_a_journal_error_wherever_the_read_meets_it(tmp_path):
     path = tmp_path / "journal.db"
     big = b'{"uuid":"%d","x":"' + b"x" * 3000 + b'"}'
