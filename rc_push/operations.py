@@ -81,14 +81,14 @@ class Operations:
         return [handler_to_dict(dispatcher.statistics()) for dispatcher in self._dispatchers.values()]
 
     async def _pause(self, fields: dict[str, Any]) -> None:
-        await self._find(msgspec.convert(fields, _OneHandler).handler).pause()
+        await (await self._find(msgspec.convert(fields, _OneHandler).handler)).pause()
 
     async def _resume(self, fields: dict[str, Any]) -> None:
-        await self._find(msgspec.convert(fields, _OneHandler).handler).resume()
+        await (await self._find(msgspec.convert(fields, _OneHandler).handler)).resume()
 
     async def _retry(self, fields: dict[str, Any]) -> int:
         asked = msgspec.convert(fields, _Parked)
-        return await self._find(asked.handler).retry(asked.positions)
+        return await (await self._find(asked.handler)).retry(asked.positions)
 
     async def _drop(self, fields: dict[str, Any]) -> int:
         asked = msgspec.convert(fields, _Parked)
@@ -104,14 +104,17 @@ class Operations:
 
     async def _replay(self, fields: dict[str, Any]) -> dict[str, Any]:
         asked = msgspec.convert(fields, _Replay)
-        dispatcher = self._find(asked.handler)
+        dispatcher = await self._find(asked.handler)
         span = asked.span(await self._journal.positions_before(asked.since_ms, asked.until_ms))
         return _replay_to_dict(await dispatcher.replay(span, asked.selection(), asked.rate))
 
-    def _find(self, name: str) -> Dispatcher:
-        if name not in self._dispatchers:
-            raise _unknown(name, self._dispatchers)
-        return self._dispatchers[name]
+    async def _find(self, name: str) -> Dispatcher:
+        if name in self._dispatchers:
+            return self._dispatchers[name]
+        if name in await self._journal.change_progress(lambda rows: rows.names()):
+            remedy = "enable it, or put it back into the file, and restart"
+            raise RcPushError(f"the handler {name} does not run; {remedy}")
+        raise _unknown(name, self._dispatchers)
 
 
 class OfflineOperations:

@@ -120,6 +120,13 @@ async def test_a_handler_that_nobody_knows_is_refused_with_those_that_there_are(
         await ask(op, handler="nobody")
 
 
+@pytest.mark.parametrize("op", ["handlers.pause", "handlers.resume", "handlers.retry", "replay"])
+async def test_of_a_handler_that_does_not_run_a_daemon_says_so(path, rows, op):
+    rows(lambda progress: progress.register("old", None, 0))
+    with pytest.raises(RcPushError, match="the handler old does not run; enable it"):
+        await with_daemon(path, op, {"handler": "old"})
+
+
 @pytest.mark.parametrize(
     ("op", "fields"),
     [

@@ -65,8 +65,9 @@ def _offline_state(row: HandlerRow) -> str:
 
 
 def _lag_s(journal: Reader, row: HandlerRow) -> float:
-    """Return how long the oldest event that waits has waited."""
-    events = journal.after(row.position, 1) if row.pending else []
+    """Return how long the oldest event has been there that is not done with: not handed over, or to be once more."""
+    after = row.position if row.oldest_waiting is None else min(row.position, row.oldest_waiting - 1)
+    events = journal.after(after, 1) if row.pending else []
     return round(max(0.0, time.time() - events[0].received_at_ms / 1000), 1) if events else 0.0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,8 @@ def replay(settings: Settings, /, ids: Sequence[str], handler: str, *, dry_run: 
     since, until = span["since"], span["until"]
     if bool(ids) == (since is not None):
         raise click.UsageError("name events, or say --since: one of the two")
+    if span["rate"] is not None and math.isnan(span["rate"]):  # it is in every range
+        raise click.BadParameter("nan is no rate", param_hint="--rate")
     check_option_where(span["where"])
     fields: dict[str, Any] = {"handler": handler, "types": list(span["types"]), "where": span["where"]}
     fields["rate"] = span["rate"]

@@ -18,7 +18,8 @@ from rc_push.journal.progress import Attempt, Unfinished, unfinished_of
 class HandlerRow:
     """How far one handler is, by what is noted. Every event for it is one of the five counts.
 
-    *pending*: not handed over yet, or waiting for another call (*waiting* of them, some behind another of their key).
+    *pending*: not handed over yet, or waiting for another call (*waiting* of them, some behind another of their key;
+    *oldest_waiting* is the position of the first).
     """
 
     handler: str
@@ -31,6 +32,7 @@ class HandlerRow:
     pending: int
     waiting: int
     replays: int
+    oldest_waiting: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the form that `handlers --json` prints."""
@@ -74,8 +76,9 @@ def handler_rows(db: sqlite3.Connection) -> list[HandlerRow]:
     rows = db.execute(
         "SELECT h.name, h.position, h.is_paused, h.delivered, h.filtered, ifnull(u.parked, 0), h.dropped,"
         " (SELECT ifnull(sum(stored), 0) FROM subscriptions) - h.stored_before, ifnull(u.waiting, 0),"
-        " (SELECT count(*) FROM replays r WHERE r.handler = h.id)"
+        " (SELECT count(*) FROM replays r WHERE r.handler = h.id), u.oldest"
         " FROM handlers h LEFT JOIN (SELECT handler, sum(state = 'waiting') waiting,"
+        " min(iif(state = 'waiting' AND NOT is_replay, position, NULL)) oldest,"
         " sum(state = 'parked' AND NOT is_replay) parked FROM unfinished GROUP BY handler) u ON u.handler = h.id"
         " ORDER BY h.name"
     )
@@ -83,9 +86,9 @@ def handler_rows(db: sqlite3.Connection) -> list[HandlerRow]:
 
 
 def _handler_from(row: tuple[Any, ...]) -> HandlerRow:
-    name, position, is_paused, delivered, filtered, parked, dropped, stored, waiting, replays = row
+    name, position, is_paused, delivered, filtered, parked, dropped, stored, waiting, *more = row
     pending = stored - delivered - filtered - parked - dropped
-    return HandlerRow(name, position, bool(is_paused), delivered, filtered, parked, dropped, pending, waiting, replays)
+    return HandlerRow(name, position, bool(is_paused), delivered, filtered, parked, dropped, pending, waiting, *more)
 
 
 def parked_rows(db: sqlite3.Connection, handler: str | None = None) -> Iterator[ParkedRow]:
