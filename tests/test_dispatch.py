@@ -1187,6 +1187,26 @@ async def test_what_is_dropped_is_gone_for_good_and_counted(start, journal, path
     assert (progress(path).dropped, progress(path).pending) == (1, 0)
 
 
+async def test_what_a_replay_does_at_the_moment_it_is_to_be_dropped_is_counted_once(start, journal, path, monkeypatch):
+    release = asyncio.Event()
+    harness = await start(Recorder(Reject("no"), release.wait))
+    await fill(journal, "a")
+    await harness.until_saved(1)
+    await harness.dispatcher.replay((0, 1), Selection())
+    await harness.until(harness.handler.wait_calls(2))
+
+    async def change_slowly(change):
+        changed = await journal.journal.change_progress(change)
+        release.set()
+        await settle()
+        return changed
+
+    monkeypatch.setattr(journal, "change_progress", change_slowly, raising=False)
+    assert await harness.dispatcher.drop() == 0
+    await harness.until(wait_replayed(harness))
+    assert (progress(path).delivered, progress(path).dropped, progress(path).pending) == (1, 0, 0)
+
+
 async def test_a_replay_hands_over_once_more_and_moves_nothing(start, journal, path):
     harness = await start(Recorder(None, Reject("no")), types=("post.*",))
     await fill(journal, "a", "b", envelope("x", "other"), "c")

@@ -203,10 +203,13 @@ class Dispatcher:
             return await self._change(lambda rows: rows.drop_parked(self.name, wanted))
 
     async def _parked_of(self, positions: Iterable[int] | None) -> list[int]:
-        """Return which of *positions* (None: all) are parked, and not being replayed at the moment."""
+        """Return which of *positions* (None: all) are parked, and not being replayed at the moment.
+
+        Call it within `noted()`: a replay may be done with one while the journal is asked.
+        """
         parked = await self._change(lambda rows: rows.parked_positions(self.name))
         wanted = parked if positions is None else parked.intersection(positions)
-        return sorted(wanted - self._desk.open)
+        return sorted(wanted - self._desk.open - self._desk.ledger.since_noted().keys())
 
     async def replay(self, span: tuple[int, int], selection: Selection, rate: float | None = None) -> Replay:
         """Hand events behind the first position of *span*, up to the second, over once more."""
