@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 # What one transaction removes at the most, so that it never holds the writer up.
 SLICE_ROWS = 500
@@ -25,6 +25,7 @@ _FINISHED = (
     " AND position NOT IN (SELECT position FROM unfinished) ORDER BY position LIMIT ?"
 )
 _UNREADABLES = "SELECT id, received_at, length(raw) FROM unreadables ORDER BY id LIMIT ?"
+_DATED_RIGHT = "SELECT received_at FROM events WHERE position > ? AND received_at <= ? ORDER BY position LIMIT 1"
 _EVER = 1 << 62
 
 
@@ -38,7 +39,8 @@ def prune(db: sqlite3.Connection, before_ms: int, finished: int, limit: int) -> 
 
     Of the events only those up to the position *finished*, and none that a handler has not finished or has parked.
     """
-    events = _slice(db.execute(_FINISHED, (finished, limit)).fetchall(), before_ms)
+    rows = db.execute(_FINISHED, (finished, limit)).fetchall()
+    events = _slice(_dated_right(db, rows), before_ms)
     _remove(db, "events", "position", events)
     _remove(db, "unreadables", "id", _slice(db.execute(_UNREADABLES, (limit,)).fetchall(), before_ms))
     return len(events)
@@ -56,6 +58,18 @@ def make_room(db: sqlite3.Connection, finished: int, limit: int = SLICE_ROWS) ->
     _remove(db, "events", "position", events)
     _remove(db, "unreadables", "id", unreadables)
     return len(events) + len(unreadables)
+
+
+def _dated_right(db: sqlite3.Connection, rows: Sequence[tuple[int, int, int]]) -> Sequence[tuple[int, int, int]]:
+    """Return *rows*; where a clock far ahead has dated the first, with the time of what came when it was set right.
+
+    Else they would stay until the date that they bear, and all that is behind them.
+    """
+    newest = db.execute("SELECT received_at FROM events ORDER BY position DESC LIMIT 1").fetchone()
+    if not rows or rows[0][1] <= newest[0]:
+        return rows
+    right = db.execute(_DATED_RIGHT, (rows[0][0], newest[0])).fetchone()[0]
+    return [(key, right if received_at > newest[0] else received_at, length) for key, received_at, length in rows]
 
 
 def _slice(rows: Iterable[tuple[int, int, int]], before_ms: int) -> list[int]:

@@ -59,6 +59,18 @@ def kept_unreadables(store: Store) -> list[int]:
         return [row.received_at_ms for row in reader.unreadables(1 << 30)]
 
 
+@pytest.mark.parametrize(("before_ms", "left"), [(3000, [1202]), (2000, list(range(1, 1203)))])
+def test_what_a_clock_far_ahead_has_dated_goes_with_what_came_when_it_was_right(tmp_path, before_ms, left):
+    with closing(Store(tmp_path / "journal.db")) as store:
+        ahead = [Envelope(f"a{n}", "other", b"{}", SOURCE, 9_000_000 + n) for n in range(1, 1201)]
+        right = [Envelope(f"r{n}", "other", b"{}", SOURCE, n) for n in (2000, 5000)]
+        append(store, Batch("team", ahead), Batch("team", right))
+        for _ in range(5):
+            with store.transaction():
+                store.prune(before_ms, 500)
+        assert kept(store) == left
+
+
 @pytest.fixture
 def store(tmp_path):
     with closing(Store(tmp_path / "journal.db")) as store:
