@@ -944,6 +944,21 @@ async def test_what_waits_goes_on_in_its_order_after_a_restart(start, journal, c
     assert progress(path).delivered == 4
 
 
+async def test_where_too_many_wait_nothing_new_is_read_and_that_is_said_once(start, journal, clock, logs, monkeypatch):
+    monkeypatch.setattr(desk, "HELD_MAX", 2)
+    clock.hold_s = 0.5
+    harness = await start(Recorder(ValueError("x")))
+    await fill(journal, *(post(f"a{number}", "a") for number in range(5)))
+    await harness.until(journal.wait_noted("h", 5))
+    for uuid in "bcd":  # the first of them is read by whoever waited for it already
+        await fill(journal, post(uuid, uuid))
+        await settle()
+    assert harness.handler.calls == ["a0", "b"]
+    assert harness.statistics.waiting == 5
+    (line,) = [line for line in logs if line["event"] == "handler_holds_too_many"]
+    assert (line["handler"], line["waiting"]) == ("h", 5)
+
+
 async def test_with_the_order_strict_nothing_passes_a_failing_event(start, journal, clock):
     harness = await start(Recorder(ValueError("x"), ValueError("x")), order="strict", concurrency=8)
     await fill(journal, post("a1", "a"), post("b1", "b"), post("c1", "c"))

@@ -62,6 +62,7 @@ class Desk:
         self.open: set[int] = set()
         self.ahead: dict[int, Entry | None] = {}
         self.is_paused = self.is_stopping = False
+        self._is_told = False
         self.waits_until = 0.0
         self.trial: Entry | None = None
         self.work_there = asyncio.Event()
@@ -201,9 +202,17 @@ class Desk:
 
     async def wait_room(self, *, anew: bool = False) -> None:
         """Wait until there is room for more in memory; *anew*: until something has changed there."""
-        while anew or self.lanes.fresh >= READ_AT_ONCE or self.lanes.waiting >= HELD_MAX or self.ledger.is_full:
+        while anew or self.lanes.fresh >= READ_AT_ONCE or self._holds_too_many() or self.ledger.is_full:
             anew = False
             await self.room_there.wait()
+
+    def _holds_too_many(self) -> bool:
+        """Say whether so many events wait for a retry, or behind one, that nothing new can be read; log that once."""
+        was_told, self._is_told = self._is_told, self.lanes.waiting >= HELD_MAX
+        if self._is_told and not was_told:
+            remedy = "mend what fails; until then its other events wait, too"
+            log.warning("handler_holds_too_many", handler=self.name, waiting=self.lanes.waiting, remedy=remedy)
+        return self._is_told
 
     async def insist(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Ask the journal until it answers."""
