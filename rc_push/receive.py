@@ -212,11 +212,22 @@ class Receiver:
 
     async def _admit_refusal(self) -> None:
         """Open a gap: from now on nothing is received, until somebody mends what RingCentral refuses."""
-        cursor = await self._journal.cursor(self.subscription)
+        cursor = await self._insist_on_cursor()
         if cursor is not None:
             since_ms = min(cursor.seen_at_ms, round(self._wall() * 1000))
             gap = Gap(self.subscription, self._transport.name, since_ms, None, "refused by RingCentral", "certain")
             await self._store(Batch(self.subscription, gaps=[gap]))
+
+    async def _insist_on_cursor(self) -> Cursor | None:
+        """Return where we stand, however long it takes to read that."""
+        delays = delays_s(STORE_LADDER_S)
+        while True:
+            try:
+                return await self._journal.cursor(self.subscription)
+            except JournalError as exc:
+                delay_s = next(delays)
+                log.error("journal_cannot_read", subscription=self.subscription, error=str(exc), next_try_s=delay_s)
+            await self._sleep(delay_s)
 
     async def _wait_after(self, exc: Exception, delay_s: float) -> None:
         self._next_try_at = self._wall() + delay_s

@@ -432,6 +432,31 @@ async def test_a_refusal_opens_a_certain_gap_from_the_last_known_moment(start, c
     assert gaps(path) == [Gap("team", "fake", now_ms, None, "refused by RingCentral", "certain")]
 
 
+async def test_a_refusal_stays_one_and_opens_its_gap_where_the_journal_cannot_be_read_at_first(
+    start, clock, path, journal
+):
+    def fail():
+        journal.cursor_failures = [JournalError("disk I/O error"), JournalError("disk I/O error")]
+
+    harness = start(FakeLink(batch("1", seen_at_ms=round(clock.now * 1000)), fail, FINAL[1]))
+    with pytest.raises(PermissionRefused):
+        await harness.task
+    assert [gap.reason for gap in gaps(path)] == ["refused by RingCentral"]
+    assert len(clock.slept) == 2
+
+
+async def test_stopped_while_the_journal_cannot_be_read_for_a_refusal_it_ends(start, clock, journal):
+    def fail():
+        journal.cursor_failures = [JournalError("disk I/O error")] * 100
+        clock.hold_s = 5.0
+
+    harness = start(FakeLink(batch("1", seen_at_ms=round(clock.now * 1000)), fail, FINAL[1]))
+    await clock.holding.wait()
+    harness.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await harness.task
+
+
 async def test_a_clean_end_is_believed_by_the_next_connection_only(start, clock, path, journal):
     ended = Cursor("team", "fake", round(clock.now * 1000), b"{}", is_clean=True)
     await journal.append(Batch("team", cursor=ended))

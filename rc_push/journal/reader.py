@@ -151,7 +151,8 @@ class Reader:
             try:
                 yield self._db
             finally:
-                self._db.execute("ROLLBACK")
+                if self._db.in_transaction:  # SQLite ends it itself where it cannot read on
+                    self._db.execute("ROLLBACK")
         except sqlite3.Error as exc:
             raise journal_error_from(exc, self.path) from exc
 

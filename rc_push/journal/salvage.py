@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
 
+from rc_push.errors import JournalError
 from rc_push.journal.store import Store
 
 PARTS = ("-wal", "-shm", "")  # the log before the database: alone, it could be taken for another one's
@@ -42,11 +43,26 @@ class Salvaged:
 def salvage(path: Path, subscriptions: Iterable[str] = (), *, now_ms: int | None = None) -> Salvaged:
     """Move the damaged journal at *path* aside and begin a new one with what can be read. Nobody else may have it open.
 
-    *subscriptions* get their gap, too, where the damaged one does not name them any more. Raises JournalError, OSError
-    where even that is impossible; then everything is where it was, or moved aside.
+    *subscriptions* get their gap, too, where the damaged one does not name them any more. Raises JournalError where
+    even that is impossible; then the damaged one is where it was, for the next try.
     """
     now_ms = round(time.time() * 1000) if now_ms is None else now_ms
-    found = Salvaged(_move_aside(path, now_ms))
+    found = Salvaged(_name_aside(path, now_ms))
+    try:
+        try:
+            _move_aside(path, found.damaged)
+            _fill(path, found, subscriptions, now_ms)
+        except BaseException:  # else the next start would take what is half filled for all there ever was
+            _put_back(found.damaged, path)
+            raise
+    except OSError as exc:
+        why = f"the journal is damaged, and cannot be moved aside: {exc.strerror}"
+        raise JournalError(f"{path}: {why}; look at the disk, and at the rights to {path.parent}") from exc
+    return found
+
+
+def _fill(path: Path, found: Salvaged, subscriptions: Iterable[str], now_ms: int) -> None:
+    """Begin a new journal at *path* with what can be read of the damaged one."""
     with closing(Store(path)) as store, store.salvaging() as new:
         uri = f"file:{quote(str(found.damaged))}?mode=ro"
         # Opening reads nothing yet, so it goes well even where nothing can be read.
@@ -57,26 +73,46 @@ def salvage(path: Path, subscriptions: Iterable[str] = (), *, now_ms: int | None
             _raise_head(old, new)
         new.executemany("INSERT OR IGNORE INTO subscriptions (name) VALUES (?)", [(name,) for name in subscriptions])
         _admit_loss(new, found, now_ms)
-    return found
 
 
-def _move_aside(path: Path, now_ms: int) -> Path:
-    """Rename the journal, with what belongs to it; return its new name."""
+def _name_aside(path: Path, now_ms: int) -> Path:
+    """Return a name that nothing has yet."""
     stamp = datetime.fromtimestamp(now_ms / 1000, UTC).strftime("%Y%m%dT%H%M%SZ")
     number, damaged = 0, path.with_name(f"{path.name}.damaged-{stamp}")
     while damaged.exists():
         number += 1
         damaged = path.with_name(f"{path.name}.damaged-{stamp}-{number}")
+    return damaged
+
+
+def _move_aside(path: Path, damaged: Path) -> None:
+    """Rename the journal to *damaged*, with what belongs to it."""
     for part in PARTS:
         old = path.with_name(path.name + part)
         if old.exists():
             old.rename(f"{damaged}{part}")
-    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    _sync(path.parent)
+
+
+def _put_back(damaged: Path, path: Path) -> None:
+    """Rename what has been moved of the *damaged* journal to what it was, in place of what has been begun there."""
+    if damaged.exists():  # the last to be moved
+        for part in PARTS:
+            path.with_name(path.name + part).unlink(missing_ok=True)
+    for part in reversed(PARTS):
+        old = damaged.with_name(damaged.name + part)
+        if old.exists():
+            old.rename(path.with_name(path.name + part))
+    _sync(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    """Have the names in *folder* on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    return damaged
 
 
 def _tables(db: sqlite3.Connection) -> list[str]:

@@ -30,6 +30,11 @@ BUSY_TIMEOUT_S = 5.0
 MODE = 0o600
 # SQLite's codes for a full disk; the second where there is no room for the -shm file.
 DISK_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
+# Its primary codes for what a user can do something about.
+REMEDIES = {
+    sqlite3.SQLITE_BUSY: "another program holds it, and has to let it go (only rc-push may write it)",
+    sqlite3.SQLITE_IOERR: "look at the disk, and at what the kernel says of it",
+}
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 DAMAGED_REMEDY = "`rc-push run` moves it aside, never deletes it, and goes on with what can be read"
 
@@ -115,10 +120,13 @@ class Store:
     @contextmanager
     def salvaging(self) -> Iterator[sqlite3.Connection]:
         """Give the connection to whoever fills a new journal from a damaged one, in one transaction."""
-        self._db.execute("PRAGMA foreign_keys = OFF")
-        with self.transaction():
-            yield self._db
-        self._db.execute("PRAGMA foreign_keys = ON")
+        try:
+            self._db.execute("PRAGMA foreign_keys = OFF")
+            with self.transaction():
+                yield self._db
+            self._db.execute("PRAGMA foreign_keys = ON")
+        except sqlite3.Error as exc:
+            raise journal_error_from(exc, self.path) from exc
 
     def append(self, batch: Batch) -> Appended:
         """Store *batch*: new envelopes, unreadables, gaps, cursor, tallies.
@@ -328,7 +336,8 @@ def journal_error_from(exc: sqlite3.Error, path: Path) -> JournalError:
         return JournalFull(f"{path}: no room on the disk; free some, what waits is then stored")
     if code & 0xFF in DAMAGED:
         return JournalCorrupt(f"{path}: the journal is damaged ({exc}); {DAMAGED_REMEDY}")
-    return JournalError(f"{path}: {exc}")
+    remedy = REMEDIES.get(code & 0xFF)
+    return JournalError(f"{path}: {exc}; {remedy}" if remedy else f"{path}: {exc}")
 
 
 def connect_read_only(path: Path) -> sqlite3.Connection:
@@ -337,14 +346,14 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
     try:
         db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
     except sqlite3.Error as exc:
-        raise _cannot_read(path) from exc
+        raise _cannot_read(path, exc) from exc
     with _closed_on_error(db, path):
         if _known_version(db, path) == 0:  # the file is there, the daemon has not come to fill it
             raise _cannot_read(path)
     return db
 
 
-def _cannot_read(path: Path) -> JournalError:
+def _cannot_read(path: Path, error: sqlite3.Error | None = None) -> JournalError:
     try:
         path.stat()
     except PermissionError as exc:
@@ -354,6 +363,8 @@ def _cannot_read(path: Path) -> JournalError:
     else:
         if not os.access(path, os.R_OK, effective_ids=True):
             return JournalError(f"{path}: no right to read it; run this as the user that runs the daemon")
+        if error is not None:
+            return journal_error_from(error, path)
     return JournalError(f"{path}: there is no journal yet; `rc-push run` creates it")
 
 
@@ -396,6 +407,8 @@ def _open_for_writing(path: Path) -> sqlite3.Connection:
         db = sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
     except OSError as exc:
         raise JournalError(f"{path}: {exc.strerror}; give this user the right to write it") from exc
+    except sqlite3.Error as exc:
+        raise journal_error_from(exc, path) from exc
     with _closed_on_error(db, path):
         version = _known_version(db, path)
         db.execute("PRAGMA journal_mode = WAL")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import sqlite3
 import stat
 from contextlib import closing
+from pathlib import Path
 
 import pytest
+from sqlite_trouble import ERRORS, troubled
 
 from rc_push.envelope import Batch, Cursor, Envelope, Source
 from rc_push.errors import JournalCorrupt, JournalError
@@ -114,6 +117,51 @@ def test_a_second_damage_within_a_second_gets_a_name_of_its_own(path):
     second = salvage(path, now_ms=0)
     assert first.damaged != second.damaged
     assert first.damaged.exists()
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_where_a_new_journal_cannot_be_filled_the_damaged_one_stays_for_the_next_start(tmp_path, monkeypatch, error):
+    trouble = troubled(monkeypatch)
+
+    def made(name):
+        with closing(Store(tmp_path / name)) as store, store.transaction():
+            store.append(Batch("team", [Envelope("1", "other", b"{}", SOURCE, 1)]))
+        return tmp_path / name
+
+    first = made("first.db")
+    trouble.arm()
+    salvage(first)
+    failed = 0
+    for number, kind in enumerate(sorted(trouble.kinds)):
+        trouble.is_armed = False
+        path = made(f"{number}.db")
+        before = path.read_bytes()
+        trouble.arm(kind, error, 1)
+        try:
+            salvage(path)
+        except JournalError:
+            failed += 1
+            assert path.read_bytes() == before, kind
+            assert list(tmp_path.glob(f"{number}.db.damaged*")) == []
+            salvage(path)
+            assert uuids_in(path) == ["1"], kind
+    assert failed
+
+
+def test_where_it_cannot_be_moved_aside_that_is_said_and_all_of_it_is_where_it_was(path, monkeypatch):
+    rename = Path.rename
+
+    def fail(old, new):
+        if old == path:
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(old, new)
+
+    path.with_name("journal.db-wal").write_bytes(b"what was committed last")
+    before = {file.name: file.read_bytes() for file in path.parent.iterdir()}
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(JournalError, match="damaged, and cannot be moved aside: Input/output error"):
+        salvage(path)
+    assert {file.name: file.read_bytes() for file in path.parent.iterdir()} == before
 
 
 def test_a_file_that_never_was_a_journal_is_left_alone(tmp_path):
