@@ -13,7 +13,14 @@ from starlette.routing import Route
 
 from rc_push.envelope import iso_from_ms
 from rc_push.simulator.emitter import Emitter, Event, Many
-from rc_push.simulator.faults import ConnectionFault, ExpireToken, PollFault, RevokeSession, fault_from
+from rc_push.simulator.faults import (
+    ConnectionFault,
+    ExpireToken,
+    LoseSubscription,
+    PollFault,
+    RevokeSession,
+    fault_from,
+)
 from rc_push.simulator.state import World
 
 ROOT = "/simulator"
@@ -53,6 +60,8 @@ class Admin:
             return {"struck": struck}
         if isinstance(fault, RevokeSession):
             return {"struck": self._world.tokens.end_all()}
+        if isinstance(fault, LoseSubscription):
+            return {"struck": self._world.lose_subscriptions()}
         if isinstance(fault, PollFault):
             struck = self._world.channels.strike(fault)
             self._world.faults.add(fault, struck=1 if struck else 0)

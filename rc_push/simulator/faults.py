@@ -133,6 +133,10 @@ class RevokeSession(Fault, tag="revoke-session"):
     """Every OAuth session ends now."""
 
 
+class LoseSubscription(Fault, tag="lose-subscription"):
+    """The gateway forgets every subscription now, and tells nobody; connections live, heartbeats are answered."""
+
+
 class RestFault(Fault):
     """A fault of the next call whose path begins with *path*; the gateway's own is `/ws`."""
 
@@ -180,6 +184,7 @@ AnyFault = (
     | Rotate
     | ExpireToken
     | RevokeSession
+    | LoseSubscription
     | RateLimit
     | HttpError
     | Slow
@@ -277,6 +282,6 @@ def fault_from(body: Any) -> AnyFault:
         raise ValueError(f"{exc}; the faults are {names}") from None
     if isinstance(fault, Garbage) and fault.kind is not None and fault.kind not in GARBAGE:
         raise ValueError(f"kind {fault.kind!r} is none of {', '.join(GARBAGE)}")
-    if isinstance(fault, ExpireToken | RevokeSession) and (fault.times or fault.for_s is not None):
+    if isinstance(fault, ExpireToken | RevokeSession | LoseSubscription) and (fault.times or fault.for_s is not None):
         raise ValueError("this fault strikes once, at once: times and forS mean nothing to it")
     return fault

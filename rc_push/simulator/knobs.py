@@ -74,9 +74,11 @@ class Knobs(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     on_token_expired: Literal["nothing", "close", "error"] = "nothing"  # noqa: S105 - 11.5; error: a frame, then close
     on_session_revoked: Literal["nothing", "close", "error"] = "close"  # 11.5; nothing = no more events
     in_flight: Literal["lost", "replayed"] = "lost"  # 11.6: what was written before the end was noticed
+    in_flight_s: Seconds = 1.0  # 11.6: with `replayed`, what was written so shortly before the end
     expired_window_code: str = "WSG-1005"  # 11.6: the code of a recovery that comes too late
     recovers_after_timeout: bool = True  # 11.6: after WSG-902 and WSG-903
     second_connection: Literal["replaces", "fails"] = "replaces"  # 11.6: two clients with one wsc; fails = the second's
+    read_over_wsg: Literal["answered", "refused"] = "answered"  # 4.6: reading a subscription there; nobody shows it
     details_with_wsc: bool = True
     wsc_every: Count = 0  # 11.7: every Nth notification carries a new wsc; 0 = ConnectionDetails only
     old_wsc: Literal["accepted", "refused"] = "accepted"  # 11.7: recovery with a wsc that is not the newest

@@ -26,8 +26,6 @@ from rc_push.simulator.pubnub import Delivery, new_subscriber_key
 from rc_push.simulator.tokens import OAuthSession, Tokens
 from rc_push.simulator.uuids import Uuids
 
-# With in_flight = "replayed": notifications sent this shortly before the end are sent again (our choice).
-REPLAY_SENT_S = 1.0
 # A WebSocket subscription is told to live this long, and is renewed as long as its session lives (protocol.md 4.5).
 SUBSCRIPTION_S = 86_400.0
 
@@ -199,6 +197,13 @@ class World:
         session.subscription = None
         session.wsg.subscription = None
 
+    def lose_subscriptions(self) -> int:
+        """End what the gateway's sessions have, in silence; return how many there were."""
+        sessions = [session for session in self.sessions.values() if session.subscription]
+        for session in sessions:
+            self.unsubscribe(session)
+        return len(sessions)
+
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run *work* beside everything else, until it is done or `reset`."""
         task = asyncio.create_task(work)
@@ -255,5 +260,5 @@ class World:
             idle_timeout_s=scaled_s(knobs.idle_timeout_s),
             absolute_timeout_s=scaled_s(knobs.absolute_timeout_s),
             max_active_requests=knobs.max_active_requests,
-            replay_sent_s=scaled_s(REPLAY_SENT_S) if knobs.in_flight == "replayed" else 0.0,
+            replay_sent_s=scaled_s(knobs.in_flight_s) if knobs.in_flight == "replayed" else 0.0,
         )

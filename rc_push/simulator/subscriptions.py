@@ -51,6 +51,8 @@ def list_all(world: World, call: Call) -> Answer:
 
 def read(world: World, call: Call) -> Answer:
     """Return one subscription."""
+    if call.gateway and world.knobs.read_over_wsg == "refused":
+        raise rest_error(403, "CMN-408", "[ReadSubscription] permission required")
     return Answer(200, _info(world, call, _found(world, call)))
 
 

@@ -115,6 +115,7 @@ def test_garbage_is_of_one_kind_after_the_other_or_of_the_kind_that_was_asked_fo
         ({"fault": "drop", "times": 0}, "times"),
         ({"fault": "garbage", "kind": "nonsense"}, "none of text, object"),
         ({"fault": "expire-token", "times": 2}, "strikes once"),
+        ({"fault": "lose-subscription", "forS": 2}, "strikes once"),
         ({"fault": "http-error", "status": 200}, "status"),
     ],
 )

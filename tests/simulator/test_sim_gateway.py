@@ -206,6 +206,21 @@ async def test_the_end_of_the_oauth_session_can_be_told_or_only_felt(client, sim
     assert (meta["status"], error["errorCode"]) == (401, "OAU-213")
 
 
+async def test_a_subscription_can_be_lost_in_silence(client, socket, sim):
+    info = (await socket.subscribe())["id"]
+    assert await client.admin("faults", {"fault": "lose-subscription"}) == {"struck": 1}
+    sim.emit(POSTS, {})
+    meta, error = await socket.ask("GET", f"{SUBSCRIPTION}/{info}")
+    assert (meta["status"], error["errorCode"]) == (404, "CMN-102")
+
+
+async def test_reading_a_subscription_over_its_own_connection_can_be_refused(client, socket, sim):
+    sim.state.knobs.turn({"read_over_wsg": "refused"})
+    info = (await socket.subscribe())["id"]
+    meta, error = await socket.ask("GET", f"{SUBSCRIPTION}/{info}")
+    assert (meta["status"], error["errorCode"]) == (403, "CMN-408")
+
+
 async def test_a_sixth_login_ends_the_connection_of_the_first(client, socket, sim):
     sim.state.knobs.turn({"rate_limits": False})
     for _ in range(5):
