@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Literal
+from uuid import UUID, uuid5
 
 import msgspec
 
@@ -22,6 +23,8 @@ Origin = Literal["live", "recovered", "backfill", "replay"]
 UUID_MAX_LENGTH = 200
 # What an unreadable message keeps of its raw text.
 RAW_MAX_BYTES = 1 << 20
+# Ours, for the uuids of pseudo-events.
+GAP_NAMESPACE = UUID("4a0c36d4-6d9c-4b63-9a52-0f5d7c9a1b7e")
 # Shorter payloads cannot hold an integer with more digits than Python reads; the typed decoder does not count them.
 UNREAD_MAX_BYTES = sys.int_info.default_max_str_digits
 
@@ -162,6 +165,10 @@ class Gap:
     reason: str
     certainty: Literal["certain", "possible"]
 
+    def closed_at(self, at_ms: int) -> Gap:
+        """Return it with an end: *at_ms*, where it is open."""
+        return self if self.until_ms is not None else replace(self, until_ms=max(self.since_ms, at_ms))
+
     def to_dict(self) -> dict[str, Any]:
         """Return the form that `gaps --json` prints."""
         return {
@@ -197,6 +204,8 @@ class Batch:
     """What one read of a connection gave: stored in one transaction, cursor included.
 
     *received* counts the messages, duplicates and unreadables included. *closes_gaps_at_ms* closes what is open.
+    *twins* counts events that came over another connection as well, under another uuid: they are duplicates that the
+    journal cannot know. *account* is whose subscription it is, for what the journal itself tells of gaps.
     """
 
     subscription: str
@@ -205,15 +214,43 @@ class Batch:
     gaps: list[Gap] = field(default_factory=list)
     cursor: Cursor | None = None
     closes_gaps_at_ms: int | None = None
+    twins: int = 0
+    account: str = ""
 
     @property
     def received(self) -> int:
         """How many messages RingCentral handed us in it."""
-        return len(self.envelopes) + len(self.unreadables)
+        return len(self.envelopes) + len(self.unreadables) + self.twins
+
+    def add(self, later: Batch) -> None:
+        """Take in what a later read gave."""
+        self.envelopes += later.envelopes
+        self.unreadables += later.unreadables
+        if later.closes_gaps_at_ms is not None:
+            self.closes_gaps_at_ms = later.closes_gaps_at_ms
+            self.gaps = [gap.closed_at(later.closes_gaps_at_ms) for gap in self.gaps]
+        self.gaps += later.gaps
+        self.cursor = later.cursor or self.cursor
+        self.twins += later.twins
 
     def __bool__(self) -> bool:
         """Say whether there is anything to store."""
         return bool(self.received or self.gaps or self.cursor or self.closes_gaps_at_ms is not None)
+
+
+def envelope_of_gap(gap: Gap, account: str, at_ms: int) -> Envelope:
+    """Return the pseudo-event that tells handlers of *gap*, in the form of RingCentral's events.
+
+    {"uuid":"6f0c…","event":"/rc-push/gap","timestamp":"…","body":{"subscription":"team","transport":"websocket",
+     "since":"…","until":null,"reason":"no connection","certainty":"possible"}}
+
+    The uuid follows from the gap, so that the same is told once: when it opens (`until` null), and when it ends.
+    """
+    fields = gap.to_dict()
+    uuid = str(uuid5(GAP_NAMESPACE, json.dumps(fields)))
+    told = {"uuid": uuid, "event": event_types.GAP_URI, "timestamp": iso_from_ms(at_ms), "body": fields}
+    payload = json.dumps(told, separators=(",", ":")).encode()
+    return Envelope(uuid, event_types.GAP, payload, Source(account, gap.subscription, gap.transport), at_ms)
 
 
 # -------------------------------------------------------------------------------------------------------------- parsing

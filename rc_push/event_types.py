@@ -11,6 +11,10 @@ from typing import Any
 
 OTHER = "other"
 REMINDER = "subscription.reminder"
+# Ours: what the daemon itself tells handlers. Only handlers whose `types` name it get it (routing.py).
+OWN = "rc-push."
+GAP = f"{OWN}gap"
+GAP_URI = "/rc-push/gap"
 
 # body.eventType → type. Source: protocol.md 8, Team Messaging.
 BY_EVENT_TYPE = {

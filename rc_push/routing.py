@@ -16,6 +16,7 @@ from rc_push.config.values import Mistake
 from rc_push.config.where import compile_where
 from rc_push.envelope import Envelope
 from rc_push.errors import ConfigError, Problem, RoutingError
+from rc_push.event_types import OWN
 
 T = TypeVar("T")
 
@@ -37,12 +38,17 @@ class Decision:
 
 
 class Route:
-    """The rules of one handler: an event goes there where every kind of rule that is given has a match."""
+    """The rules of one handler: an event goes there where every kind of rule that is given has a match.
+
+    What the daemon itself tells (`rc-push.gap`) goes only where a glob of `types` begins with `rc-push.`: a handler
+    that wants everything wants everything of RingCentral's.
+    """
 
     def __init__(self, config: HandlerConfig) -> None:
         """Raise ConfigError where `where` cannot be used."""
         self._config = config
         self._types = _pattern(config.types)
+        self._own_types = _pattern([glob for glob in config.types if glob.startswith(OWN)])
         self._events = _pattern(config.events)
         self._subscriptions = frozenset(config.subscriptions)
         try:
@@ -55,7 +61,10 @@ class Route:
         """Say whether *envelope* goes to the handler. Raises RoutingError where its rules cannot be applied to it."""
         if self._subscriptions and envelope.subscription not in self._subscriptions:
             return False
-        if self._types and not self._types.match(envelope.type):
+        if envelope.type.startswith(OWN):
+            if self._own_types is None or not self._own_types.match(envelope.type):
+                return False
+        elif self._types and not self._types.match(envelope.type):
             return False
         if self._events and not self._events.match(_read(envelope, _event)):
             return False
@@ -73,6 +82,8 @@ class Route:
 
     def _verdicts(self, envelope: Envelope) -> Iterator[tuple[str, str, bool]]:
         """Yield each rule that is given, in the order in which `matches` looks, with what it finds."""
+        if envelope.type.startswith(OWN) and self._own_types is None:
+            yield "types", f"{envelope.type} goes only where a glob of types begins with {OWN}", False
         if names := self._config.subscriptions:
             has_match = envelope.subscription in names
             expected = "" if has_match else f", not over {_listed(names)}"

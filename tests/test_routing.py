@@ -275,3 +275,28 @@ def test_whatever_the_event_a_route_decides_as_it_matches_or_raises_its_own_erro
     assert decision.goes is matches
     assert set(decision.rules) <= {name for name, value in rules.items() if value}
     assert decision.why
+
+
+# ------------------------------------------------------------------------------------------------ what the daemon tells
+
+
+@pytest.mark.parametrize(
+    ("types", "goes"),
+    [((), False), (("*",), False), (("*.gap",), False), (("rc-push.gap",), True), (("post.*", "rc-push.*"), True)],
+)
+def test_gaps_go_only_where_types_name_them(types, goes):
+    gap = envelope(type_="rc-push.gap", event="/rc-push/gap")
+    assert route(types=types).matches(gap) is goes
+    assert route(types=types).decide(gap).goes is goes
+
+
+def test_the_other_rules_count_for_gaps_too():
+    gap = envelope(type_="rc-push.gap", event="/rc-push/gap")
+    assert not route(types=("rc-push.*",), subscriptions=("other",)).matches(gap)
+    assert not route(types=("rc-push.*",), where="body.certainty == 'certain'").matches(gap)
+
+
+def test_why_a_gap_does_not_go_there_is_said():
+    assert route(types=("*",)).decide(envelope(type_="rc-push.gap")).why == (
+        "types: rc-push.gap goes only where a glob of types begins with rc-push."
+    )

@@ -64,7 +64,7 @@ _RULES = (
         "more events than were counted",
         (
             "SELECT s.name FROM subscriptions s"
-            " WHERE s.stored < (SELECT count(*) FROM events e WHERE e.subscription = s.id)"
+            " WHERE s.stored + s.told < (SELECT count(*) FROM events e WHERE e.subscription = s.id)"
         ),
         DAMAGED_REMEDY,
     ),

@@ -75,7 +75,7 @@ def handler_rows(db: sqlite3.Connection) -> list[HandlerRow]:
     """Return all handlers, also those that left the file. What is pending is derived, not counted: it costs no scan."""
     rows = db.execute(
         "SELECT h.name, h.position, h.is_paused, h.delivered, h.filtered, ifnull(u.parked, 0), h.dropped,"
-        " (SELECT ifnull(sum(stored), 0) FROM subscriptions) - h.stored_before, ifnull(u.waiting, 0),"
+        " (SELECT ifnull(sum(stored + told), 0) FROM subscriptions) - h.stored_before, ifnull(u.waiting, 0),"
         " (SELECT count(*) FROM replays r WHERE r.handler = h.id), u.oldest"
         " FROM handlers h LEFT JOIN (SELECT handler, sum(state = 'waiting') waiting,"
         " min(iif(state = 'waiting' AND NOT is_replay, position, NULL)) oldest,"

@@ -214,7 +214,7 @@ def _admit_loss(new: sqlite3.Connection, found: Salvaged, now_ms: int) -> None:
         # What was counted and is gone cannot be told from what was never there.
         new.execute(
             "UPDATE handlers SET delivered = 0, filtered = 0, dropped = 0, stored_before ="
-            " (SELECT ifnull(sum(stored), 0) FROM subscriptions)"
+            " (SELECT ifnull(sum(stored + told), 0) FROM subscriptions)"
             " - (SELECT count(*) FROM events e WHERE e.position > handlers.position)"
             " - (SELECT count(*) FROM unfinished u WHERE u.handler = handlers.id AND NOT u.is_replay"
             " AND u.position <= handlers.position)"

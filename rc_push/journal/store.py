@@ -9,14 +9,15 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from urllib.parse import quote
 
-from rc_push.envelope import Batch, Cursor, Envelope, Gap, Source
+from rc_push.envelope import Batch, Cursor, Envelope, Gap, Source, envelope_of_gap
 from rc_push.errors import JournalCorrupt, JournalError, JournalFull, JournalInUse, JournalTooNew
 from rc_push.journal import retention
 from rc_push.journal.progress import ProgressRows
@@ -62,13 +63,14 @@ class Store:
     Where *max_bytes* is set, it takes no events that would make it larger.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, wall: Callable[[], float] = time.time) -> None:
         """Open the journal at *path*, creating and migrating it.
 
         Raises JournalInUse, JournalTooNew, or JournalError naming the remedy.
         """
         self.path = path
         self.max_bytes: int | None = None
+        self._wall = wall
         is_ours = Path(f"{path}.lock").exists()
         self._lock = _take_lock(path)
         try:
@@ -131,27 +133,28 @@ class Store:
     def append(self, batch: Batch) -> Appended:
         """Store *batch*: new envelopes, unreadables, gaps, cursor, tallies.
 
+        A gap that begins or ends is an event, too (`envelope_of_gap`). It is none that RingCentral handed us, so it
+        is not among the stored, but counted by itself.
         Raises JournalFull where it brings events, the journal is as large as it may be, and nothing in it is finished.
         """
         if self.max_bytes is not None and batch.received:
             self._take_room(batch, self.max_bytes)
         subscription = self._subscription_id(batch.subscription)
-        stored = self._insert_events(subscription, batch.envelopes)
         for record in batch.unreadables:
             self._db.execute(
                 "INSERT INTO unreadables (source, received_at, reason, raw) VALUES (?,?,?,?)",
                 (self._source_id(record.source), record.received_at_ms, record.reason, record.raw),
             )
-        if batch.closes_gaps_at_ms is not None:
-            self._db.execute(
-                "UPDATE gaps SET until = max(since, ?) WHERE subscription = ? AND until IS NULL",
-                (batch.closes_gaps_at_ms, subscription),
-            )
-        for gap in batch.gaps:
-            self._record_gap(subscription, gap)
+        gaps = self._close_gaps(subscription, batch)
+        gaps += [gap for gap in batch.gaps if self._record_gap(subscription, gap)]
+        if gaps:
+            at_ms = round(self._wall() * 1000)
+            told = self._insert_events(subscription, [envelope_of_gap(gap, batch.account, at_ms) for gap in gaps])
+            self._db.execute("UPDATE subscriptions SET told = told + ? WHERE id = ?", (told, subscription))
+        stored = self._insert_events(subscription, batch.envelopes)  # last: they end at the head (`Recent`)
         if batch.cursor is not None:
             self._save_cursor(subscription, batch.cursor)
-        duplicate = len(batch.envelopes) - stored
+        duplicate = len(batch.envelopes) - stored + batch.twins
         if batch.received:
             self._db.execute(
                 "UPDATE subscriptions SET received = received + ?, stored = stored + ?, duplicate = duplicate + ?,"
@@ -257,19 +260,32 @@ class Store:
                 done += size
         return stored
 
-    def _record_gap(self, subscription: int, gap: Gap) -> None:
-        if gap.until_ms is None:  # one open gap a subscription: the first says since when, the last says why
+    def _close_gaps(self, subscription: int, batch: Batch) -> list[Gap]:
+        """Close what is open, where *batch* says so; return it."""
+        if batch.closes_gaps_at_ms is None:
+            return []
+        rows = self._db.execute(
+            "UPDATE gaps SET until = max(since, ?) WHERE subscription = ? AND until IS NULL"
+            " RETURNING transport, since, until, reason, certainty",
+            (batch.closes_gaps_at_ms, subscription),
+        )
+        return [Gap(batch.subscription, *row) for row in rows.fetchall()]
+
+    def _record_gap(self, subscription: int, gap: Gap) -> bool:
+        """Record *gap*; say whether it is news: of open ones there is one a subscription."""
+        if gap.until_ms is None:  # the first says since when, the last says why
             known = self._db.execute(
                 "UPDATE gaps SET reason = iif(certainty = 'certain', reason, ?),"
                 " certainty = iif(certainty = 'certain', certainty, ?) WHERE subscription = ? AND until IS NULL",
                 (gap.reason, gap.certainty, subscription),
             )
             if known.rowcount:
-                return
+                return False
         self._db.execute(
             "INSERT INTO gaps (subscription, transport, since, until, reason, certainty) VALUES (?,?,?,?,?,?)",
             (subscription, gap.transport, gap.since_ms, gap.until_ms, gap.reason, gap.certainty),
         )
+        return True
 
     def _save_cursor(self, subscription: int, cursor: Cursor) -> None:
         self._db.execute(

@@ -41,6 +41,7 @@ def test_json_is_one_object_per_line_with_stable_keys(kept, command):
         "stored": 6,
         "duplicate": 0,
         "unreadable": 0,
+        "told": 0,
         "rows": 6,
         "difference": 0,
         "addsUp": True,

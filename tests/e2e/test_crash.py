@@ -127,7 +127,8 @@ class Story:
         self.kills = daemon.starts - 1
         self.journal = daemon.journal_path
         self.at = {entry["uuid"]: ms_from(entry["at"]) for entries in state["events"].values() for entry in entries}
-        self.stored = dict(self._select("SELECT position, uuid FROM events ORDER BY position"))
+        received = "SELECT position, uuid FROM events WHERE type != 'rc-push.gap' ORDER BY position"
+        self.stored = dict(self._select(received))
         self.file = daemon.events
         self.gaps = gaps
         self.proven = [self.at[uuid] for uuid in proofs]

@@ -183,7 +183,8 @@ class Story:
         self.file = daemon.events
         self.at = {entry["uuid"]: ms_from(entry["at"]) for entries in state["events"].values() for entry in entries}
         self.nobodys = {entry["uuid"] for entry in state["events"].get("", [])}
-        self.stored = dict(self._select("SELECT position, uuid FROM events ORDER BY position"))
+        received = "SELECT position, uuid FROM events WHERE type != 'rc-push.gap' ORDER BY position"
+        self.stored = dict(self._select(received))
         self.spans = [(ms_from(gap["since"]), ms_from(gap["until"])) for gap in gaps]
         self.missing = sorted(set(self.at) - self.file.look(), key=self.at.__getitem__)
         renewals = state["calls"]["POST /restapi/v1.0/subscription/{subscriptionId}/renew"]

@@ -113,13 +113,17 @@ async def test_each_handler_gets_all_in_order_whatever_the_others_do_and_however
     await daemon.wait_until(lambda: pending(daemon) == {}, within_s=90, poll_s=0.5)
     assert await daemon.stop() == 0
 
-    totals = {row["handler"]: row for row in await check_audit(daemon) if "handler" in row}
+    audit = await check_audit(daemon)
+    totals = {row["handler"]: row for row in audit if "handler" in row}
+    gaps = gap_positions(daemon)
+    assert [len(gaps)] == [row["told"] for row in audit if "told" in row]
     parked = await daemon.listed("parked", "--limit", "100000")
     for handler in ("flaky", "hangs", "slow", "healthy"):
         done = lines(daemon, handler)
         given_up = {row["position"] for row in parked if row["handler"] == handler}
-        assert totals[handler]["stored"] == len(uuids), "nothing was lost on the way"
-        assert {line["position"] for line in done} | given_up == set(range(1, len(uuids) + 1))
+        assert totals[handler]["stored"] == len(uuids) + len(gaps), "nothing was lost on the way"
+        assert totals[handler]["filtered"] == len(gaps), "no handler has asked for them"
+        assert {line["position"] for line in done} | given_up == set(range(1, len(uuids) + len(gaps) + 1)) - gaps
         assert totals[handler]["parked"] == len(given_up)
         check_order(done)
     assert {row["handler"] for row in parked} <= {"flaky", "hangs"}
@@ -144,6 +148,12 @@ def pending(daemon):
     """Return what waits, by handler, as the journal says while the daemon runs."""
     with closing(Reader(daemon.journal_path)) as reader, reader.snapshot() as db:
         return {row.handler: row.pending for row in handler_rows(db) if row.pending}
+
+
+def gap_positions(daemon):
+    """Return where the journal tells of a gap: each kill leaves one."""
+    with closing(Reader(daemon.journal_path)) as reader:
+        return {each.position for each in reader.after(0, 1 << 30) if each.type == "rc-push.gap"}
 
 
 def lines(daemon, handler):

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from rc_push.envelope import Batch, Cursor, Envelope, Gap, Source, Unreadable
 from rc_push.errors import JournalCorrupt, JournalError, JournalFull, JournalInUse, JournalTooNew
+from rc_push.journal.audit import audit
 from rc_push.journal.fates import handler_rows
 from rc_push.journal.progress import Advance, Unfinished
 from rc_push.journal.reader import Reader, Tally
@@ -722,7 +723,7 @@ def test_a_journal_of_a_newer_version_is_refused_and_left_as_it_is(tmp_path):
         store._db.execute("PRAGMA user_version = 999")
     before = path.read_bytes()
     for open_it in (Store, Reader):
-        with pytest.raises(JournalTooNew, match=r"schema 999, known 2.*upgrade rc-push"):
+        with pytest.raises(JournalTooNew, match=r"schema 999, known 3.*upgrade rc-push"):
             open_it(path)
     assert path.read_bytes() == before
 
@@ -915,3 +916,62 @@ def test_what_sqlite_says_is_told_with_the_journals_path(name, kind):
 
 def test_an_error_without_a_code_is_no_full_disk():
     assert type(journal_error_from(sqlite3.ProgrammingError("closed"), Path("x"))) is JournalError
+
+
+# ------------------------------------------------------------------------------------------------------ gaps as events
+
+
+def told_in(store: Store) -> list[tuple[str, str | None]]:
+    """Return reason and end of each gap that handlers are told of, in order."""
+    with reading(store) as reader:
+        bodies = [each.body for each in reader.after(0, 100) if each.type == "rc-push.gap"]
+    return [(body["reason"], body["until"]) for body in bodies]
+
+
+def test_a_gap_is_an_event_when_it_opens_and_when_it_ends(store):
+    append(store, Batch("team", gaps=[gap(100)], account="main"))
+    append(store, Batch("team", closes_gaps_at_ms=250))
+    append(store, Batch("team", gaps=[gap(300, 400, reason="full")]))
+    assert told_in(store) == [
+        ("lost", None),
+        ("lost", "1970-01-01T00:00:00.250Z"),
+        ("full", "1970-01-01T00:00:00.400Z"),
+    ]
+
+
+def test_an_open_gap_that_says_more_of_itself_is_told_once(store):
+    append(store, Batch("team", gaps=[gap(100)]))
+    append(store, Batch("team", gaps=[gap(300)]))
+    assert told_in(store) == [("lost", None)]
+
+
+def test_a_gap_says_whose_it_is_in_the_form_of_an_event(store):
+    append(store, Batch("team", gaps=[gap(100, 200)], account="main"))
+    with reading(store) as reader:
+        (told,) = reader.after(0, 10)
+    line = told.to_dict()
+    assert line["event"] == "/rc-push/gap"
+    assert line["body"] == gap(100, 200).to_dict()
+    assert (line["rcPush"]["account"], line["rcPush"]["subscription"]) == ("main", "team")
+
+
+def test_told_gaps_are_none_of_what_was_received_and_all_adds_up(store):
+    register(store, "crm")
+    appended = append(store, Batch("team", batch(1, 2).envelopes, gaps=[gap(100, 200)]))
+    assert (appended.stored, appended.duplicate, appended.head) == (2, 0, 3)
+    with reading(store) as reader, reader.snapshot() as db:
+        found = audit(db)
+    assert found.adds_up
+    (team,), (crm,) = found.subscriptions, found.handlers
+    assert (team.received, team.stored, team.told, team.rows) == (2, 2, 1, 3)
+    assert (crm.stored, crm.pending) == (3, 3)
+    assert handlers_in(store) == {"crm": (0, 3, 0)}
+
+
+def test_events_that_came_over_two_connections_are_counted_as_duplicates(store):
+    brought = batch(1)
+    brought.twins = 2
+    assert append(store, brought).duplicate == 2
+    with reading(store) as reader, reader.snapshot() as db:
+        (team,) = audit(db).subscriptions
+    assert (team.received, team.stored, team.duplicate, team.difference) == (3, 1, 2, 0)
