@@ -32,7 +32,8 @@ from rc_push.rest import Account
 from rc_push.retention import JournalStatistics, Retention
 from rc_push.stalls import watching_stalls
 from rc_push.systemd import Systemd
-from rc_push.transports import Transport
+from rc_push.transports import LinkTransport
+from rc_push.transports.rotation import RotatingTransport
 from rc_push.transports.websocket import WebSocketTransport
 
 log = structlog.get_logger()
@@ -81,10 +82,12 @@ class App:
         config: Config,
         *,
         also: Sequence[tuple[HandlerConfig, LoadedHandler]] = (),
+        ends_subscriptions: bool = False,
         on_change: Callable[[ReceiverStatistics], None] = lambda _: None,
     ) -> AsyncIterator[App]:
         """Open journal, accounts and handlers, those in *also* beside those in the file; close them in reverse.
 
+        When it stops, RingCentral keeps the subscriptions for the next start, unless it *ends_subscriptions*.
         Raises JournalError, ConfigError or HandlerError, each naming its remedy.
         """
         async with AsyncExitStack() as stack:
@@ -102,7 +105,16 @@ class App:
             receivers = []
             for subscription in config.subscriptions.values():
                 transport = transport_for(config, subscription, accounts[subscription.account])
-                receivers.append(Receiver(subscription.name, transport, journal, on_change=on_change))
+                receivers.append(
+                    Receiver(
+                        subscription.name,
+                        RotatingTransport(subscription.name, transport),
+                        journal,
+                        account=subscription.account,
+                        ends_subscription=ends_subscriptions,
+                        on_change=on_change,
+                    )
+                )
             grace_s = config.service.shutdown_grace_s
             dispatchers = [
                 Dispatcher(c, handler, journal, grace_s=grace_s, note_every_s=NOTE_EVERY_S) for c, handler in loaded
@@ -163,9 +175,9 @@ async def _register(config: Config, dispatchers: Sequence[Dispatcher], journal: 
             log.warning("handler_not_in_file", handler=name, why="what it has not finished is kept", remedy=remedy)
 
 
-async def serve(config: Config) -> None:
+async def serve(config: Config, *, ends_subscriptions: bool = False) -> None:
     """Run the daemon until SIGTERM or SIGINT. Raises what `App.open` and `App.run` raise."""
-    serving = asyncio.ensure_future(_serve(config))
+    serving = asyncio.ensure_future(_serve(config, ends_subscriptions=ends_subscriptions))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, serving.cancel)
@@ -174,12 +186,12 @@ async def serve(config: Config) -> None:
         await serving
 
 
-async def _serve(config: Config) -> None:
+async def _serve(config: Config, *, ends_subscriptions: bool) -> None:
     """Run the daemon; where its journal is damaged, begin a new one with what can be read, and go on."""
     mended_at = -math.inf
     while True:
         try:
-            async with App.open(config) as app:
+            async with App.open(config, ends_subscriptions=ends_subscriptions) as app:
                 await app.run()
         except Exception as exc:
             damage = _damage_in(exc)
@@ -204,7 +216,7 @@ def _damage_in(exc: BaseException) -> JournalCorrupt | None:
     return exc if isinstance(exc, JournalCorrupt) else None
 
 
-def transport_for(config: Config, subscription: SubscriptionConfig, account: Account) -> Transport:
+def transport_for(config: Config, subscription: SubscriptionConfig, account: Account) -> LinkTransport:
     """Return the way in which the events of *subscription* come."""
     if subscription.transport == "websocket":
         return WebSocketTransport(subscription, account, config.network)

@@ -35,6 +35,9 @@ STORE_LADDER_S = ((0.1, 0.1), (0.5, 1.0), (2.0, 3.0), (5.0, 5.0))
 class ReceiverStatistics:
     """What is known of one subscription. *since* is when its state began, *next_try_at* when it is tried again.
 
+    *evidence* is what is known at this moment: a subscription that was live, and has not been proven to be since, is
+    not.
+    *connections* counts those that were made after a loss, *rotations* those that took over before one.
     *is_final*: RingCentral has refused for good, and it is not tried again.
     """
 
@@ -50,6 +53,7 @@ class ReceiverStatistics:
     last_event_at: float | None
     next_try_at: float | None
     is_final: bool = False
+    rotations: int = 0
 
 
 class Receiver:
@@ -61,6 +65,8 @@ class Receiver:
         transport: Transport,
         journal: Journal,
         *,
+        account: str = "",
+        ends_subscription: bool = False,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         wall: Callable[[], float] = time.time,
         on_change: Callable[[ReceiverStatistics], None] = lambda _: None,
@@ -68,12 +74,15 @@ class Receiver:
         self.subscription = subscription
         self._transport = transport
         self._journal = journal
+        self._account = account
+        self._ends_subscription = ends_subscription
         self._sleep = sleep
         self._wall = wall
         self._on_change = on_change
         self._evidence = Evidence("connecting", "not connected yet")
         self._since = wall()
-        self._connections = self._received = self._stored = self._duplicate = self._unreadable = 0
+        self._connections = self._rotations = 0
+        self._received = self._stored = self._duplicate = self._unreadable = 0
         self._last_event_at: float | None = None
         self._next_try_at: float | None = None
         self._linked_at = math.inf
@@ -83,12 +92,14 @@ class Receiver:
 
     def statistics(self) -> ReceiverStatistics:
         """Return what is known now."""
+        evidence = self._evidence.at(self._wall())
         return ReceiverStatistics(
             subscription=self.subscription,
             transport=self._transport.name,
-            evidence=self._evidence,
-            since=self._since,
+            evidence=evidence,
+            since=self._since if evidence is self._evidence else self._evidence.good_until,
             connections=self._connections,
+            rotations=self._rotations,
             received=self._received,
             stored=self._stored,
             duplicate=self._duplicate,
@@ -138,15 +149,18 @@ class Receiver:
         self._become(Evidence("connecting", "connecting"))
         async with self._transport.connect(cursor) as link:
             self._connections += 1
+            rotations_before = self._rotations
             self._ended_cleanly = False
             self._linked_at = self._wall()
             self._has_admitted_gap = False
             try:
                 while True:
                     await self._store(await link.read())
+                    self._rotations = rotations_before + link.evidence.rotations
                     self._become(link.evidence)
             except asyncio.CancelledError:
-                await self._store(await link.close())  # what came before both sides agreed on the end
+                end = link.leave if self._ends_subscription else link.close
+                await self._store(await end())  # what came before both sides agreed on the end
                 raise
 
     async def _take_cursor(self) -> Cursor | None:
@@ -165,10 +179,17 @@ class Receiver:
         Cancelled, it tries once more. Raises JournalError where that fails, too: then nothing later may be stored
         (its cursor would hide the loss), and the next start admits a gap.
         """
+        if batch:
+            batch.account = self._account
+            self._count(batch, await self._append_patiently(batch))
+        if _is_cancelled():
+            raise asyncio.CancelledError
+
+    async def _append_patiently(self, batch: Batch) -> Appended:
         delays = delays_s(STORE_LADDER_S)
         while True:
             try:
-                appended = await self._append(batch)
+                return await self._append(batch)
             except JournalError as exc:
                 delay_s = next(delays)
                 self._become(Evidence("degraded", f"{CANNOT_STORE}: {exc}"))
@@ -177,11 +198,6 @@ class Receiver:
                     raise
                 with contextlib.suppress(asyncio.CancelledError):
                     await self._sleep(delay_s)
-                continue
-            break
-        self._count(batch, appended)
-        if _is_cancelled():
-            raise asyncio.CancelledError
 
     async def _append(self, batch: Batch) -> Appended:
         """Store *batch* in one try. Cancellations have to wait: without the answer, nobody knows what is stored."""

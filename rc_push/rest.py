@@ -70,11 +70,16 @@ class SessionStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WsToken:
-    """What one connection to the gateway at *uri* needs. Good for a single use within *expires_in_s*."""
+    """What one connection to the gateway at *uri* needs. Good for a single use within *expires_in_s*.
+
+    *replace_within* is the span, in epoch seconds, in which its OAuth session gives way to another, so that the
+    connection should, too: the gateway recovers within one session only. None = the session is refreshed instead.
+    """
 
     uri: str
     token: str = field(repr=False)
     expires_in_s: float
+    replace_within: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +111,15 @@ class OAuthSession(msgspec.Struct, frozen=True):
         """Hide the tokens."""
         return f"OAuthSession(session_id={self.session_id!r}, expires_at={self.expires_at:%Y-%m-%dT%H:%M:%SZ})"
 
+    @property
+    def due_at(self) -> datetime:
+        """When it is time for another access token."""
+        life = self.expires_at - self.issued_at
+        return self.expires_at - min(timedelta(seconds=LEEWAY_S), life / 3)
+
     def is_due(self, at: datetime) -> bool:
         """Say whether it is time for another access token."""
-        life = self.expires_at - self.issued_at
-        return at >= self.expires_at - min(timedelta(seconds=LEEWAY_S), life / 3)
+        return at >= self.due_at
 
     def can_refresh(self, at: datetime) -> bool:
         """Say whether there is a refresh token that may be alive. An app may have none: they are off by default."""
@@ -218,7 +228,7 @@ class Account:
             raise ProtocolError(f"{self._where(_WSTOKEN)}: the answer has no uri")
         if not uri.startswith(("wss://", "ws://") if self._server.startswith("http://") else "wss://"):
             raise ProtocolError(f"{self._where(_WSTOKEN)}: the uri is no wss:// address")
-        return WsToken(uri, info.ws_access_token, info.expires_in)
+        return WsToken(uri, info.ws_access_token, info.expires_in, self._session_end())
 
     async def request(
         self, method: str, path: str, *, query: Mapping[str, str | int] | None = None, body: Any = None
@@ -420,6 +430,14 @@ class Account:
             log.warning("oauth_session_discarded", account=self.config.name, reason="other credentials or server")
             return None
         return session
+
+    def _session_end(self) -> tuple[float, float] | None:
+        """Return from when on calls belong to another OAuth session, and when this one ends; None = that is not due."""
+        session = self._session
+        if session is None or self.config.access_token or session.can_refresh(self._at()):
+            return None
+        due_at, end_at = session.due_at.timestamp(), session.expires_at.timestamp()
+        return due_at, due_at + (end_at - due_at) * 3 / 4  # taking over needs time, too
 
     # --------------------------------------------------------------------------------------------------------- details
 

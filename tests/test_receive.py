@@ -7,6 +7,7 @@ import json
 import tempfile
 from collections.abc import Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,7 @@ class FakeLink:
         self.swallows = swallows
         self.reads = 0
         self.closes = 0
+        self.leaves = 0
         self.cursor = None
         self.on_read: Callable[[], None] = lambda: None
 
@@ -93,6 +95,10 @@ class FakeLink:
         await asyncio.sleep(0)
         if self.close_error:
             raise self.close_error
+        return self.last
+
+    async def leave(self):
+        self.leaves += 1
         return self.last
 
 
@@ -214,12 +220,12 @@ async def clock():
 class Harness:
     """One receiver over scripted links."""
 
-    def __init__(self, journal, clock, *links) -> None:
+    def __init__(self, journal, clock, *links, **options) -> None:
         self.transport = FakeTransport(*links)
         self.states: list[str] = []
         self.changes = []
         self.receiver = Receiver(
-            "team", self.transport, journal, sleep=clock.sleep, wall=clock.wall, on_change=self._changed
+            "team", self.transport, journal, sleep=clock.sleep, wall=clock.wall, on_change=self._changed, **options
         )
         self.task = asyncio.ensure_future(self.receiver.run())
 
@@ -254,8 +260,8 @@ class Harness:
 async def start(journal, clock):
     started = []
 
-    def start(*links):
-        started.append(Harness(journal, clock, *links))
+    def start(*links, **options):
+        started.append(Harness(journal, clock, *links, **options))
         return started[-1]
 
     yield start
@@ -539,6 +545,14 @@ async def test_cancelled_while_reading_it_stores_what_came_before_both_sides_agr
     assert link.closes == 1
 
 
+async def test_cancelled_it_ends_the_subscription_only_where_that_is_asked_for(start):
+    kept, ended = FakeLink(batch("1")), FakeLink(batch("2"))
+    await (await start(kept).played()).stop()
+    await (await start(ended, ends_subscription=True).played()).stop()
+    assert (kept.closes, kept.leaves) == (1, 0)
+    assert (ended.closes, ended.leaves) == (0, 1)
+
+
 async def test_cancelled_while_connecting_it_ends_at_once(start, path):
     harness = await start().played()
     await harness.stop()
@@ -745,6 +759,30 @@ async def test_statistics_count_connections_and_know_the_last_event(start, clock
     assert statistics.connections == 2
     assert statistics.last_event_at == T0 + 50
     assert statistics.next_try_at is None
+
+
+async def test_a_live_subscription_whose_last_proof_is_too_old_is_none_and_since_when_is_told(start, clock):
+    link = FakeLink(batch("1"), Batch("team"))
+    link.evidence = Evidence("live", "subscription confirmed", proven_at=T0, good_for_s=90.0)
+    harness = await start(link).played()
+    clock.now = T0 + 90.0
+    assert harness.receiver.statistics().evidence.state == "live"
+    clock.now = T0 + 91.0
+    statistics = harness.receiver.statistics()
+    assert (statistics.evidence.state, statistics.since) == ("degraded", T0 + 90.0)
+    assert statistics.evidence.why == "no proof for 91 s that RingCentral serves the subscription"
+
+
+async def test_rotations_are_counted_over_all_connections_and_are_none_of_them(start):
+    def rotated(link, rotations):
+        return lambda: setattr(link, "evidence", replace(LIVE, rotations=rotations))
+
+    first, second = FakeLink(), FakeLink()
+    first.steps = [batch("1"), rotated(first, 2), batch("2"), lost()]
+    second.steps = [batch("3"), rotated(second, 1), batch("4")]
+    harness = await start(first, second).played()
+    statistics = harness.receiver.statistics()
+    assert (statistics.connections, statistics.rotations) == (2, 3)
 
 
 async def test_each_change_of_state_is_told_and_the_same_evidence_is_not_told_twice(start):

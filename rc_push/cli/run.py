@@ -15,8 +15,13 @@ SWITCH_INTERVAL_S = 0.0005
 
 
 @click.command()
+@click.option(
+    "--unsubscribe",
+    is_flag=True,
+    help="End the subscriptions at RingCentral when stopping; without it they are kept for the next start.",
+)
 @click.pass_obj
-def run(settings: Settings) -> None:
+def run(settings: Settings, *, unsubscribe: bool) -> None:
     """Run the daemon in the foreground, until SIGTERM or Ctrl-C."""
     from rc_push.app import serve
     from rc_push.log import configure
@@ -25,4 +30,4 @@ def run(settings: Settings) -> None:
     configure(config.log)
     faulthandler.enable()  # a daemon that hangs says where, when the watchdog's SIGABRT ends it
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    asyncio.run(serve(config))
+    asyncio.run(serve(config, ends_subscriptions=unsubscribe))

@@ -15,6 +15,9 @@ from rc_push.protocol.frames import decode_tolerantly
 
 PATH = "/restapi/v1.0/subscription"
 
+# An event filter's path, and its query's pairs in order.
+_Normal = tuple[str, tuple[tuple[str, str], ...]]
+
 
 class DisabledFilter(msgspec.Struct, frozen=True):
     """An event filter that RingCentral accepted and does not serve, with its *reason* (an errorCode)."""
@@ -81,7 +84,44 @@ def are_same_filters(ours: Sequence[str], theirs: Sequence[str], owner_id: str) 
     return {_normal(each, owner_id) for each in ours} == {_normal(each, owner_id) for each in theirs}
 
 
-def _normal(event_filter: str, owner_id: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+def is_held(held: Sequence[str], info: SubscriptionInfo) -> bool:
+    """Say whether RingCentral still holds the event filters *held*, by its answer *info*; yes where it names none.
+
+    Each time it may write our own id or `~`, so that one stands for the other. A filter that it has come to refuse is
+    still there.
+    """
+    theirs = filters_of(info)
+    return not theirs or _stand_for_each_other(held, theirs)
+
+
+def filters_of(info: SubscriptionInfo) -> list[str]:
+    """Return all event filters of a subscription, served or not."""
+    return [*info.event_filters, *(disabled.filter for disabled in info.disabled_filters)]
+
+
+def _stand_for_each_other(ours: Sequence[str], theirs: Sequence[str]) -> bool:
+    left, right = {_normal(each, "") for each in ours}, {_normal(each, "") for each in theirs}
+    left, right = left - right, right - left
+    for each in left:
+        twin = next((other for other in right if _may_be_same(each, other)), None)
+        if twin is None:
+            return False
+        right.discard(twin)
+    return not right
+
+
+def _may_be_same(one: _Normal, other: _Normal) -> bool:
+    """Say whether two filters are the same where an extension's `~` stands for any id."""
+    ours, theirs = one[0].split("/"), other[0].split("/")
+    if one[1] != other[1] or len(ours) != len(theirs):
+        return False
+    return all(
+        a == b or ("~" in (a, b) and before in ("extension", "extensions"))
+        for before, a, b in zip(["", *ours], ours, theirs, strict=False)
+    )
+
+
+def _normal(event_filter: str, owner_id: str) -> _Normal:
     path, _, query = event_filter.partition("?")
     parts = path.rstrip("/").split("/")
     for index in range(1, len(parts)):

@@ -23,8 +23,10 @@ import msgspec
 from rc_push.errors import ProtocolError, UnreachableError
 from rc_push.protocol import frames
 from rc_push.protocol.frames import BadFrame, Frame, Wsc
+from rc_push.protocol.liveness import PATIENCE, Patience, Rate
 
-# Heartbeat after this much silence: pings do not count for the gateway's idle limit (ringcentral-python#68).
+# Heartbeat after this much silence: pings do not count for the gateway's idle limit (ringcentral-python#68). Each at
+# the most: where many events come, both are half the deadline that follows from their rate.
 HEARTBEAT_AFTER_S = 30.0
 HEARTBEAT_ANSWER_S = 10.0
 # Nothing may be sent before ConnectionDetails has come (protocol.md 4.2).
@@ -116,18 +118,45 @@ Fact = Connected | Notified | Answered | HeartbeatAnswered | ErrorReceived | Unk
 
 
 class ClientSession:
-    """Our side of one connection. Offers *wsc* for recovery where it has one, and keeps the newest that comes."""
+    """Our side of one connection. Offers *wsc* for recovery where it has one, and keeps the newest that comes.
 
-    def __init__(self, *, now: float, new_id: Callable[[], str], wsc: Wsc | None = None) -> None:
+    *rate_per_s* is what was known of the rate of events before. Whoever takes the facts counts events in `rate`: what
+    was kept for us and comes all at once is none.
+    """
+
+    def __init__(
+        self,
+        *,
+        now: float,
+        new_id: Callable[[], str],
+        wsc: Wsc | None = None,
+        rate_per_s: float = 0.0,
+        patience: Patience = PATIENCE,
+    ) -> None:
         self.wsc = wsc
         self.details: ConnectionDetails | None = None
         self.received_at = now
+        self.rate = Rate(now, rate_per_s)
+        self._patience = patience
         self._new_id = new_id
         self._offered_wsc = wsc is not None
         self._outbox: deque[bytes] = deque()
         self._waiting: dict[str, float] = {}
-        self._heartbeat: tuple[str, float] | None = None
+        self._heartbeat: _Heartbeat | None = None
         self._details_until = now + DETAILS_WITHIN_S
+
+    @property
+    def deadline_s(self) -> float:
+        """Within how many seconds of silence a lost contact has to be noticed.
+
+        By the rate when the last frame came: were it to fade meanwhile, silence would give itself more time.
+        """
+        details = self.details or ConnectionDetails()
+        return self._patience.deadline_s(
+            buffer_size=details.recovery_buffer_size,
+            window_s=details.recovery_timeout,
+            rate_per_s=self.rate.per_s(self.received_at),
+        )
 
     def receive(self, data: bytes, now: float) -> Fact:
         """Return what the frame *data* says."""
@@ -158,7 +187,7 @@ class ClientSession:
         """Queue a Heartbeat, unless one is on its way. Its answer proves all that was sent before it."""
         if self._heartbeat is None:
             message_id = self._new_id()
-            self._heartbeat = (message_id, now)
+            self._heartbeat = _Heartbeat(message_id, now, min(HEARTBEAT_ANSWER_S, self.deadline_s / 2))
             self._outbox.append(frames.encode({"type": frames.HEARTBEAT, "messageId": message_id}))
 
     def data_to_send(self) -> list[bytes]:
@@ -171,9 +200,7 @@ class ClientSession:
         """Return when `handle_timer` wants to be called, in monotonic seconds."""
         if self.details is None:
             return self._details_until
-        silence_at = (
-            self._heartbeat[1] + HEARTBEAT_ANSWER_S if self._heartbeat else self.received_at + HEARTBEAT_AFTER_S
-        )
+        silence_at = self._heartbeat.until if self._heartbeat else self._heartbeat_at()
         return min(silence_at, *self._waiting.values()) if self._waiting else silence_at
 
     def handle_timer(self, now: float) -> None:
@@ -185,12 +212,16 @@ class ClientSession:
             if now >= self._details_until:
                 raise UnreachableError(f"no ConnectionDetails within {DETAILS_WITHIN_S:.0f} s", phase="details")
             return
-        if self._heartbeat and now >= self._heartbeat[1] + HEARTBEAT_ANSWER_S:
-            raise UnreachableError(f"no answer to a Heartbeat within {HEARTBEAT_ANSWER_S:.0f} s", phase="heartbeat")
+        if self._heartbeat and now >= self._heartbeat.until:
+            within_s = self._heartbeat.within_s
+            raise UnreachableError(f"no answer to a Heartbeat within {within_s:.3g} s", phase="heartbeat")
         if any(now >= until for until in self._waiting.values()):
             raise UnreachableError(f"no answer to a request within {REQUEST_ANSWER_S:.0f} s", phase="request")
-        if now >= self.received_at + HEARTBEAT_AFTER_S:
+        if now >= self._heartbeat_at():
             self.heartbeat(now)
+
+    def _heartbeat_at(self) -> float:
+        return self.received_at + min(HEARTBEAT_AFTER_S, self.deadline_s / 2)
 
     def _receive_other(self, frame: Frame, data: bytes) -> Fact:
         meta, body = frame.meta, bytes(frame.body)
@@ -232,9 +263,9 @@ class ClientSession:
         return Connected(details, recovered)
 
     def _receive_heartbeat(self, message_id: str, data: bytes) -> Fact:
-        if self._heartbeat is None or self._heartbeat[0] != message_id:
+        if self._heartbeat is None or self._heartbeat.message_id != message_id:
             return Unknown(frames.HEARTBEAT, data)
-        sent_at = self._heartbeat[1]
+        sent_at = self._heartbeat.sent_at
         self._heartbeat = None
         return HeartbeatAnswered(sent_at)
 
@@ -244,6 +275,19 @@ class ClientSession:
 
     def _is_newer(self, wsc: Wsc) -> bool:
         return self.wsc is None or wsc.sequence > self.wsc.sequence
+
+
+@dataclass(frozen=True, slots=True)
+class _Heartbeat:
+    """A Heartbeat on its way."""
+
+    message_id: str
+    sent_at: float
+    within_s: float
+
+    @property
+    def until(self) -> float:
+        return self.sent_at + self.within_s
 
 
 class _ErrorBody(msgspec.Struct, rename="camel"):

@@ -74,8 +74,12 @@ class Inbox:
             self._go_on()
         return frames
 
+    def wake(self) -> None:
+        """Let a `wait` end."""
+        self._arrived.set()
+
     async def wait(self, timeout_s: float) -> None:
-        """Wait until there is something to take, the connection is over, or *timeout_s* has passed."""
+        """Wait until there is something to take, the connection is over, `wake`, or *timeout_s* has passed."""
         if self._frames or self.has_ended:
             return
         self._arrived.clear()

@@ -30,7 +30,7 @@ from rc_push.protocol.subscription import SubscriptionInfo, refused_from
 from rc_push.transports import Evidence
 from rc_push.transports.poll import Poller
 from rc_push.transports.pubnub_messages import Opener
-from rc_push.transports.pubnub_state import LIFE_S, NAME, Channel, channel_from, state_from
+from rc_push.transports.pubnub_state import LIFE_S, NAME, Channel, State, channel_from, state_from
 from rc_push.transports.pubnub_subscription import PubNubSubscription, Rest
 
 log = structlog.get_logger()
@@ -50,6 +50,8 @@ IDLE_SLACK_MS = 2000
 # … and a message that nothing older is missing, but RingCentral documents no order.
 ORDER_SLACK_MS = 1000
 QUEUE_MS = round(wire.QUEUE_S * 1000)
+# A link runs so long beside the one from which it takes over, for messages that are under way when it begins.
+OVERLAP_S = 5.0
 
 
 class PubNubTransport:
@@ -93,6 +95,10 @@ class _Polled:
 class PubNubLink:
     """The channels of one subscription, one poll at a time each, and the task that keeps the subscription alive."""
 
+    # It renews itself, whatever becomes of its connections, and an answer to a poll proves the way to PubNub.
+    outlived = suspicion = ""
+    overlap_s = OVERLAP_S
+
     def __init__(
         self,
         subscription: SubscriptionConfig,
@@ -101,6 +107,7 @@ class PubNubLink:
         cursor: Cursor | None,
         wall: Callable[[], float],
     ) -> None:
+        self.is_proven = False
         self.evidence = Evidence("subscribing", "looking for the subscription")
         self._config = subscription
         self._subscription = PubNubSubscription(subscription, account)
@@ -114,11 +121,17 @@ class PubNubLink:
         self._polls: dict[tuple[str, str], asyncio.Task[_Polled]] = {}
         self._changes: deque[tuple[Batch, asyncio.Event]] = deque()
         self._changed = asyncio.Event()
+        self._is_woken = False
         self._given: asyncio.Event | None = None
         self._is_reached = False
         self._confirmed_at = -math.inf
         self._hurry = asyncio.Event()
         self._keeper = asyncio.create_task(self._keep(), name="pubnub-keep")
+
+    @property
+    def subscription_id(self) -> str:
+        """RingCentral's id of the subscription; empty where there is none yet."""
+        return self._state.subscription_id
 
     async def read(self) -> Batch:
         """Return the next batch (see `Link.read`). The next poll goes out only then: the last answer is stored."""
@@ -129,6 +142,9 @@ class PubNubLink:
             if self._changes:
                 batch, self._given = self._changes.popleft()
                 return batch
+            if self._is_woken:
+                self._is_woken = False
+                return self._batch()
             self._changed.clear()
             if answers := self._take_answers():
                 return answers
@@ -136,6 +152,20 @@ class PubNubLink:
                 self._keeper.result()
             self._start_polls()
             await self._wait()
+
+    def wake(self) -> None:
+        """Let the waiting `read`, or else the next one, return even where there is nothing."""
+        self._is_woken = True
+        self._changed.set()
+
+    async def leave(self) -> Batch:
+        """Stop reading, and end the subscription, after which the channel gets nothing any more."""
+        batch = await self.close()
+        if self.subscription_id:
+            await self._subscription.end(self.subscription_id)
+            self._state = State()
+            batch = self._with_cursor(batch)
+        return batch
 
     async def close(self) -> Batch:
         """Stop reading. Nothing is lost: what comes now waits in the channel for the next poll."""
@@ -382,7 +412,10 @@ class PubNubLink:
     def _confirm_to_all(self, gaps: list[Gap]) -> None:
         """Say that the subscription is alive, and PubNub within reach."""
         refused = self._state.refused
-        self.evidence = Evidence("degraded", refused) if refused else Evidence("live", "subscription renewed")
+        life_s = max(0.0, self._state.expires_at_ms / 1000 - self._wall())
+        why = refused or "subscription renewed"
+        self.evidence = Evidence("degraded" if refused else "live", why, self._wall(), life_s)
+        self.is_proven = True
         self._confirmed_at = asyncio.get_running_loop().time()
         self._hurry.clear()
         batch = self._batch()

@@ -1,7 +1,7 @@
 """Which PubNub subscription at RingCentral serves us? Found among those that are there, created, renewed.
 
-Knows the calls and what their answers mean; knows nothing of channels, tasks or the journal. None is ever deleted: one
-that nobody renews ends by itself after 900 s, and one that is not ours is somebody's.
+Knows the calls and what their answers mean; knows nothing of channels, tasks or the journal. None is deleted but where
+that is asked for: one that nobody renews ends by itself after 900 s, and one that is not ours is somebody's.
 """
 
 from __future__ import annotations
@@ -70,6 +70,14 @@ class PubNubSubscription:
         """Let it have our event filters, which renews it, too; None = it is gone."""
         body = {"eventFilters": list(self._subscription.event_filters)}
         return await self._extend("PUT", f"{PATH}/{subscription_id}", body)
+
+    async def end(self, subscription_id: str) -> None:
+        """Delete it; one that is gone is nobody's concern."""
+        try:
+            await self._account.request("DELETE", f"{PATH}/{subscription_id}")
+        except RestError as exc:
+            if not subscriptions.is_gone(exc):
+                raise
 
     def _is_as_good(self, info: SubscriptionInfo) -> bool:
         is_alive = info.delivery_mode.transport_type == "PubNub" and info.status in ("", "Active")

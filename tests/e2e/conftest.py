@@ -102,6 +102,7 @@ class Daemon:
         self.events = EventsFile(folder / "events.jsonl")
         self.journal_path = folder / "journal.db"
         self.config_path = folder / "rc-push.toml"
+        self.run_options: tuple[str, ...] = ()
         self.starts = 0
         self._process: subprocess.Popen | None = None
         self._looked_at = 0
@@ -128,7 +129,7 @@ class Daemon:
         self.write_config()
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
-                self._command("run"),
+                self._command("run", *self.run_options),
                 env=self.environ,
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,

@@ -333,6 +333,63 @@ async def test_sigterm_under_load_leaves_no_gap_when_it_is_back_in_time(simulato
     assert len(calls(simulator, TOKEN)) == 1
 
 
+async def test_with_unsubscribe_nothing_is_kept_at_ringcentral_and_the_session_there_lives(simulator, daemon):
+    daemon.run_options = ("--unsubscribe",)
+    daemon.start()
+    await daemon.wait_live()
+    [uuid] = posts(simulator)
+    await daemon.events.wait([uuid])
+    assert await daemon.stop() == 0
+    assert not simulator.state.subscriptions
+    missed = posts(simulator, 3)
+    daemon.run_options = ()
+    daemon.start()
+    await daemon.wait_live()
+    [gap] = await daemon.listed("gaps")
+    assert gap["reason"] == "no session to recover"
+    assert await unexplained(missed, simulator, daemon) == []
+    assert len(calls(simulator, TOKEN)) == 1
+
+
+async def test_a_connection_gives_way_to_another_before_its_time_is_over(simulator, daemon):
+    simulator.state.knobs.turn({"absolute_timeout_s": 2})
+    daemon.start()
+    await daemon.wait_live()
+    await daemon.wait_line("connection_rotated")
+    uuids = posts(simulator, 5)
+    await daemon.events.wait(uuids)
+    await daemon.wait_line("connection_rotated")
+    assert await daemon.listed("gaps") == []
+    assert daemon.lines("connection_lost") == []
+
+
+async def test_a_subscription_that_is_lost_in_silence_is_found_and_handlers_are_told_of_the_gap(simulator, daemon):
+    simulator.state.knobs.turn({"absolute_timeout_s": 10})  # the shorter its life, the sooner the server is asked
+    daemon.handlers += f"""
+[handlers.gaps]
+use = "file"
+types = ["rc-push.gap"]
+path = "{daemon.folder}/gaps.jsonl"
+"""
+    daemon.start()
+    await daemon.wait_live()
+    await daemon.wait_until(lambda: any(call.startswith("GET ") for call in simulator.state.calls))
+    await simulator.emitter.emit_many(Many(count=100))  # who has many events is asked soon after they end
+    await simulator.admin.faults({"fault": "lose-subscription"})
+    deaf = posts(simulator, 3)
+    await daemon.wait_line("gap", 20)
+    await daemon.wait_live()
+    heard = posts(simulator, 3)
+    await daemon.events.wait(heard)
+    assert daemon.events.look().isdisjoint(deaf)
+    assert await unexplained(deaf, simulator, daemon) == []
+    told = daemon.folder / "gaps.jsonl"
+    await daemon.wait_until(lambda: told.exists() and "subscription lost" in told.read_text("utf-8"))
+    assert "rc-push.gap" not in daemon.events.path.read_text("utf-8")
+    [team, *_] = await daemon.listed("audit")
+    assert team["addsUp"]
+
+
 async def test_sigterm_ends_it_while_ringcentral_owes_an_answer(simulator, daemon):
     daemon.more = "[network]\nread_timeout_s = 6\n"
     await simulator.admin.faults({"fault": "hang", "path": "/restapi/oauth/wstoken"})

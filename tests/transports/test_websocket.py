@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
+import time
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -14,11 +16,14 @@ from rc_push.envelope import Batch, Cursor, Gap, Unreadable, ms_from_iso
 from rc_push.errors import PermissionRefused, ProtocolError, UnreachableError
 from rc_push.protocol import wsg
 from rc_push.rest import Account, WsToken
+from rc_push.simulator.emitter import Many
 from rc_push.simulator.faults import GARBAGE
 from rc_push.simulator.knobs import Knobs
 from rc_push.simulator.server import Simulator
-from rc_push.transports import websocket
-from rc_push.transports.websocket import WebSocketLink, WebSocketTransport
+from rc_push.transports import serving, websocket_link
+from rc_push.transports.rotation import RotatingTransport
+from rc_push.transports.websocket import WebSocketTransport
+from rc_push.transports.websocket_link import WebSocketLink
 
 POSTS = "/team-messaging/v1/posts"
 WITHIN_S = 10.0
@@ -349,7 +354,7 @@ async def test_a_half_open_connection_is_noticed_by_the_missing_answer(sim, tran
 
 
 async def test_a_subscription_that_somebody_replaced_is_noticed_by_the_events_of_the_other(sim, transport, monkeypatch):
-    monkeypatch.setattr(websocket, "RESUBSCRIBE_EVERY_S", 0.0)
+    monkeypatch.setattr(websocket_link, "RESUBSCRIBE_EVERY_S", 0.0)
     async with linked(transport) as reading:
         ours = json.loads((await reading.until_live()).cursor.state)["subscription_id"]
         (subscription,) = sim.state.subscriptions.values()
@@ -399,3 +404,170 @@ async def test_a_cursor_that_makes_no_sense_begins_anew_and_admits_the_gap(trans
     async with linked(transport, Cursor("team", "websocket", 1_764_000_000_000, state)) as reading:
         await reading.until_live()
     assert [gap.reason for gap in reading.gaps] == ["no session to recover"]
+
+
+# ------------------------------------------------------------------------------------------ whether it is served at all
+
+
+async def proven(reading):
+    """Wait until the server has been asked what it holds, and has said so."""
+    return await reading.until(lambda reading: reading.link.is_proven)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Have the server asked soon and often."""
+    monkeypatch.setattr(serving, "ASK_AFTER_S", 0.02)
+    monkeypatch.setattr(serving, "ASK_EVERY_S", 0.1)
+    monkeypatch.setattr(serving, "ASK_AGAIN_S", 0.02)
+
+
+async def test_live_means_that_the_server_has_told_over_the_connection_what_it_holds(sim, transport, impatient):
+    async with linked(transport) as reading:
+        await proven(reading)
+        assert reading.link.evidence.state == "live"
+        assert [call for call in sim.state.calls if call.startswith("GET ")] != []
+        assert json.loads(reading.cursor.state)["held"] == [POSTS]
+
+
+async def test_a_subscription_that_was_lost_in_silence_is_found_and_the_gap_reaches_back_to_the_last_proof(
+    sim, transport, impatient
+):
+    async with linked(transport) as reading:
+        await proven(reading)
+        seen_before_ms = reading.cursor.seen_at_ms
+        reading.link._subscribed_at -= websocket_link.RESUBSCRIBE_EVERY_S
+        await sim.admin.faults({"fault": "lose-subscription"})
+        await reading.until(lambda reading: reading.gaps != [])
+        await reading.until_live()
+        uuid = sim.emit_sample("post.added")
+        await reading.until_count(1)
+    assert reading.uuids == [uuid]
+    (gap,) = reading.gaps
+    assert (gap.reason, gap.certainty, gap.until_ms) == ("subscription lost", "possible", None)
+    assert gap.since_ms >= seen_before_ms - 1000
+
+
+async def test_other_filters_than_ours_are_found_too(sim, transport, impatient):
+    async with linked(transport) as reading:
+        await proven(reading)
+        reading.link._subscribed_at -= websocket_link.RESUBSCRIBE_EVERY_S
+        (subscription,) = sim.state.subscriptions.values()
+        subscription.event_filters[:] = ["/team-messaging/v1/chats"]
+        await reading.until(lambda reading: reading.gaps != [])
+        assert reading.gaps[0].reason == "subscription changed"
+        await reading.until_live()
+
+
+async def test_where_the_server_does_not_tell_heartbeats_are_all_there_is_and_it_is_said(sim, transport, impatient):
+    sim.state.knobs.turn({"read_over_wsg": "refused"})
+    async with linked(transport) as reading:
+        await proven(reading)
+        assert reading.link.evidence.state == "live"
+    assert reading.gaps == []
+
+
+async def test_a_connection_whose_session_is_over_is_outlived(sim, transport, impatient):
+    sim.state.knobs.turn({"on_session_revoked": "nothing"})
+    async with linked(transport) as reading:
+        await proven(reading)
+        await sim.admin.faults({"fault": "revoke-session"})
+        await reading.until(lambda reading: bool(reading.link.outlived))
+    assert "OAU-213" in reading.link.outlived
+
+
+async def test_a_live_subscription_without_a_young_proof_is_not_live(transport):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        evidence = reading.link.evidence
+        assert evidence.at(evidence.proven_at).state == "live"
+        stale = evidence.at(evidence.good_until + 1)
+    assert stale.state == "degraded"
+    assert stale.why.startswith("no proof for ")
+
+
+async def test_a_busy_subscription_has_a_shorter_deadline_by_what_the_server_says_it_keeps(sim, transport):
+    sim.state.knobs.turn({"recovery_buffer_size": 40})
+    async with linked(transport) as reading:
+        await reading.until_live()
+        assert reading.link._session.deadline_s == 60.0
+        await sim.emitter.emit_many(Many(count=100))
+        await reading.until_count(100)
+        assert reading.link._session.deadline_s == 5.0
+
+
+async def test_a_stalled_loop_tears_no_healthy_connection_down(sim, transport, monkeypatch):
+    monkeypatch.setattr(wsg, "HEARTBEAT_AFTER_S", 0.05)
+    monkeypatch.setattr(wsg, "HEARTBEAT_ANSWER_S", 0.1)
+    async with linked(transport) as reading:
+        await reading.until_live()
+        for _ in range(3):
+            reader = asyncio.create_task(reading.until_count(len(reading.uuids) + 1))
+            await asyncio.sleep(0.07)
+            time.sleep(0.8)  # noqa: ASYNC251 - the stall
+            await asyncio.sleep(0.05)
+            sim.emit_sample("post.added")
+            await reader
+    assert len(sim.state.traffic) == 1
+
+
+# ---------------------------------------------------------------------------------------------------- taking over
+
+
+async def test_leaving_ends_the_subscription_and_all_of_it_has_come(sim, transport):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        on_the_way = sim.emit_sample("post.added")
+        last = await reading.link.leave()
+    assert [envelope.uuid for envelope in last.envelopes] == [on_the_way]
+    assert not sim.state.subscriptions
+    async with linked(transport, last.cursor) as again:
+        await again.until_live()
+    assert [gap.reason for gap in again.gaps] == ["no session to recover"]
+
+
+@pytest.mark.parametrize("same_uuid", [True, False])
+async def test_rotations_between_real_connections_bring_each_event_once(sim, transport, same_uuid, monkeypatch):
+    monkeypatch.setattr(websocket_link, "OVERLAP_S", 0.05)
+    monkeypatch.setattr(serving, "ASK_AFTER_S", 0.01)
+    sim.state.knobs.turn({"same_uuid": same_uuid})
+    emitting = asyncio.create_task(sim.emitter.emit_many(Many(count=400, rate_per_s=400)))
+    async with RotatingTransport("team", transport).connect(None) as link:
+        reading = Reading(link)
+        await reading.until_live()
+        for number in range(1, 4):
+            link._present.link._lifetime.outlive("the test says so")
+            link._present.link.wake()
+            await reading.until(lambda reading, number=number: reading.link.evidence.rotations == number)
+        first = min(int(envelope.body["id"]) for batch in reading.batches for envelope in batch.envelopes)
+        await emitting
+        reading.batches.append(await link.close())
+    ids = {envelope.uuid: int(envelope.body["id"]) for batch in reading.batches for envelope in batch.envelopes}
+    assert sorted(ids.values()) == list(range(first, max(ids.values()) + 1))
+    assert max(ids.values()) % 1000 == 399
+    assert reading.gaps == []
+
+
+async def test_a_subscription_that_turns_out_to_be_gone_when_it_is_ended_is_a_gap_since_its_last_proof(
+    sim, transport, impatient
+):
+    async with linked(transport) as reading:
+        await proven(reading)
+        await sim.admin.faults({"fault": "lose-subscription"})
+        last = await reading.link.leave()
+    assert [(gap.reason, gap.certainty) for gap in last.gaps] == [("subscription lost", "possible")]
+
+
+async def test_a_rotation_admits_that_the_first_connection_had_lost_its_subscription(sim, transport, impatient):
+    async with RotatingTransport("team", transport).connect(None) as link:
+        reading = Reading(link)
+        await reading.until(lambda reading: link._present.link.is_proven)
+        await sim.admin.faults({"fault": "lose-subscription"})
+        deaf_at_ms = ms_from_iso(sim.state.clock.iso())
+        link._present.link._proof._ask_at = math.inf  # it takes over before the server is asked again
+        link._present.link._lifetime.outlive("the test says so")
+        link._present.link.wake()
+        await reading.until(lambda reading: reading.gaps != [])
+    (gap,) = reading.gaps
+    assert gap.reason == "subscription lost"
+    assert gap.since_ms <= deaf_at_ms <= gap.until_ms

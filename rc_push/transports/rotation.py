@@ -1,0 +1,270 @@
+"""How does one connection take over from another without a hole? The second is there before the first one ends.
+
+1. A second connection is made, subscribed and proven, beside the first. What it brings is held in memory: until step 3
+   the first one's cursor is what a crash goes on from, and the first one's server side still has everything.
+2. Both run beside each other for a while, for what is under way at RingCentral when the second begins.
+3. What was held is stored together with the second one's cursor: from now on that counts, crash or not.
+4. The first one ends its subscription and closes; what it still brings is stored as well.
+
+Whatever came over both is stored once. Knows transports and links by their interfaces, so that a subscription can move
+from any of them to any other; knows nothing of the journal. How a second connection comes to be: `successor.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+import structlog
+
+from rc_push.envelope import Batch, Cursor
+from rc_push.errors import RcPushError
+from rc_push.transports import Evidence, LinkTransport
+from rc_push.transports.overlap import Overlap
+from rc_push.transports.successor import Connection, Successor
+
+log = structlog.get_logger()
+
+# After the first has ended, the second may still bring what the first has brought.
+TWINS_AFTER_S = 10.0
+# A connection that is only suspected costs a token, too: not more often than this.
+SUSPECT_EVERY_S = 600.0
+
+
+class RotatingTransport:
+    """A transport whose link goes on over one connection after the other."""
+
+    def __init__(
+        self,
+        subscription: str,
+        transport: LinkTransport,
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.subscription = subscription
+        self.transport = transport
+        self.sleep = sleep
+        self.wall = wall
+        self.suspected_at = -SUSPECT_EVERY_S
+        self._link: RotatingLink | None = None
+
+    @property
+    def name(self) -> str:
+        """What the present way is called in the file."""
+        return self.transport.name
+
+    @property
+    def recovery_window_s(self) -> float:
+        """How long the server keeps what it could not deliver, in seconds."""
+        return self.transport.recovery_window_s
+
+    @asynccontextmanager
+    async def connect(self, cursor: Cursor | None) -> AsyncIterator[RotatingLink]:
+        """Make the first connection (see `Transport.connect`)."""
+        link = RotatingLink(self, await Connection.open(self.transport, cursor))
+        self._link = link
+        try:
+            yield link
+        finally:
+            self._link = None
+            await link.abort()
+
+    async def move(self, transport: LinkTransport) -> None:
+        """Go on over *transport*, without a hole: the same subscription with other settings, or by another way.
+
+        Returns once it has taken over, or another move was asked for in its place. Where there is no connection, or
+        this one ends before, the next one is over *transport*. Raises RefusedError where RingCentral refuses it; then
+        everything is as it was.
+        """
+        if self._link is None:
+            self.transport = transport
+        else:
+            await self._link.move(transport)
+
+
+class RotatingLink:
+    """One link over one connection after the other. The present one decides what is known and what is raised."""
+
+    def __init__(self, owner: RotatingTransport, first: Connection) -> None:
+        self._owner = owner
+        self._loop = asyncio.get_running_loop()
+        self._present = first
+        self._rotations = 0
+        self._successor: Successor | None = None
+        self._past: _Past | None = None
+        self._overlap: Overlap | None = None
+        self._overlap_until = 0.0
+        self._seen_at_ms: int | None = None
+        self._heard_at_ms = self._now_ms()
+
+    @property
+    def evidence(self) -> Evidence:
+        """What is known now: of the present connection alone, whatever becomes of the one before."""
+        return replace(self._present.link.evidence, rotations=self._rotations)
+
+    async def read(self) -> Batch:
+        """Return the next batch (see `Link.read`)."""
+        if self._past and self._past.leaving.done():
+            return self._last_of(self._past)
+        successor = self._successor
+        if successor:
+            successor.check()
+            if successor.is_ready and self._past is None:
+                return await self._switch(successor)
+        try:
+            batch = await self._present.link.read()
+        except RcPushError as exc:
+            if self._past:  # first what the one before still has; the next read tells the end again
+                await asyncio.wait([self._past.leaving])
+                return self._last_of(self._past)
+            if successor is None or not successor.is_confirmed:
+                raise
+            log.warning("connection_lost", subscription=self._owner.subscription, error=str(exc), next_try_s=0.0)
+            return await self._switch(successor, is_lost=True)
+        self._look_at(batch)
+        self._consider()
+        return batch
+
+    async def close(self) -> Batch:
+        """End all connections; the server keeps the subscription."""
+        return await self._end(self._present.link.close)
+
+    async def leave(self) -> Batch:
+        """End all connections, and the subscription."""
+        return await self._end(self._present.link.leave)
+
+    async def move(self, transport: LinkTransport) -> None:
+        """Go on over *transport* (see `RotatingTransport.move`)."""
+        await self._abandon()
+        successor = self._begin(transport, "the configuration has changed")
+        try:
+            await successor.wait_taken_over()
+        except RcPushError:
+            if self._successor is successor:
+                await self._abandon()
+            raise
+
+    async def abort(self) -> None:
+        """Let go of everything."""
+        if self._successor and self._successor.is_waited_for:
+            self._owner.transport = self._successor.transport
+        await self._abandon()
+        if self._past:
+            self._past.leaving.cancel()
+            await asyncio.wait([self._past.leaving])
+        await self._present.release()
+
+    # ------------------------------------------------------------------------------------------------ taking over
+
+    def _consider(self) -> None:
+        """Have another connection made, where the present one asks for it."""
+        if self._successor or self._past:
+            return
+        link, now = self._present.link, self._loop.time()
+        why = link.outlived
+        if not why and link.suspicion and now >= self._owner.suspected_at + SUSPECT_EVERY_S:
+            why, self._owner.suspected_at = link.suspicion, now
+        if why:
+            self._begin(self._owner.transport, why)
+
+    def _begin(self, transport: LinkTransport, why: str) -> Successor:
+        def new_overlap() -> Overlap:
+            return Overlap(self._heard_at_ms)
+
+        log.info("rotation_begins", subscription=self._owner.subscription, why=why)
+        self._successor = Successor(transport, why, new_overlap, wake=self._wake, sleep=self._owner.sleep)
+        return self._successor
+
+    async def _abandon(self) -> None:
+        successor, self._successor = self._successor, None
+        if successor:
+            await successor.abort()
+
+    async def _switch(self, successor: Successor, *, is_lost: bool = False) -> Batch:
+        """Go on over the second connection; return what it has brought, with its cursor.
+
+        The first one *is_lost*, or is ended beside it.
+        """
+        connection, held, overlap = await successor.take_over()
+        self._successor = None
+        old, self._present = self._present, connection
+        is_other = old.link.subscription_id != connection.link.subscription_id
+        leaving = self._loop.create_task(self._leave(old, is_lost=is_lost, is_other=is_other), name="rotation-leave")
+        self._past = _Past(leaving, overlap, old.transport.name, self._seen_at_ms, self._now_ms())
+        self._owner.transport, self._overlap, self._overlap_until = connection.transport, overlap, math.inf
+        self._rotations += 1
+        log.info("connection_rotated", subscription=self._owner.subscription, why=successor.why, number=self._rotations)
+        self._note(overlap.sift("new", held))
+        return held
+
+    async def _leave(self, old: Connection, *, is_lost: bool, is_other: bool) -> Batch:
+        """End the first connection, and its subscription where that *is_other*; return the last of it."""
+        batch = Batch(self._owner.subscription)
+        try:
+            if not is_lost:
+                batch = await (old.link.leave() if is_other else old.link.close())
+        except RcPushError as exc:
+            log.warning("connection_lost", subscription=self._owner.subscription, error=str(exc), next_try_s=0.0)
+        finally:
+            await old.release()
+            self._wake()
+        return batch
+
+    def _last_of(self, past: _Past) -> Batch:
+        """Return the last of the first connection, and what neither of them has brought."""
+        self._past = None
+        self._overlap_until = self._loop.time() + TWINS_AFTER_S
+        batch = past.leaving.result()
+        gaps = past.overlap.gaps(batch, past.seen_at_ms, past.transport, past.switched_at_ms)
+        past.overlap.sift("old", batch)
+        batch.gaps = [gap.closed_at(past.switched_at_ms) for gap in batch.gaps] + gaps
+        batch.cursor = batch.closes_gaps_at_ms = None  # the second one's count
+        return batch
+
+    async def _end(self, end: Callable[[], Awaitable[Batch]]) -> Batch:
+        await self._abandon()
+        batch, last = Batch(self._owner.subscription), await end()
+        if self._past:
+            await asyncio.wait([self._past.leaving])
+            batch.add(self._last_of(self._past))
+        batch.add(self._look_at(last))
+        return batch
+
+    # -------------------------------------------------------------------------------------------------------- details
+
+    def _look_at(self, batch: Batch) -> Batch:
+        """Take note of what the present connection has brought; return it without what another had brought before."""
+        if self._overlap and self._loop.time() < self._overlap_until:
+            self._overlap.sift("new", batch)
+        if self._successor and self._successor.overlap:
+            self._successor.overlap.sift("old", batch)
+        self._note(batch)
+        return batch
+
+    def _note(self, batch: Batch) -> None:
+        if batch.cursor:
+            self._seen_at_ms = batch.cursor.seen_at_ms
+        if batch.envelopes or batch.twins:
+            self._heard_at_ms = self._now_ms()
+
+    def _wake(self) -> None:
+        self._present.link.wake()
+
+    def _now_ms(self) -> int:
+        return round(self._owner.wall() * 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class _Past:
+    """The connection before, on its way out: seen to have brought all up to *seen_at_ms* when the switch was."""
+
+    leaving: asyncio.Task[Batch]
+    overlap: Overlap
+    transport: str
+    seen_at_ms: int | None
+    switched_at_ms: int

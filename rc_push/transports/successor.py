@@ -1,0 +1,171 @@
+"""How does a second connection come to be, beside the first? Tried until it is there; what it brings is held.
+
+Knows transports and links by their interfaces; knows nothing of what becomes of the first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+
+import structlog
+
+from rc_push.backoff import delays_s
+from rc_push.envelope import Batch, Cursor
+from rc_push.errors import RcPushError, UnreachableError, delay_asked_for_s, is_retryable
+from rc_push.transports import Link, LinkTransport
+from rc_push.transports.overlap import Overlap
+
+log = structlog.get_logger()
+
+# It is not read any further while so much is held.
+HELD_MAX_BYTES = 8 << 20
+
+
+class Connection:
+    """A link with what it takes to let go of it."""
+
+    def __init__(self, transport: LinkTransport, link: Link, stack: AsyncExitStack) -> None:
+        self.transport = transport
+        self.link = link
+        self._stack = stack
+
+    @classmethod
+    async def open(cls, transport: LinkTransport, cursor: Cursor | None) -> Connection:
+        """Connect (see `Transport.connect`)."""
+        stack = AsyncExitStack()
+        link = await stack.enter_async_context(transport.connect(cursor))
+        return cls(transport, link, stack)
+
+    async def release(self) -> None:
+        """Let go of it; does nothing the second time."""
+        await self._stack.aclose()
+
+
+class Successor:
+    """A second connection on its way. *wake* is called when there is something to look at (`check`, `is_ready`)."""
+
+    def __init__(
+        self,
+        transport: LinkTransport,
+        why: str,
+        new_overlap: Callable[[], Overlap],
+        *,
+        wake: Callable[[], None],
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.transport = transport
+        self.why = why
+        self.is_ready = False
+        self.held: Batch | None = None
+        self.overlap: Overlap | None = None
+        self._new_overlap = new_overlap
+        self._wake = wake
+        self._sleep = sleep
+        self._connection: Connection | None = None
+        loop = asyncio.get_running_loop()
+        self._taken_over: asyncio.Future[None] = loop.create_future()
+        self._task = loop.create_task(self._run(), name="successor")
+        self._task.add_done_callback(lambda _: wake())
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Say whether the server has confirmed the second subscription: from then on it has everything."""
+        return self.overlap is not None and self.overlap.confirmed_at_ms is not None
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Say whether somebody still waits for it to take over, or would."""
+        return not self._taken_over.done()
+
+    def check(self) -> None:
+        """Raise what ended it, where that is no ordinary failure."""
+        if self._task.done():
+            self._task.result()
+
+    async def wait_taken_over(self) -> None:
+        """Wait until it has taken over. Raises RefusedError where it never will."""
+        await asyncio.shield(self._taken_over)
+
+    async def take_over(self) -> tuple[Connection, Batch, Overlap]:
+        """Stop holding; return the connection, what it has brought, and what tells that from the other's.
+
+        Cancelled, nothing is taken.
+        """
+        await self._stop()
+        connection, held, overlap = self._connection, self.held, self.overlap
+        assert connection is not None  # noqa: S101 - it is confirmed
+        assert held is not None  # noqa: S101
+        assert overlap is not None  # noqa: S101
+        self._connection = None
+        self._settle()
+        return connection, held, overlap
+
+    async def abort(self) -> None:
+        """Let go of it."""
+        self._settle()
+        await self._stop()
+        await self._let_go()
+
+    def _settle(self) -> None:
+        if not self._taken_over.done():
+            self._taken_over.set_result(None)
+
+    async def _stop(self) -> None:
+        if not self._task.done():
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        """Try until it is there, then hold what it brings, until cancelled, or refused for good."""
+        delays = delays_s()
+        while True:
+            try:
+                await self._hold()
+            except RcPushError as exc:
+                await self._let_go()
+                delay_s = max(next(delays), delay_asked_for_s(exc))
+                log.warning("rotation_failed", error=str(exc), next_try_s=round(delay_s, 1))
+                if not is_retryable(exc) and not self._taken_over.done():
+                    self._taken_over.set_exception(exc)
+                    self._taken_over.exception()  # whether anybody asks or not
+            await self._sleep(delay_s)
+
+    async def _hold(self) -> None:
+        """Connect, and take in what comes. Ends by an exception."""
+        self._connection = connection = await Connection.open(self.transport, None)
+        self.overlap = overlap = self._new_overlap()
+        link, size_bytes, timer = connection.link, 0, None
+        try:
+            while True:
+                batch = await link.read()
+                self._take_in(batch, overlap)
+                size_bytes += sum(len(envelope.payload) for envelope in batch.envelopes)
+                if link.is_proven and timer is None:
+                    timer = asyncio.get_running_loop().call_later(link.overlap_s, self._be_ready)
+                if size_bytes > HELD_MAX_BYTES:
+                    if timer is None:
+                        raise UnreachableError("more comes than can be held before it is proven", phase="read")
+                    self._be_ready()
+                    await asyncio.Event().wait()
+        finally:
+            if timer:
+                timer.cancel()
+
+    def _take_in(self, batch: Batch, overlap: Overlap) -> None:
+        if self.held is None:
+            self.held = Batch(batch.subscription)
+        self.held.add(batch)
+        if overlap.confirmed_at_ms is None:
+            overlap.confirmed_at_ms = batch.closes_gaps_at_ms
+
+    def _be_ready(self) -> None:
+        self.is_ready = True
+        self._wake()
+
+    async def _let_go(self) -> None:
+        self.is_ready, self.held, self.overlap = False, None, None
+        connection, self._connection = self._connection, None
+        if connection:
+            await connection.release()

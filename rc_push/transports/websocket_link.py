@@ -1,0 +1,472 @@
+"""What does one connection to the gateway tell us? Batches, gaps and cursors, and whether the subscription is alive.
+
+Knows clocks and what a fact means for the journal; knows no frame, and nothing of how a connection is made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import uuid
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+import structlog
+from websockets.exceptions import ConnectionClosed
+
+from rc_push.config import SubscriptionConfig
+from rc_push.envelope import Batch, Cursor, Envelope, Gap, Source, Unreadable, envelope_from_payload, ms_from_iso
+from rc_push.errors import ProtocolError
+from rc_push.protocol import subscription as subscriptions
+from rc_push.protocol import wsg
+from rc_push.protocol.frames import HEARTBEAT, BadFrame
+from rc_push.protocol.refusals import error_from_response
+from rc_push.transports import Evidence
+from rc_push.transports.lifetime import NO_BOUNDS, Bounds, Lifetime
+from rc_push.transports.recovery import Recovery
+from rc_push.transports.serving import Proof, Verdict
+from rc_push.transports.socket import Socket
+from rc_push.transports.websocket_state import NAME, State
+
+log = structlog.get_logger()
+
+# Frames of one batch at the most, so that one commit stays short.
+BATCH_MAX_FRAMES = 1024
+# Order is not documented, so an event that was sent this much before the last stored one may still be on its way.
+ORDER_SLACK_MS = 1000
+# A timer that fires this much too late tells more of our loop than of the server.
+LATE_S = 0.5
+# A subscription that is lost again so soon is being fought over, or cannot be had.
+RESUBSCRIBE_EVERY_S = 60.0
+# A connection runs so long beside the one from which it takes over, or for a share of its life where that is short: for
+# events that are under way at RingCentral when it begins.
+OVERLAP_S, OVERLAP_SHARE = 5.0, 0.05
+# What the server has to say to a DELETE, at the end.
+LEAVE_WITHIN_S = 3.0
+
+
+class WebSocketLink:
+    """One connection to the gateway."""
+
+    def __init__(
+        self,
+        socket: Socket,
+        subscription: SubscriptionConfig,
+        cursor: Cursor | None,
+        state: State,
+        *,
+        wall: Callable[[], float],
+        bounds: Bounds = NO_BOUNDS,
+    ) -> None:
+        self.evidence = Evidence("connecting", "waiting for ConnectionDetails")
+        self._socket = socket
+        self._subscription = subscription
+        self._wall = wall
+        self._state = state
+        self._lifetime = Lifetime(bounds)
+        # A clock that was put back must not hide what is missing.
+        self._seen_at_ms = min(cursor.seen_at_ms, round(wall() * 1000)) if cursor else None
+        self._ours_at_ms = min(state.proven_at_ms, self._seen_at_ms or 0) or self._seen_at_ms or 0
+        self._was_clean = cursor is not None and cursor.is_clean
+        self._loop = asyncio.get_running_loop()
+        self._session = wsg.ClientSession(
+            now=self._loop.time(),
+            new_id=_new_id,
+            wsc=state.wsc,
+            rate_per_s=state.rate_per_s,
+            patience=bounds.patience,
+        )
+        self._inbox = socket.inbox
+        self._is_woken = self._is_connected = False
+        self._subscribing = self._leaving = ""
+        self._has_left: bool | None = None
+        self._subscribed_at = -RESUBSCRIBE_EVERY_S
+        self._proof = Proof(state, subscription.event_filters)
+        self._ending: Exception | None = None
+        self._recovery: Recovery | None = None
+        self._live = Source(subscription.account, subscription.name, NAME, "live")
+        self._recovered = Source(subscription.account, subscription.name, NAME, "recovered")
+
+    @property
+    def recovery_window_s(self) -> float:
+        """How long the server keeps this session after the connection has ended."""
+        return self._details.recovery_timeout
+
+    @property
+    def _details(self) -> wsg.ConnectionDetails:
+        return self._session.details or wsg.ConnectionDetails()
+
+    @property
+    def subscription_id(self) -> str:
+        """RingCentral's id of the subscription; empty where there is none yet."""
+        return self._state.subscription_id
+
+    @property
+    def overlap_s(self) -> float:
+        """How long to run beside the one from which it takes over, in seconds."""
+        return min(OVERLAP_S, OVERLAP_SHARE * max(0.0, self._details.absolute_timeout))
+
+    @property
+    def is_proven(self) -> bool:
+        """Say whether RingCentral has shown, after it confirmed the subscription, that it serves it."""
+        return self._proof.is_proven
+
+    @property
+    def outlived(self) -> str:
+        """Why another connection should take over; empty = there is no need."""
+        return self._lifetime.outlived
+
+    @property
+    def suspicion(self) -> str:
+        """Why this one may be deaf; empty = it is not suspected."""
+        return self._lifetime.suspicion
+
+    async def read(self) -> Batch:
+        """Return the next batch (see `Link.read`). Nothing is sent before what led to it is stored."""
+        while True:
+            self._do_what_is_due()
+            await self._flush()
+            batch = self._batch_from(self._inbox.take(BATCH_MAX_FRAMES))
+            if batch or self._is_woken:
+                self._is_woken = False
+                return batch
+            if self._inbox.has_frames:
+                continue
+            if self._ending or self._inbox.has_ended:
+                raise self._ending or self._inbox.error()
+            await self._wait()
+
+    def wake(self) -> None:
+        """Let the waiting `read`, or else the next one, return even where there is nothing."""
+        self._is_woken = True
+        self._inbox.wake()
+
+    async def close(self) -> Batch:
+        """Close in agreement: all that the server sent before its close frame is in the returned batch."""
+        await self._socket.close()
+        await self._inbox.wait_end()
+        batch = self._batch_from(self._inbox.take())
+        is_clean = self._inbox.has_ended_cleanly and self.evidence.state in ("live", "degraded")
+        self._put_cursor(batch, is_clean=is_clean)
+        return batch
+
+    async def leave(self) -> Batch:
+        """End the subscription, which proves that all of it has come, then close."""
+        batch = Batch(self._subscription.name)
+        try:
+            async with asyncio.timeout(LEAVE_WITHIN_S):
+                await self._delete(batch)
+        except TimeoutError:
+            log.warning("subscription_not_ended", subscription=self._subscription.name, id=self.subscription_id)
+        has_left = self._has_left
+        batch.add(await self.close())
+        if has_left:
+            self._state.wsc = self._session.wsc = None
+            self._state.forget_subscription()
+            self._put_cursor(batch, is_clean=True)
+        return batch
+
+    async def abort(self) -> None:
+        """Let go of the connection; does nothing where it is closed."""
+        self._socket.transport.abort()
+        await self._inbox.wait_end()
+
+    async def _delete(self, batch: Batch) -> None:
+        """End the subscription; what comes until the server says so goes into *batch*."""
+        if not self.subscription_id or self._subscribing or self._session.details is None:
+            return
+        path = f"{subscriptions.PATH}/{self.subscription_id}"
+        self._leaving = self._session.request("DELETE", path, None, self._loop.time())
+        while self._has_left is None and not (self._ending or self._inbox.has_ended):
+            await self._flush()
+            await self._inbox.wait(LEAVE_WITHIN_S)
+            batch.add(self._batch_from(self._inbox.take(BATCH_MAX_FRAMES)))
+
+    async def _flush(self) -> None:
+        for frame in self._session.data_to_send():
+            try:
+                await self._socket.send(frame, text=True)
+            except ConnectionClosed:
+                return  # the inbox tells how it ended, after what came before
+
+    # -------------------------------------------------------------------------------------------------------- timers
+
+    async def _wait(self) -> None:
+        due_at = min(self._session.timer_at(), self._due_at())
+        await self._inbox.wait(due_at - self._loop.time())
+        if self._loop.time() > due_at + LATE_S:
+            # The loop itself was late, so what was due may lie in the socket unread: look there before judging.
+            await self._inbox.wait(LATE_S)
+        if not self._inbox.has_frames and self._loop.time() >= self._session.timer_at():
+            self._session.handle_timer(self._loop.time())
+
+    def _due_at(self) -> float:
+        return min(self._ask_at(), self._lifetime.due_at(self._session.rate, self._details.recovery_buffer_size))
+
+    def _do_what_is_due(self) -> None:
+        """Do what has to be done by time, however many frames come."""
+        now = self._loop.time()
+        if now < self._due_at():
+            return
+        if now >= self._ask_at():
+            self._ask(now)
+        if self._lifetime.handle_timer(now, self._session.rate, self._details.recovery_buffer_size):
+            self.wake()
+
+    def _ask_at(self) -> float:
+        """Return when the server is to be asked what it holds."""
+        if self.evidence.state not in ("live", "degraded"):
+            return math.inf
+        return self._proof.ask_at(self._session.deadline_s)
+
+    # ------------------------------------------------------------------------------------------------ facts → a batch
+
+    def _batch_from(self, frames: list[bytes]) -> Batch:
+        batch = Batch(self._subscription.name)
+        if not frames:
+            return batch
+        now, at_ms = self._loop.time(), round(self._wall() * 1000)
+        for frame in frames:
+            fact = self._session.receive(frame, now)
+            if isinstance(fact, wsg.Notified):
+                self._notified(fact.payload, at_ms, batch)
+            else:
+                self._take_fact(fact, at_ms, batch)
+        if batch.envelopes and batch.envelopes[-1].source is self._live:
+            self._take_live(batch, now, at_ms)
+        if batch.envelopes or self._session.wsc != self._state.wsc:
+            self._put_cursor(batch)
+        return batch
+
+    def _take_live(self, batch: Batch, now: float, at_ms: int) -> None:
+        count = sum(envelope.source is self._live for envelope in batch.envelopes) if self._recovery else None
+        self._session.rate.add(len(batch.envelopes) if count is None else count, now)
+        self._lifetime.suspicion = ""
+        self._see_last(batch.envelopes[-1], at_ms)
+        self._notice_whose(batch.envelopes[-1], at_ms, batch)
+
+    def _notified(self, payload: bytes, at_ms: int, batch: Batch) -> None:
+        envelope = envelope_from_payload(payload, self._live, at_ms)
+        if isinstance(envelope, Unreadable):
+            self._unreadable(envelope, batch)
+            return
+        if self._recovery and self._recovery.includes(envelope, at_ms):
+            envelope = msgspec.structs.replace(envelope, source=self._recovered)
+            self._count_recovered(ms_from_iso(envelope.timestamp), batch)
+        batch.envelopes.append(envelope)
+
+    def _unreadable(self, record: Unreadable, batch: Batch) -> None:
+        batch.unreadables.append(record)
+        if self._recovery and not self._recovery.is_fenced:  # it had its place in the server's buffer, too
+            self._count_recovered(None, batch)
+
+    def _count_recovered(self, sent_at_ms: int | None, batch: Batch) -> None:
+        if self._recovery and (missing := self._recovery.count(sent_at_ms)):
+            batch.gaps.append(self._gap(missing.since_ms, missing.until_ms, "recovery buffer full", missing.certainty))
+
+    def _take_fact(self, fact: wsg.Fact, at_ms: int, batch: Batch) -> None:
+        match fact:
+            case wsg.Connected():
+                self._connected(fact, at_ms, batch)
+            case wsg.Answered() if fact.message_id == self._subscribing:
+                self._subscription_answered(fact, at_ms, batch)
+            case wsg.Answered() if self._proof.is_asked(fact.message_id):
+                self._take_verdict(self._proof.answered(fact, self._loop.time()), at_ms, batch)
+            case wsg.Answered() if fact.message_id == self._leaving:
+                self._left(fact, at_ms, batch)
+            case wsg.HeartbeatAnswered():
+                self._heartbeat_answered(fact, at_ms, batch)
+            case wsg.ErrorReceived():
+                self._ending = ProtocolError(f"the gateway ends the connection: {fact.code} {fact.message}"[:200])
+            case BadFrame():
+                self._unreadable(Unreadable.of(fact.raw, fact.reason, self._live, at_ms), batch)
+            case wsg.Unknown() if fact.type == HEARTBEAT:
+                pass  # the echo of nobody's Heartbeat tells nothing
+            case wsg.Unknown():
+                batch.unreadables.append(
+                    Unreadable.of(fact.raw, f"frame of type {fact.type[:40]!r}", self._live, at_ms)
+                )
+
+    def _left(self, fact: wsg.Answered, at_ms: int, batch: Batch) -> None:
+        """Note what the server says to the end of the subscription: it may have been gone for long."""
+        self._has_left = fact.ok
+        if fact.ok or self._state.held is None:
+            return
+        if subscriptions.is_gone(error_from_response(fact.status, fact.body, where="subscription")):
+            batch.gaps.append(self._gap(min(self._ours_at_ms, at_ms), None, "subscription lost", "possible"))
+
+    # ------------------------------------------------------------------------------------- the session and what it had
+
+    def _connected(self, fact: wsg.Connected, at_ms: int, batch: Batch) -> None:
+        if self._is_connected and fact.recovered is None:
+            return  # the limits, told again in the course of a session (seen in RingCentral's PHP SDK)
+        self._is_connected = True
+        self._lifetime.begin(self._loop.time(), self._wall(), fact.details.absolute_timeout)
+        if fact.recovered:
+            self._begin_recovery(fact.details, at_ms, batch, was_clean=self._was_clean)
+        else:
+            self._begin_anew(fact.details, at_ms, batch)
+        self._put_cursor(batch)
+
+    def _begin_recovery(self, details: wsg.ConnectionDetails, at_ms: int, batch: Batch, *, was_clean: bool) -> None:
+        since_ms = at_ms if self._seen_at_ms is None else self._seen_at_ms
+        if not was_clean:  # what the kernel had taken for a connection that died may never be sent again
+            batch.gaps.append(self._gap(since_ms, at_ms, "connection lost", "possible"))
+        batch.closes_gaps_at_ms = at_ms
+        self._recovery = Recovery(since_ms, at_ms, details.recovery_buffer_size, self._state.rate_per_s)
+        self._session.heartbeat(self._loop.time())  # the fence: what comes before its answer was kept for us
+        if self.subscription_id and self._state.event_filters == list(self._subscription.event_filters):
+            self.evidence = Evidence("recovering", "session recovered")
+        else:
+            self._subscribe("session recovered, other event filters")
+
+    def _begin_anew(self, details: wsg.ConnectionDetails, at_ms: int, batch: Batch) -> None:
+        if self._seen_at_ms is None:
+            self._seen_at_ms = at_ms  # stored before we subscribe, so that a crash in between is known as a gap
+        else:
+            reason = f"recovery failed ({details.recovery_error_code or 'no reason given'})"
+            if self._state.wsc is None:
+                reason = "no session to recover"
+            is_within_window = at_ms < self._seen_at_ms + details.recovery_timeout * 1000
+            if details.recovery_error_code == wsg.NO_SUBSCRIPTION and is_within_window:
+                self._admit_unproven(batch)
+            batch.gaps.append(self._gap(self._seen_at_ms, None, reason, "certain"))
+        self._state.forget_subscription()
+        self._subscribe("connected")
+
+    def _admit_unproven(self, batch: Batch) -> None:
+        """Admit that the subscription may have been gone before the connection was, since its last proof."""
+        if self._seen_at_ms and self._ours_at_ms < self._seen_at_ms:
+            batch.gaps.append(self._gap(self._ours_at_ms, self._seen_at_ms, "subscription lost", "possible"))
+
+    def _subscribe(self, why: str) -> None:
+        body = subscriptions.creation_body(self._subscription.event_filters, "WebSocket")
+        self._subscribing = self._session.request("POST", subscriptions.PATH, body, self._loop.time())
+        self.evidence = Evidence("subscribing", why)
+
+    def _subscription_answered(self, fact: wsg.Answered, at_ms: int, batch: Batch) -> None:
+        self._subscribing = ""
+        if not fact.ok:
+            self._ending = error_from_response(fact.status, fact.body, where="subscription")
+            return
+        try:
+            info = subscriptions.info_from(fact.body)
+        except ProtocolError as exc:
+            self._ending = exc
+            return
+        self._state.forget_subscription()
+        self._state.subscription_id = info.id
+        self._state.event_filters = list(self._subscription.event_filters)
+        self._state.refused = subscriptions.refused_from(info)
+        self._subscribed_at = self._loop.time()
+        batch.closes_gaps_at_ms = at_ms
+        self._see(at_ms, at_ms)
+        self._confirm("subscription confirmed", at_ms)
+        self._put_cursor(batch)
+
+    # -------------------------------------------------------------------------------------------- whether it is alive
+
+    def _confirm(self, why: str, at_ms: int) -> None:
+        """Take the subscription for alive; the server is asked soon what it holds."""
+        self._proof.begin(self._loop.time(), self._details.absolute_timeout)
+        self._show_proven(why, at_ms, at_ms)
+
+    def _prove(self, why: str, at_ms: int, ours_at_ms: int) -> None:
+        """Note what the server has just shown: that it still served the subscription at *ours_at_ms*."""
+        self._proof.note(self._loop.time())
+        self._show_proven(why, at_ms, min(max(self._ours_at_ms, ours_at_ms), at_ms))
+
+    def _show_proven(self, why: str, at_ms: int, ours_at_ms: int) -> None:
+        self._ours_at_ms = self._state.proven_at_ms = ours_at_ms
+        refused = self._state.refused
+        if self.evidence.state == "live":
+            why = self.evidence.why
+        good_for_s = self._session.deadline_s + wsg.REQUEST_ANSWER_S  # asked after the one, answered within the other
+        self.evidence = Evidence("degraded" if refused else "live", refused or why, at_ms / 1000, good_for_s)
+
+    def _notice_whose(self, envelope: Envelope, at_ms: int, batch: Batch) -> None:
+        other = envelope.subscription_id
+        if self._subscribing or not other:
+            return
+        if other != self.subscription_id:
+            self._lose("subscription replaced", at_ms, batch)
+        elif self.evidence.state in ("live", "degraded"):
+            self._prove("events come", at_ms, _sent_at_ms(envelope, at_ms))
+
+    def _ask(self, now: float) -> None:
+        message_id = self._session.request("GET", f"{subscriptions.PATH}/{self.subscription_id}", None, now)
+        self._proof.ask(message_id, now)
+
+    def _take_verdict(self, verdict: Verdict, at_ms: int, batch: Batch) -> None:
+        match verdict.kind:
+            case "held":
+                asked_at_ms = at_ms - round((self._loop.time() - self._proof.asked_at) * 1000)
+                self._see(asked_at_ms, at_ms)
+                self._prove(verdict.why, at_ms, asked_at_ms)
+                self._put_cursor(batch)
+            case "lost":
+                self._lose(verdict.why, at_ms, batch)
+            case "doubted":
+                self._degrade(f"{verdict.why}, as it seems; asking again")
+            case "unanswerable":
+                log.warning("subscription_not_told", subscription=self._subscription.name, error=verdict.why)
+                self._prove(f"subscription confirmed; RingCentral does not tell of it again ({verdict.why})", at_ms, 0)
+                self.wake()
+            case "closed":
+                self._lifetime.outlive(f"requests over it are refused ({verdict.why})")
+                self.wake()
+            case "unknown" if self._loop.time() > self._proof.proven_at + self._session.deadline_s:
+                self._degrade(f"RingCentral does not say whether it serves the subscription: {verdict.why}")
+
+    def _degrade(self, why: str) -> None:
+        self.evidence = Evidence("degraded", why[:300], self.evidence.proven_at)
+        self.wake()
+
+    def _lose(self, reason: str, at_ms: int, batch: Batch) -> None:
+        """Admit that something may be missing since the last proof, and subscribe again."""
+        batch.gaps.append(self._gap(min(self._ours_at_ms, at_ms), None, reason, "possible"))
+        self._put_cursor(batch)
+        if self._loop.time() < self._subscribed_at + RESUBSCRIBE_EVERY_S:
+            self._ending = ProtocolError(f"{reason} again, soon after we had subscribed")
+        else:
+            self._subscribe(reason)
+
+    def _heartbeat_answered(self, fact: wsg.HeartbeatAnswered, at_ms: int, batch: Batch) -> None:
+        sent_at_ms = at_ms - round((self._loop.time() - fact.sent_at) * 1000)
+        if self._recovery:
+            self._recovery.is_fenced = True
+        if self.evidence.state == "recovering":
+            self._confirm("session recovered", at_ms)
+        elif self._proof.is_unanswerable and not self._subscribing:
+            self._prove("Heartbeats are answered", at_ms, sent_at_ms)
+        if not self._subscribing:
+            self._see(sent_at_ms, at_ms)
+            self._put_cursor(batch)
+
+    # --------------------------------------------------------------------------------------------------------- details
+
+    def _see_last(self, envelope: Envelope, at_ms: int) -> None:
+        """Move *seen at* to when the last stored event was sent: what was sent later may still be on its way."""
+        self._see(_sent_at_ms(envelope, at_ms), at_ms)
+
+    def _see(self, seen_at_ms: int, at_ms: int) -> None:
+        self._seen_at_ms = min(max(self._seen_at_ms or 0, seen_at_ms), at_ms)
+
+    def _gap(self, since_ms: int, until_ms: int | None, reason: str, certainty: Literal["certain", "possible"]) -> Gap:
+        return Gap(self._subscription.name, NAME, since_ms, until_ms, reason, certainty)
+
+    def _put_cursor(self, batch: Batch, *, is_clean: bool = False) -> None:
+        self._state.wsc = self._session.wsc
+        self._state.rate_per_s = round(self._session.rate.per_s(self._loop.time()), 3)
+        state = msgspec.json.encode(self._state)
+        batch.cursor = Cursor(self._subscription.name, NAME, self._seen_at_ms or 0, state, is_clean)
+
+
+def _sent_at_ms(envelope: Envelope, at_ms: int) -> int:
+    """Return when all that was sent before has come as well, if *envelope* has; *at_ms* is when it came."""
+    return (ms_from_iso(envelope.timestamp) or at_ms) - ORDER_SLACK_MS
+
+
+def _new_id() -> str:
+    return str(uuid.uuid4())

@@ -1,0 +1,308 @@
+"""How one connection takes over from another without a hole, with links that do as they are told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+
+import pytest
+
+from rc_push.envelope import Batch, Cursor, Envelope, Source
+from rc_push.errors import PermissionRefused, UnreachableError
+from rc_push.transports import Evidence, successor
+from rc_push.transports.rotation import SUSPECT_EVERY_S, RotatingTransport
+
+WITHIN_S = 5.0
+CONFIRMED_AT_MS = 1_800_000_000_000
+
+
+class FakeLink:
+    """Hands out what `give` puts in; `end` ends it after that."""
+
+    overlap_s = 0.0
+
+    def __init__(self, name):
+        self.subscription_id = self.name = name
+        self.evidence = Evidence("live", f"{name} confirmed")
+        self.is_proven = False
+        self.outlived = self.suspicion = ""
+        self.ended: list[str] = []
+        self.last: list[Batch] = []
+        self._given: asyncio.Queue[Batch | Exception | None] = asyncio.Queue()
+
+    def give(self, *uuids, is_confirmation=False):
+        source = Source("main", "team", "fake")
+        envelopes = [
+            Envelope(
+                uuid, "post.added", json.dumps({"uuid": uuid, "event": "/p", "body": {"n": uuid}}).encode(), source, 0
+            )
+            for uuid in uuids
+        ]
+        cursor = Cursor("team", "fake", 1, self.name.encode())
+        closes = CONFIRMED_AT_MS if is_confirmation else None
+        self._given.put_nowait(Batch("team", envelopes, cursor=cursor, closes_gaps_at_ms=closes))
+
+    def confirm(self):
+        """Be confirmed and proven."""
+        self.is_proven = True
+        self.give(is_confirmation=True)
+
+    def end(self, exc):
+        self._given.put_nowait(exc)
+
+    def wake(self):
+        self._given.put_nowait(None)
+
+    async def read(self):
+        given = await self._given.get()
+        if isinstance(given, Exception):
+            raise given
+        return given or Batch("team")
+
+    async def close(self):
+        return self._last("close")
+
+    async def leave(self):
+        return self._last("leave")
+
+    def _last(self, how):
+        self.ended.append(how)
+        batch = Batch("team", cursor=Cursor("team", "fake", 2, self.name.encode(), is_clean=True))
+        for more in self.last:
+            batch.add(more)
+        return batch
+
+
+class FakeTransport:
+    """Gives out links that the test makes; raises where one is an exception."""
+
+    recovery_window_s = 180.0
+
+    def __init__(self, *links, name="fake"):
+        self.name = name
+        self.links = list(links)
+        self.cursors: list[Cursor | None] = []
+        self.released: list[str] = []
+
+    @asynccontextmanager
+    async def connect(self, cursor):
+        self.cursors.append(cursor)
+        link = self.links.pop(0)
+        if isinstance(link, Exception):
+            raise link
+        try:
+            yield link
+        finally:
+            self.released.append(link.name)
+
+
+class Reading:
+    """All that the rotating link has given."""
+
+    def __init__(self, link):
+        self.link = link
+        self.batches: list[Batch] = []
+
+    @property
+    def uuids(self):
+        return [each.uuid for batch in self.batches for each in batch.envelopes]
+
+    @property
+    def gaps(self):
+        return [gap.reason for batch in self.batches for gap in batch.gaps]
+
+    async def until(self, condition):
+        async with asyncio.timeout(WITHIN_S):
+            while not condition():
+                self.batches.append(await self.link.read())
+        return self
+
+
+@asynccontextmanager
+async def rotating(*links, transport=None):
+    made = transport or FakeTransport(*links)
+    owner = RotatingTransport("team", made, sleep=lambda _: asyncio.sleep(0))
+    async with owner.connect(None) as link:
+        yield owner, Reading(link), made
+
+
+async def wait_for(condition):
+    async with asyncio.timeout(WITHIN_S):
+        while not condition():  # noqa: ASYNC110 - somebody else's tasks
+            await asyncio.sleep(0)
+
+
+async def begun(first, reading):
+    """Have the first connection outlived, so that a second is made."""
+    first.outlived = "its time is nearly over"
+    first.give("a")
+    await reading.until(lambda: "a" in reading.uuids)
+
+
+async def test_the_second_is_there_before_the_first_one_ends():
+    first, second = FakeLink("first"), FakeLink("second")
+    async with rotating(first, second) as (_, reading, transport):
+        await begun(first, reading)
+        first.give("b")
+        await reading.until(lambda: "b" in reading.uuids)
+        assert first.ended == []
+        second.confirm()
+        second.give("b", "c")
+        await reading.until(lambda: "c" in reading.uuids and "first" in transport.released)
+        assert reading.link.evidence.rotations == 1
+        assert reading.link.evidence.why == "second confirmed"
+    assert first.ended == ["leave"], "its subscription is another one, and is ended"
+    assert reading.uuids == ["a", "b", "b", "c"], "the journal takes an equal uuid once"
+    assert transport.cursors == [None, None]
+    assert reading.gaps == []
+
+
+async def test_the_cursor_moves_to_the_second_together_with_what_it_has_brought():
+    first, second = FakeLink("first"), FakeLink("second")
+    async with rotating(first, second) as (_, reading, _):
+        await begun(first, reading)
+        second.give("x", is_confirmation=True)
+        first.give("b")
+        await reading.until(lambda: "b" in reading.uuids)
+        assert "x" not in reading.uuids, "held until it takes over"
+        second.confirm()
+        await reading.until(lambda: "x" in reading.uuids)
+    cursors = [(b.cursor.state.decode(), [e.uuid for e in b.envelopes]) for b in reading.batches if b.cursor]
+    assert cursors == [("first", ["a"]), ("first", ["b"]), ("second", ["x"])]
+
+
+async def test_what_the_first_one_still_brings_when_it_ends_is_given_but_not_its_cursor():
+    first, second = FakeLink("first"), FakeLink("second")
+    late = FakeLink("late")
+    late.give("z")
+    first.last = [await late.read()]
+    async with rotating(first, second) as (_, reading, _):
+        await begun(first, reading)
+        second.confirm()
+        await reading.until(lambda: "z" in reading.uuids)
+        assert reading.batches[-1].cursor is None
+        assert reading.batches[-1].closes_gaps_at_ms is None
+
+
+async def test_a_second_that_fails_is_tried_again_while_the_first_goes_on():
+    first, third = FakeLink("first"), FakeLink("third")
+    transport = FakeTransport(first, UnreachableError("no way", phase="upgrade"), third)
+    async with rotating(transport=transport) as (_, reading, _):
+        await begun(first, reading)
+        first.give("b")
+        await reading.until(lambda: "b" in reading.uuids)
+        third.confirm()
+        await reading.until(lambda: reading.link.evidence.rotations == 1)
+    assert reading.gaps == []
+
+
+async def test_a_first_one_that_breaks_off_meanwhile_leaves_a_possible_gap_and_the_second_goes_on():
+    first, second = FakeLink("first"), FakeLink("second")
+    async with rotating(first, second) as (_, reading, _):
+        await begun(first, reading)
+        second.give("b", is_confirmation=True)
+        await wait_for(second._given.empty)
+        first.end(UnreachableError("gone", phase="read"))
+        await reading.until(lambda: "b" in reading.uuids and reading.gaps)
+    assert reading.gaps == ["connection lost"]
+    assert first.ended == []
+
+
+async def test_a_first_one_that_breaks_off_before_the_second_is_confirmed_ends_it_all():
+    first, second = FakeLink("first"), FakeLink("second")
+    async with rotating(first, second) as (_, reading, _):
+        await begun(first, reading)
+        first.end(UnreachableError("gone", phase="read"))
+        with pytest.raises(UnreachableError, match="gone"):
+            await reading.until(lambda: False)
+
+
+async def test_closing_in_between_ends_the_second_and_keeps_the_first_one_s_subscription():
+    first, second = FakeLink("first"), FakeLink("second")
+    async with rotating(first, second) as (_, reading, transport):
+        await begun(first, reading)
+        second.give("held", is_confirmation=True)
+        last = await reading.link.close()
+        assert (last.cursor.state, last.cursor.is_clean) == (b"first", True)
+        assert first.ended == ["close"]
+    assert set(transport.released) <= {"first", "second"}
+    assert "first" in transport.released
+
+
+async def test_closing_while_the_first_one_leaves_gives_the_last_of_both():
+    first, second = FakeLink("first"), FakeLink("second")
+    late = FakeLink("late")
+    late.give("z")
+    first.last = [await late.read()]
+    async with rotating(first, second) as (_, reading, _):
+        await begun(first, reading)
+        second.confirm()
+        await reading.until(lambda: reading.link.evidence.rotations == 1)
+        last = await reading.link.close()
+    given = reading.uuids + [each.uuid for each in last.envelopes]
+    assert given == ["a", "z"]
+    assert last.cursor.state == b"second"
+
+
+async def test_a_suspected_connection_is_replaced_but_not_again_and_again():
+    first, second, third = FakeLink("first"), FakeLink("second"), FakeLink("third")
+    async with rotating(first, second, third) as (owner, reading, transport):
+        first.suspicion = "silent for 12 s after 600 events a minute"
+        first.give("a")
+        second.confirm()
+        await reading.until(lambda: reading.link.evidence.rotations == 1 and "first" in transport.released)
+        second.suspicion = first.suspicion
+        second.give("b")
+        await reading.until(lambda: "b" in reading.uuids)
+        assert len(transport.cursors) == 2
+        owner.suspected_at -= SUSPECT_EVERY_S
+        second.give("c")
+        third.confirm()
+        await reading.until(lambda: reading.link.evidence.rotations == 2)
+
+
+async def test_other_settings_take_over_in_the_same_way():
+    first, other = FakeLink("first"), FakeLink("other")
+    async with rotating(first) as (owner, reading, _):
+        first.give("a")
+        await reading.until(lambda: "a" in reading.uuids)
+        elsewhere = FakeTransport(other, name="elsewhere")
+        moving = asyncio.create_task(owner.move(elsewhere))
+        other.confirm()
+        other.give("b")
+        await reading.until(lambda: "b" in reading.uuids)
+        await moving
+        assert owner.name == "elsewhere"
+    assert first.ended == ["leave"]
+    assert reading.gaps == []
+
+
+async def test_settings_that_are_refused_leave_everything_as_it_was():
+    first = FakeLink("first")
+    async with rotating(first) as (owner, reading, _):
+        elsewhere = FakeTransport(PermissionRefused(403, "SUB-528", "no", remedy="add it"), name="elsewhere")
+        with pytest.raises(PermissionRefused):
+            await owner.move(elsewhere)
+        first.give("a")
+        await reading.until(lambda: "a" in reading.uuids)
+        assert owner.name == "fake"
+    assert first.ended == []
+
+
+async def test_without_a_connection_other_settings_are_for_the_next():
+    owner = RotatingTransport("team", FakeTransport())
+    await owner.move(FakeTransport(name="elsewhere"))
+    assert owner.name == "elsewhere"
+
+
+async def test_more_than_can_be_held_before_it_is_proven_is_a_failure_of_the_second_alone(monkeypatch):
+    monkeypatch.setattr(successor, "HELD_MAX_BYTES", 10)
+    first, second, third = FakeLink("first"), FakeLink("second"), FakeLink("third")
+    async with rotating(first, second, third) as (_, reading, transport):
+        await begun(first, reading)
+        second.give("much", is_confirmation=True)
+        await wait_for(lambda: "second" in transport.released)
+        third.confirm()
+        await reading.until(lambda: reading.link.evidence.rotations == 1)
+    assert "much" not in reading.uuids, "the first one has it"
