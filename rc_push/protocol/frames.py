@@ -69,6 +69,7 @@ class BadFrame:
 
 
 _decode_fast = msgspec.json.Decoder(Frame).decode
+_decode_meta = msgspec.json.Decoder(Meta).decode
 
 
 def decode(data: bytes) -> Frame | BadFrame:
@@ -86,6 +87,24 @@ def decode(data: bytes) -> Frame | BadFrame:
     except UnicodeDecodeError as exc:
         return BadFrame(data, f"not UTF-8: {exc.reason} at byte {exc.start}")
     return frame
+
+
+def notification_in(data: bytes) -> bytes | None:
+    """Return what follows the meta element where *data* begins as a plain notification does; None: ask `decode`.
+
+    The body, nearly always; but it is not looked at, so that the whole frame is read only once. Where it turns out not
+    to be an event, `decode` says what it is.
+    """
+    end = data.find(b"},{") + 1  # inside the meta element, what comes before it is no whole object
+    if not end or not data.endswith(b"}]"):
+        return None
+    try:
+        meta = _decode_meta(data[1:end])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if meta.type != SERVER_NOTIFICATION or meta.wsc is not None or not data.startswith(b"["):
+        return None
+    return data[end + 1 : -1]
 
 
 def decode_tolerantly(data: bytes, type_: type[T]) -> T:

@@ -20,7 +20,7 @@ from rc_push.envelope import Batch, Cursor, Envelope, Gap, Source, Unreadable, e
 from rc_push.errors import ProtocolError
 from rc_push.protocol import subscription as subscriptions
 from rc_push.protocol import wsg
-from rc_push.protocol.frames import HEARTBEAT, BadFrame
+from rc_push.protocol.frames import HEARTBEAT, BadFrame, notification_in
 from rc_push.protocol.refusals import error_from_response
 from rc_push.transports import Evidence
 from rc_push.transports.lifetime import NO_BOUNDS, Bounds, Lifetime
@@ -228,11 +228,13 @@ class WebSocketLink:
             return batch
         now, at_ms = self._loop.time(), round(self._wall() * 1000)
         for frame in frames:
-            fact = self._session.receive(frame, now)
-            if isinstance(fact, wsg.Notified):
-                self._notified(fact.payload, at_ms, batch)
+            payload = notification_in(frame)
+            envelope = None if payload is None else envelope_from_payload(payload, self._live, at_ms)
+            if isinstance(envelope, Envelope):
+                self._take_envelope(envelope, at_ms, batch)
             else:
-                self._take_fact(fact, at_ms, batch)
+                self._take_frame(frame, now, at_ms, batch)
+        self._session.received_at = now
         if batch.envelopes and batch.envelopes[-1].source is self._live:
             self._take_live(batch, now, at_ms)
         if batch.envelopes or self._session.wsc != self._state.wsc:
@@ -246,11 +248,18 @@ class WebSocketLink:
         self._see_last(batch.envelopes[-1], at_ms)
         self._notice_whose(batch.envelopes[-1], at_ms, batch)
 
-    def _notified(self, payload: bytes, at_ms: int, batch: Batch) -> None:
-        envelope = envelope_from_payload(payload, self._live, at_ms)
+    def _take_frame(self, frame: bytes, now: float, at_ms: int, batch: Batch) -> None:
+        fact = self._session.receive(frame, now)
+        if not isinstance(fact, wsg.Notified):
+            self._take_fact(fact, at_ms, batch)
+            return
+        envelope = envelope_from_payload(fact.payload, self._live, at_ms)
         if isinstance(envelope, Unreadable):
             self._unreadable(envelope, batch)
-            return
+        else:
+            self._take_envelope(envelope, at_ms, batch)
+
+    def _take_envelope(self, envelope: Envelope, at_ms: int, batch: Batch) -> None:
         if self._recovery and self._recovery.includes(envelope, at_ms):
             envelope = msgspec.structs.replace(envelope, source=self._recovered)
             self._count_recovered(ms_from_iso(envelope.timestamp), batch)

@@ -171,3 +171,51 @@ def test_broken_utf_8_inside_the_meta_is_no_frame():
 
 def test_a_status_of_thousands_of_digits_is_none():
     assert decoded(b'[{"type":"X","messageId":1,"status":"' + b"9" * 5000 + b'"}]').meta.status == 0
+
+
+# ------------------------------------------------------------------------------------------------ without looking twice
+
+PLAIN = b'[{"type":"ServerNotification","messageId":"1","status":200,"headers":{"RCRequestId":"1"}},'
+
+
+@pytest.mark.parametrize("body", [b'{"uuid":"1"}', b'{"a":"},{"}', b'{"a":[{},{}]}', b'{"a":{"b":[1]},"c":{}}'])
+def test_what_follows_the_meta_element_of_a_notification_is_its_body(body):
+    data = PLAIN + body + b"]"
+    assert frames.notification_in(data) == body == bytes(frames.decode(data).body)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'[{"type":"Heartbeat","messageId":"1"},{"a":1}]',
+        b'[{"type":"ServerNotification","wsc":{"token":"t","sequence":2}},{"a":1}]',
+        b'[{"type":"ServerNotification","messageId":"},{"},{"a":1}]',
+        b'[{"type":"ServerNotification","headers":{"a":[{},{}]}},{"a":1}]',
+        b'[{"type":"ServerNotification"} , {"a":1}]',
+        b'[{"type":"ServerNotification"}]',
+        b'{{"type":"ServerNotification"},{"a":1}]',
+        PLAIN + b'{"a":1}',
+        PLAIN + b'{"a":1}] ',
+        PLAIN + b"[]]",
+        b"},{}]",
+        b"",
+    ],
+)
+def test_of_what_is_no_plain_notification_nothing_is_said(data):
+    assert frames.notification_in(data) is None
+
+
+@given(meta=metas, rest=st.lists(json_values, min_size=1, max_size=2))
+def test_where_it_says_something_it_is_what_the_whole_frame_says(meta, rest):
+    data = json.dumps([meta | {"type": "ServerNotification"}, *rest], separators=(",", ":")).encode()
+    found, whole = frames.notification_in(data), frames.decode(data)
+    if found is not None:
+        assert isinstance(whole, Frame)
+        assert whole.meta.wsc is None
+        assert found.startswith(bytes(whole.body))
+
+
+@given(data=st.binary(max_size=100))
+def test_it_never_raises(data):
+    frames.notification_in(data)
+    frames.notification_in(PLAIN + data)
