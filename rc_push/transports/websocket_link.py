@@ -81,6 +81,9 @@ class WebSocketLink:
         self._is_woken = self._is_connected = False
         self._subscribing = self._leaving = ""
         self._has_left: bool | None = None
+        # Our own subscription before this one: its last events may come with, or after, the answer for the new one.
+        self._former_id = ""
+        self._before_answer = 0
         self._subscribed_at = -RESUBSCRIBE_EVERY_S
         self._proof = Proof(state, subscription.event_filters)
         self._ending: Exception | None = None
@@ -227,6 +230,7 @@ class WebSocketLink:
         if not frames:
             return batch
         now, at_ms = self._loop.time(), round(self._wall() * 1000)
+        self._before_answer = 0
         for frame in frames:
             payload = notification_in(frame)
             envelope = None if payload is None else envelope_from_payload(payload, self._live, at_ms)
@@ -246,7 +250,8 @@ class WebSocketLink:
         self._session.rate.add(len(batch.envelopes) if count is None else count, now)
         self._lifetime.suspicion = ""
         self._see_last(batch.envelopes[-1], at_ms)
-        self._notice_whose(batch.envelopes[-1], at_ms, batch)
+        if len(batch.envelopes) > self._before_answer:
+            self._notice_whose(batch.envelopes[-1], at_ms, batch)
 
     def _take_frame(self, frame: bytes, now: float, at_ms: int, batch: Batch) -> None:
         fact = self._session.receive(frame, now)
@@ -364,6 +369,7 @@ class WebSocketLink:
         except ProtocolError as exc:
             self._ending = exc
             return
+        self._former_id, self._before_answer = self.subscription_id, len(batch.envelopes)
         self._state.forget_subscription()
         self._state.subscription_id = info.id
         self._state.event_filters = list(self._subscription.event_filters)
@@ -396,7 +402,7 @@ class WebSocketLink:
 
     def _notice_whose(self, envelope: Envelope, at_ms: int, batch: Batch) -> None:
         other = envelope.subscription_id
-        if self._subscribing or not other:
+        if self._subscribing or not other or other == self._former_id:
             return
         if other != self.subscription_id:
             self._lose("subscription replaced", at_ms, batch)

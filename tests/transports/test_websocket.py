@@ -367,6 +367,25 @@ async def test_a_subscription_that_somebody_replaced_is_noticed_by_the_events_of
     assert json.loads(reading.cursor.state)["subscription_id"] not in (ours, "0000-somebody-elses")
 
 
+@pytest.mark.parametrize("is_late", [False, True])
+async def test_the_last_events_of_the_subscription_that_we_replace_ourselves_are_nobody_elses(sim, transport, is_late):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        (old,) = sim.state.subscriptions.values()
+        reading.link._subscribe("other event filters")
+        uuid = sim.emit_sample("post.added")
+        await reading.link._flush()
+        async with asyncio.timeout(WITHIN_S):
+            while len(reading.link._inbox._frames) < 2:  # noqa: ASYNC110 - the event and the answer, in one batch
+                await asyncio.sleep(0.01)
+        frames = reading.link._inbox.take()
+        reading.batches.append(reading.link._batch_from(frames[::-1] if is_late else frames))
+        assert reading.link.evidence.state == "live"
+        assert json.loads(reading.cursor.state)["subscription_id"] != old.id
+    assert reading.uuids == [uuid]
+    assert reading.gaps == []
+
+
 async def test_an_event_of_five_megabytes_is_received(sim, transport):
     async with linked(transport) as reading:
         await reading.until_live()
