@@ -6,7 +6,7 @@ COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --
 SIDE_BY_SIDE := -n 3 --dist worksteal
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-fast outages check format lint types bench bench-quick lock clean
+.PHONY: demo test test-fast outages check format lint types bench bench-quick dist deb lock clean
 
 demo: $(VENV)/.run  ## watch the main job on the embedded simulator
 	@$(BIN)/rc-push demo $(DEMO)
@@ -37,6 +37,13 @@ bench: $(VENV)/.bench  ## measure; a table, see docs/performance.md
 
 bench-quick: $(VENV)/.bench  ## the ratios to other clients, in a minute; fails where one is below its floor
 	@$(BIN)/python benchmarks/bench.py --quick $(BENCH)
+
+dist: $(VENV)/.run  ## sdist and wheel, in dist/
+	@rm -rf dist
+	@$(BIN)/python -m hatchling build -d dist
+
+deb: dist  ## a Debian package of its own environment, in dist/ (on Debian and its kin)
+	@package/deb.sh dist/*.whl dist
 
 lock: ## renew requirements/*.txt (needs uv)
 	$(COMPILE) pyproject.toml -o requirements/run.txt

@@ -1,0 +1,74 @@
+"""Does what the package brings beside the program say what the program does?"""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from rc_push import __version__, cli
+
+ROOT = Path(__file__).parents[1]
+MAN = runpy.run_path(str(ROOT / "package" / "man.py"))
+SHELLS = ("bash", "zsh", "fish")
+
+
+@pytest.fixture
+def manual():
+    markdown = (ROOT / "docs/commands.md").read_text("utf-8")
+    return MAN["page"](markdown, tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8")))
+
+
+def test_the_manual_has_every_command(manual):
+    headings = re.findall(r"^\.TP\n\\fB(\S+?)\\fR$", manual, re.MULTILINE)
+    assert set(cli.COMMANDS) <= set(headings)
+    assert f'"rc-push {__version__}"' in manual
+
+
+def test_the_manual_has_nothing_left_of_markdown(manual):
+    for line in manual.splitlines():
+        assert not re.search(r"`|\]\(|^\||^#|\*\*", line), line
+
+
+@pytest.mark.skipif(shutil.which("groff") is None, reason="needs groff")
+def test_the_manual_is_read_without_a_warning(manual):
+    command = ["groff", "-man", "-Kutf8", "-Tutf8", "-ww", "-z"]
+    done = subprocess.run(command, input=manual, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stderr == ""
+
+
+def complete(shell, **environ):
+    command = [sys.executable, "-c", "import sys; from rc_push.__main__ import main; sys.exit(main([]))"]
+    done = subprocess.run(
+        command, env=os.environ | environ, capture_output=True, text=True, check=True, timeout=60, cwd=ROOT
+    )
+    return done.stdout
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_there_are_completions_for_a_shell(shell):
+    assert "_RC_PUSH_COMPLETE" in complete(shell, _RC_PUSH_COMPLETE=f"{shell}_source")
+
+
+def test_commands_and_options_are_completed():
+    found = complete("bash", _RC_PUSH_COMPLETE="bash_complete", COMP_WORDS="rc-push re", COMP_CWORD="1")
+    assert found.split() == ["plain,reload", "plain,replay"]
+    found = complete("bash", _RC_PUSH_COMPLETE="bash_complete", COMP_WORDS="rc-push check --", COMP_CWORD="2")
+    assert "plain,--offline" in found.split()
+
+
+def test_the_package_installs_what_is_there():
+    script = (ROOT / "package/deb.sh").read_text("utf-8")
+    for name in re.findall(r"(?<!/)\bsystemd/[\w.@-]+\b", script):
+        assert (ROOT / name).exists(), name
+    assert (ROOT / "package/deb/conffiles").read_text().split() == [
+        "/etc/rc-push/config.toml",
+        "/etc/logrotate.d/rc-push",
+    ]
