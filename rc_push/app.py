@@ -7,41 +7,48 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import os
-import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import structlog
 
-from rc_push import __version__, handlers
-from rc_push.config import Config, HandlerConfig, SubscriptionConfig
+from rc_push import __version__
+from rc_push import log as logging
+from rc_push.config import Changes, Config, HandlerConfig, changes_between, everything_in, load
 from rc_push.control.server import ControlServer
-from rc_push.dispatch import Dispatcher, DispatcherStatistics
-from rc_push.errors import ControlError, JournalCorrupt, RefusedError
+from rc_push.crew import Crew, Recruits
+from rc_push.dispatch import DispatcherStatistics
+from rc_push.errors import ConfigError, ControlError, HandlerError, RcPushError, RefusedError, UnreachableError
 from rc_push.handlers import LoadedHandler
 from rc_push.journal import Journal
-from rc_push.journal.salvage import salvage
 from rc_push.notify import Notifier
 from rc_push.operations import Operations
-from rc_push.receive import Receiver, ReceiverStatistics
-from rc_push.rest import Account
+from rc_push.receive import ReceiverStatistics
 from rc_push.retention import JournalStatistics, Retention
-from rc_push.stalls import watching_stalls
 from rc_push.systemd import Systemd
-from rc_push.transports import LinkTransport
-from rc_push.transports.rotation import RotatingTransport
-from rc_push.transports.websocket import WebSocketTransport
 
 log = structlog.get_logger()
 
-# A journal that is damaged again so soon lies on a disk that is.
-MEND_EVERY_S = 600.0
-# What a handler has finished in this time is handed over again after a crash.
-NOTE_EVERY_S = 0.1
+# What a reload can find wrong, beside what works: nothing has changed then.
+MISTAKES = (ConfigError, HandlerError, UnreachableError)
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigStatistics:
+    """Which configuration is in force: its *generation* counts from 1, one more for each reload that took a new one.
+
+    *mistake*: why the file, as it was at the last reload, is not in force; empty where it is.
+    """
+
+    path: str
+    fingerprint: str
+    generation: int
+    loaded_at: float
+    mistake: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +56,7 @@ class AppStatistics:
     """What is known of everything that runs."""
 
     head: int
+    config: ConfigStatistics
     journal: JournalStatistics
     receivers: tuple[ReceiverStatistics, ...]
     dispatchers: tuple[DispatcherStatistics, ...]
@@ -57,20 +65,16 @@ class AppStatistics:
 class App:
     """The daemon. `async with App.open(config) as app: await app.run()`."""
 
-    def __init__(
-        self,
-        config: Config,
-        journal: Journal,
-        receivers: list[Receiver],
-        dispatchers: list[Dispatcher],
-        accounts: Sequence[Account] = (),
-    ) -> None:
+    def __init__(self, config: Config, journal: Journal, crew: Crew) -> None:
         self.config = config
         self.journal = journal
-        self._accounts = accounts
-        self._receivers = receivers
-        self._dispatchers = dispatchers
+        self._crew = crew
+        self._operations = Operations(crew.dispatchers, journal)
         self._retention = Retention(config.journal, journal)
+        self._about = ConfigStatistics(str(config.path or ""), config.fingerprint, 1, time.time())
+        self._group: asyncio.TaskGroup | None = None
+        self._hangup = asyncio.Event()
+        self._reloading = asyncio.Lock()
         systemd = Systemd.from_environ(os.environ, os.getpid())
         grace_s = config.service.shutdown_grace_s
         self.notifier = Notifier(systemd, lambda: self.statistics().receivers, journal.prove, grace_s=grace_s)
@@ -91,172 +95,151 @@ class App:
         Raises JournalError, ConfigError or HandlerError, each naming its remedy.
         """
         async with AsyncExitStack() as stack:
-            loaded = [*((c, handlers.load(c)) for c in config.handlers.values() if c.enabled), *also]
-            for warning in (warning for _, handler in loaded for warning in handler.warnings):
-                log.warning("setting_doubtful", key=warning.key, found=warning.found, remedy=warning.remedy)
             journal = await stack.enter_async_context(Journal(config.journal.path, config.journal.max_bytes))
-            accounts = {
-                name: await stack.enter_async_context(Account(account, config.network, journal))
-                for name, account in config.accounts.items()
-            }
-            for _, handler in loaded:
-                await handler.open()
-                stack.push_async_callback(handler.close)
-            receivers = []
-            for subscription in config.subscriptions.values():
-                transport = transport_for(config, subscription, accounts[subscription.account])
-                receivers.append(
-                    Receiver(
-                        subscription.name,
-                        RotatingTransport(subscription.name, transport),
-                        journal,
-                        account=subscription.account,
-                        ends_subscription=ends_subscriptions,
-                        on_change=on_change,
-                    )
-                )
-            grace_s = config.service.shutdown_grace_s
-            dispatchers = [
-                Dispatcher(c, handler, journal, grace_s=grace_s, note_every_s=NOTE_EVERY_S) for c, handler in loaded
-            ]
-            await _register(config, dispatchers, journal)  # before anybody may ask for anything
-            await stack.enter_async_context(_control(config, Operations(dispatchers, journal)))
-            app = cls(config, journal, receivers, dispatchers, list(accounts.values()))
-            stack.enter_context(_reopen_on_hangup([handler for _, handler in loaded], app.notifier))
+            crew = Crew(journal, ends_subscriptions=ends_subscriptions, on_change=on_change)
+            await stack.enter_async_context(crew)
+            everything = everything_in(config)
+            async with await crew.recruit(config, everything, also) as recruits:
+                await crew.exchange(config, everything, recruits)
+            app = cls(config, journal, crew)
+            await app._note_idle_handlers()  # before anybody may ask for anything
+            await stack.enter_async_context(_control(config, app.operations()))
             yield app
+
+    def operations(self) -> Mapping[str, Callable[[dict[str, Any]], Any]]:
+        """Return what commands may ask for, by name."""
+        return {**self._operations.table(), "reload": self._reload_asked}
 
     def statistics(self) -> AppStatistics:
         """Return what is known now."""
         return AppStatistics(
             head=self.journal.head,
+            config=self._about,
             journal=self._retention.statistics(),
-            receivers=tuple(receiver.statistics() for receiver in self._receivers),
-            dispatchers=tuple(dispatcher.statistics() for dispatcher in self._dispatchers),
+            receivers=tuple(receiver.statistics() for receiver in self._crew.receivers),
+            dispatchers=tuple(dispatcher.statistics() for dispatcher in self._crew.dispatchers),
         )
 
     async def revoke(self) -> None:
         """End the sessions at RingCentral, with their subscriptions: nobody will recover them."""
-        for account in self._accounts:
+        for account in self._crew.accounts:
             await account.revoke()
 
     async def run(self) -> None:
         """Run until cancelled. Raises RefusedError once RingCentral has refused every subscription for good."""
-        log.info("start", version=__version__, subscriptions=len(self._receivers), handlers=len(self._dispatchers))
+        subscriptions, handlers = len(self._crew.receivers), len(self._crew.dispatchers)
+        log.info("start", version=__version__, subscriptions=subscriptions, handlers=handlers)
         try:
             async with asyncio.TaskGroup() as group:
-                for dispatcher in self._dispatchers:
-                    group.create_task(dispatcher.run())
+                self._crew.begin(group)
                 group.create_task(self._retention.run())
                 group.create_task(self.journal.wait_damage())
-                group.create_task(self._receive())
+                group.create_task(self._reload_at_hangup())
                 group.create_task(self.notifier.run())
+                self._group = group
+                try:
+                    await asyncio.Event().wait()  # until we are told to stop, or one of them fails
+                finally:
+                    self._group = None  # nothing begins any more
         except* RefusedError as refusals:
             raise refusals.exceptions[0] from None
         finally:
             log.info("stop")
 
-    async def _receive(self) -> None:
-        ended = await asyncio.gather(*(receiver.run() for receiver in self._receivers), return_exceptions=True)
-        for exc in ended:
-            if isinstance(exc, BaseException):
-                raise exc
+    def hurry(self) -> None:
+        """Cut what still runs in handlers: somebody has told us to end more than once."""
+        self._crew.hurry()
 
+    async def _note_idle_handlers(self) -> None:
+        for name, handler in self.config.handlers.items():
+            if not handler.enabled:
+                await self.journal.register_handler(name)  # what it has not had stays until it is enabled again
+        for name in await self.journal.change_progress(lambda rows: rows.names()):
+            if name not in self.config.handlers:
+                remedy = f"rc-push handlers forget {name}"
+                log.warning("handler_not_in_file", handler=name, why="what it has not finished is kept", remedy=remedy)
 
-async def _register(config: Config, dispatchers: Sequence[Dispatcher], journal: Journal) -> None:
-    """Let handlers take up where they were; tell of those that left the file."""
-    for dispatcher in dispatchers:
-        await dispatcher.register()
-    for name, handler in config.handlers.items():
-        if not handler.enabled:
-            await journal.register_handler(name)  # what it has not had stays until it is enabled again
-    for name in await journal.change_progress(lambda rows: rows.names()):
-        if name not in config.handlers:
-            remedy = f"rc-push handlers forget {name}"
-            log.warning("handler_not_in_file", handler=name, why="what it has not finished is kept", remedy=remedy)
+    # ----------------------------------------------------------------------------------------------------------- reload
 
+    def hang_up(self) -> None:
+        """Reload, and let the handlers open their files anew (logrotate). Many at once are one."""
+        self._hangup.set()
 
-async def serve(config: Config, *, ends_subscriptions: bool = False) -> None:
-    """Run the daemon until SIGTERM or SIGINT. Raises what `App.open` and `App.run` raise."""
-    serving = asyncio.ensure_future(_serve(config, ends_subscriptions=ends_subscriptions))
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, serving.cancel)
-    loop.add_signal_handler(signal.SIGHUP, lambda: None)  # until there is something to reopen
-    with watching_stalls(), contextlib.suppress(asyncio.CancelledError):
-        await serving
+    async def reload(self) -> Changes:
+        """Read the file again, and exchange what has changed; return what that was.
 
+        With a mistake in it nothing changes: it is logged, told to whoever looks, and raised (`MISTAKES`). What
+        RingCentral has refused is tried again.
+        """
+        async with self._reloading:
+            with self.notifier.reloading():
+                try:
+                    changes = await self._take_file()
+                except MISTAKES as exc:
+                    self._about = replace(self._about, mistake=str(exc))
+                    self.notifier.mistake = str(exc)
+                    problems = (
+                        [str(problem) for problem in exc.problems] if isinstance(exc, ConfigError) else [str(exc)]
+                    )
+                    log.error("reload_refused", problems=problems, why="what ran before goes on")
+                    raise
+        about = self._about
+        log.info("reloaded", restarted=changes.keys(), generation=about.generation, fingerprint=about.fingerprint)
+        return changes
 
-async def _serve(config: Config, *, ends_subscriptions: bool) -> None:
-    """Run the daemon; where its journal is damaged, begin a new one with what can be read, and go on."""
-    mended_at = -math.inf
-    while True:
-        try:
-            async with App.open(config, ends_subscriptions=ends_subscriptions) as app:
-                await app.run()
-        except Exception as exc:
-            damage = _damage_in(exc)
-            if damage is None or time.monotonic() < mended_at + MEND_EVERY_S:
-                raise
-            log.error("journal_damaged", error=str(damage))
-        mended_at = time.monotonic()
-        found = await asyncio.to_thread(salvage, config.journal.path, list(config.subscriptions))
-        log.warning(
-            "journal_salvaged",
-            damaged=str(found.damaged),
-            kept=found.rows,
-            incomplete=found.broken,
-            remedy="what is missing is a gap; keep the damaged file for as long as you may want to look into it",
+    async def _take_file(self) -> Changes:
+        config, warnings = await asyncio.to_thread(load, self.config.path, os.environ)
+        for warning in warnings:
+            log.warning("setting_doubtful", key=warning.key, found=warning.found, remedy=warning.remedy)
+        changes = changes_between(self.config, config)
+        changes = replace(
+            changes, subscriptions=changes.subscriptions | self._crew.refused & config.subscriptions.keys()
         )
+        async with await self._crew.recruit(config, changes) as recruits:
+            if self._group is None:
+                raise RcPushError("the daemon is just starting or stopping; try again")
+            # In a task of the daemon's own: half of an exchange is none, whoever asked for it.
+            await asyncio.shield(self._group.create_task(self._exchange(config, changes, recruits)))
+        return changes
 
+    async def _exchange(self, config: Config, changes: Changes, recruits: Recruits) -> None:
+        if "log" in changes.tables:
+            logging.configure(config.log)
+        if "journal" in changes.tables:
+            self._retention.config = config.journal
+            await self.journal.limit(config.journal.max_bytes)
+        self.notifier.grace_s = config.service.shutdown_grace_s
+        await self._crew.exchange(config, changes, recruits)
+        self._operations.use(self._crew.dispatchers)
+        is_new = config.fingerprint != self._about.fingerprint or bool(changes.keys())
+        self.config = config
+        self.notifier.mistake = ""
+        self._about = ConfigStatistics(
+            str(config.path or ""), config.fingerprint, self._about.generation + is_new, time.time()
+        )
+        await self._note_idle_handlers()
 
-def _damage_in(exc: BaseException) -> JournalCorrupt | None:
-    """Return the damage that *exc*, or one of a group, tells of."""
-    if isinstance(exc, BaseExceptionGroup):
-        return next((found for inner in exc.exceptions if (found := _damage_in(inner))), None)
-    return exc if isinstance(exc, JournalCorrupt) else None
+    async def _reload_at_hangup(self) -> None:
+        while True:
+            await self._hangup.wait()
+            self._hangup.clear()
+            with contextlib.suppress(*MISTAKES):
+                await self.reload()
+            log.info("reopen", handlers=len(self._crew.dispatchers))
+            await self._crew.reopen()
 
-
-def transport_for(config: Config, subscription: SubscriptionConfig, account: Account) -> LinkTransport:
-    """Return the way in which the events of *subscription* come."""
-    if subscription.transport == "websocket":
-        return WebSocketTransport(subscription, account, config.network)
-    from rc_push.transports.poll import PubNubPoller  # noqa: PLC0415 - a daemon without PubNub does not pay for it
-    from rc_push.transports.pubnub import PubNubTransport  # noqa: PLC0415
-
-    origin = config.accounts[subscription.account].pubnub_origin
-    return PubNubTransport(subscription, account, lambda key: PubNubPoller(key, origin, config.network))
+    async def _reload_asked(self, _: dict[str, Any]) -> dict[str, Any]:
+        changes = await self.reload()
+        about = self._about
+        return {"restarted": changes.keys(), "generation": about.generation, "fingerprint": about.fingerprint}
 
 
 @asynccontextmanager
-async def _control(config: Config, operations: Operations) -> AsyncIterator[None]:
+async def _control(config: Config, operations: Mapping[str, Callable[[dict[str, Any]], Any]]) -> AsyncIterator[None]:
     """Answer commands. Where that is impossible the daemon receives all the same, and says so."""
     async with AsyncExitStack() as stack:
         try:
-            await stack.enter_async_context(ControlServer(config.control_path, operations.table()))
+            await stack.enter_async_context(ControlServer(config.control_path, operations))
         except ControlError as exc:
             log.error("control_unavailable", error=str(exc))
         yield
-
-
-@contextlib.contextmanager
-def _reopen_on_hangup(loaded: list[LoadedHandler], notifier: Notifier) -> Iterator[None]:
-    """Let SIGHUP reopen the handlers' files (logrotate)."""
-    loop = asyncio.get_running_loop()
-    tasks: set[asyncio.Task[None]] = set()
-
-    def reopen() -> None:
-        log.info("reopen", handlers=len(loaded))
-        task = loop.create_task(_reopen(loaded, notifier))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-
-    loop.add_signal_handler(signal.SIGHUP, reopen)
-    try:
-        yield
-    finally:
-        loop.remove_signal_handler(signal.SIGHUP)
-
-
-async def _reopen(loaded: list[LoadedHandler], notifier: Notifier) -> None:
-    with notifier.reloading():
-        await asyncio.gather(*(handler.reopen() for handler in loaded))

@@ -27,13 +27,16 @@ class Health:
     sentence: str
 
 
-def health_of(receivers: Sequence[ReceiverStatistics]) -> Health:
-    """Return what the state of all subscriptions amounts to."""
+def health_of(receivers: Sequence[ReceiverStatistics], mistake: str = "") -> Health:
+    """Return what the state of all subscriptions amounts to. *mistake*: why the file is not in force as it is."""
     by_state: dict[str, list[ReceiverStatistics]] = {}
     for receiver in receivers:
         by_state.setdefault(_state(receiver), []).append(receiver)
     told = [f"{state}: {_named(by_state[state])}" for state in WORST_FIRST if state in by_state]
-    return Health(all(map(_is_settled, receivers)), "; ".join(told) or "no subscriptions")
+    told = told or ["no subscriptions"]
+    if mistake:
+        told.append(f"not reloaded: {_short(mistake.splitlines()[0])}")
+    return Health(all(map(_is_settled, receivers)), "; ".join(told))
 
 
 def stuck(receivers: Iterable[ReceiverStatistics], now_at: float) -> str | None:
@@ -62,10 +65,13 @@ def _named(receivers: Iterable[ReceiverStatistics]) -> str:
 def _told(receiver: ReceiverStatistics) -> str:
     if receiver.evidence.state == "live":
         return receiver.subscription
-    why = receiver.evidence.why
-    why = why if len(why) <= WHY_MAX_LENGTH else why[: WHY_MAX_LENGTH - 1] + "…"
+    why = _short(receiver.evidence.why)
     again = f", next try at {_time(receiver.next_try_at)}" if receiver.next_try_at else ""
     return f"{receiver.subscription} ({why}{again})"
+
+
+def _short(why: str) -> str:
+    return why if len(why) <= WHY_MAX_LENGTH else why[: WHY_MAX_LENGTH - 1] + "…"
 
 
 def _time(at: float) -> str:

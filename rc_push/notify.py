@@ -49,9 +49,11 @@ class Notifier:
         self._systemd = systemd
         self._statistics = statistics
         self._prove = prove
-        self._grace_s = grace_s
+        self.grace_s = grace_s
         self._sleep = sleep
         self._wall = wall
+        # Why the file is not in force as it is; empty where it is.
+        self.mistake = ""
         self._is_ready = False
         self._reloads = 0
         self._told = ""
@@ -70,7 +72,7 @@ class Notifier:
             self._tell(
                 health_of(receivers).sentence if is_over else "told to stop: handlers finish what they have begun"
             )
-            self._systemd.stopping(self._grace_s + STOP_SLACK_S)
+            self._systemd.stopping(self.grace_s + STOP_SLACK_S)
 
     @contextlib.contextmanager
     def reloading(self) -> Iterator[None]:
@@ -87,7 +89,7 @@ class Notifier:
 
     async def _tell_health(self) -> None:
         while True:
-            health = health_of(self._statistics())
+            health = health_of(self._statistics(), self.mistake)
             self._tell(health.sentence)
             if health.is_settled and not self._is_ready:
                 self._is_ready = self._systemd.ready()

@@ -62,8 +62,12 @@ class Operations:
     """What the running daemon does for commands."""
 
     def __init__(self, dispatchers: Sequence[Dispatcher], journal: Journal) -> None:
-        self._dispatchers = {dispatcher.name: dispatcher for dispatcher in dispatchers}
         self._journal = journal
+        self.use(dispatchers)
+
+    def use(self, dispatchers: Sequence[Dispatcher]) -> None:
+        """Speak of *dispatchers* from now on: a reload has exchanged some."""
+        self._dispatchers = {dispatcher.name: dispatcher for dispatcher in dispatchers}
 
     def table(self) -> Mapping[str, Callable[[dict[str, Any]], Any]]:
         """Return the operations by name, each a coroutine function of the request's fields."""
@@ -99,7 +103,7 @@ class Operations:
     async def _forget(self, fields: dict[str, Any]) -> None:
         name = msgspec.convert(fields, _OneHandler).handler
         if name in self._dispatchers:
-            raise RcPushError(f"the handler {name} is running; take it out of the file and restart first")
+            raise RcPushError(f"the handler {name} is running; take it out of the file and reload first")
         await self._journal.change_progress(lambda rows: _forget(rows, name))
 
     async def _replay(self, fields: dict[str, Any]) -> dict[str, Any]:

@@ -75,7 +75,7 @@ class Receiver:
         self._transport = transport
         self._journal = journal
         self._account = account
-        self._ends_subscription = ends_subscription
+        self.ends_subscription = ends_subscription
         self._sleep = sleep
         self._wall = wall
         self._on_change = on_change
@@ -159,7 +159,7 @@ class Receiver:
                     self._rotations = rotations_before + link.evidence.rotations
                     self._become(link.evidence)
             except asyncio.CancelledError:
-                end = link.leave if self._ends_subscription else link.close
+                end = link.leave if self.ends_subscription else link.close
                 await self._store(await end())  # what came before both sides agreed on the end
                 raise
 

@@ -57,7 +57,7 @@ class Retention:
         wall: Callable[[], float] = time.time,
         every_s: float = EVERY_S,
     ) -> None:
-        self._config = config
+        self.config = config
         self._journal = journal
         self._sleep = sleep
         self._wall = wall
@@ -97,7 +97,7 @@ class Retention:
 
     async def _remove_slice(self) -> int:
         """Remove what is too old; where the journal is crowded, the oldest besides. Return how many records went."""
-        before_ms = round((self._wall() - self._config.retention_days * 86400) * 1000)
+        before_ms = round((self._wall() - self.config.retention_days * 86400) * 1000)
         removed = await self._journal.prune(before_ms, SLICE_ROWS)
         await self._journal.measure()
         more = await self._journal.make_room() if self._journal.is_crowded else 0

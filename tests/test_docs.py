@@ -40,6 +40,10 @@ TABLES = {
     **{f"[{name}]": table for name, table in config.TABLES.items()},
 }
 NO_DEFAULT = "–"  # noqa: RUF001 - as people write it
+# How a line is logged, and what its level is called.
+LEVELS = {level: level for level in ("debug", "info", "warning", "error", "critical")} | {
+    "log": "the handler's `level`"
+}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -414,14 +418,6 @@ def test_every_reason_of_a_gap_is_documented_and_no_other():
     assert documented == gap_reasons() | {salvage.REASON}  # written by SQL
 
 
-def test_every_log_line_that_the_page_explains_exists():
-    code = "\n".join(path.read_text("utf-8") for path in CODE.rglob("*.py"))
-    said = set(re.findall(r'log\.\w+\(\s*"(\w+)"', code))
-    named = {name for names, *_ in rows("docs/operations.md", "When something is wrong") for name in code_in(names)}
-    assert "gap" in named
-    assert named <= said
-
-
 # ---------------------------------------------------------------------------------------------------------- simulator
 
 
@@ -460,6 +456,44 @@ def test_every_call_of_the_simulator_is_documented_and_no_other():
     routes = Admin(world, Emitter(world)).routes()
     expected = {f"{method} {route.path}" for route in routes for method in (route.methods or set()) - {"HEAD"}}
     assert {code_in(call)[0] for call, _ in rows("docs/simulator.md", "Calls")} == expected
+
+
+# ---------------------------------------------------------------------------------------------------------- log lines
+
+
+def logged() -> Iterator[tuple[str, str, set[str | None]]]:
+    """Yield name, level and fields of every line that the code logs. A field None stands for more of them."""
+    for path in CODE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            if ast.unparse(node.func.value) in ("log", "_log") and node.func.attr in LEVELS:
+                name = next(arg.value for arg in node.args if isinstance(arg, ast.Constant))
+                yield str(name), LEVELS[node.func.attr], {keyword.arg for keyword in node.keywords} - {"exc_info"}
+
+
+def test_every_line_of_the_log_is_documented_with_its_level_and_fields_and_no_other():
+    documented = {}
+    for heading in headings("docs/logs.md")[1:]:
+        for name, level, fields, *_ in rows("docs/logs.md", heading):
+            documented[code_in(name)[0]] = (set(level.split(", ")), set(code_in(fields)))
+    found: dict[str, tuple[set[str], set[str | None]]] = {}
+    for name, level, fields in logged():
+        levels, known = found.setdefault(name, (set(), set()))
+        levels.add(level)
+        known |= fields
+    assert documented.keys() == found.keys()
+    for name, (levels, known) in found.items():
+        assert documented[name][0] == levels, name
+        assert documented[name][1] >= known - {None}, name
+        assert None in known or documented[name][1] == known, name
+
+
+def test_every_line_of_the_log_says_what_it_means():
+    for heading in headings("docs/logs.md")[1:]:
+        for name, level, _, means, do in rows("docs/logs.md", heading):
+            assert means, name
+            assert do or level in ("info", "debug", LEVELS["log"]) or name == "`loop_goes_on`", name
 
 
 # ----------------------------------------------------------------------------------------------- links and examples

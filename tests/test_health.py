@@ -60,6 +60,13 @@ def test_without_subscriptions_there_is_nothing_to_wait_for():
     assert health_of([]) == Health(is_settled=True, sentence="no subscriptions")
 
 
+def test_a_file_that_is_not_in_force_is_told_in_one_line():
+    health = health_of([receiver("team")], "line 3: handlers.x: no such key; take it out\nline 9: more")
+    assert health == Health(
+        is_settled=True, sentence="live: team; not reloaded: line 3: handlers.x: no such key; take it out"
+    )
+
+
 @pytest.mark.parametrize("state", ["connecting", "subscribing", "recovering", "down"])
 def test_a_loop_that_stays_where_it_should_pass_is_stuck(state):
     waiting = receiver("sms", state, "connecting")

@@ -16,8 +16,9 @@ ROOT = Path(rc_push.__file__).parent
 ROWS = (
     {"__main__", "pytest_plugin"},
     {"cli", "testing"},
+    {"serve"},
     {"app"},
-    {"operations", "notify"},
+    {"operations", "notify", "crew"},
     {"health"},
     {"receive", "dispatch", "retention", "web", "simulator"},
     {"transports", "journal", "handlers", "systemd", "routing", "ordering"},

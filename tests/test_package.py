@@ -8,7 +8,9 @@ import runpy
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -72,3 +74,18 @@ def test_the_package_installs_what_is_there():
         "/etc/rc-push/config.toml",
         "/etc/logrotate.d/rc-push",
     ]
+
+
+@pytest.mark.e2e
+def test_the_source_and_the_wheel_have_all_that_is_needed(tmp_path):
+    build = [sys.executable, "-m", "hatchling", "build", "-d", tmp_path]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=60)
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        inside = set(wheel.namelist())
+        [entry_points] = [wheel.read(name).decode() for name in inside if name.endswith("entry_points.txt")]
+    code = {str(path.relative_to(ROOT)) for path in (ROOT / "rc_push").rglob("*") if path.suffix in (".py", ".sql")}
+    assert code <= inside
+    assert "rc-push = rc_push.__main__:main" in entry_points
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as source:
+        kept = {name.partition("/")[2] for name in source.getnames()}
+    assert {"systemd/rc-push.service", "package/deb.sh", "docs/operations.md", "requirements/run.txt"} <= kept

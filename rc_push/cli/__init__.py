@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # In the order of the help. A command returns its exit code, or None for 0.
 COMMANDS = {
     "run": "rc_push.cli.run:run",
+    "reload": "rc_push.cli.reload:reload",
     "listen": "rc_push.cli.listen:listen",
     "check": "rc_push.cli.check:check",
     "init": "rc_push.cli.init:init",

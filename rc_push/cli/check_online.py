@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from rc_push.app import transport_for
 from rc_push.cli.check import Finding
+from rc_push.crew import transport_for
 from rc_push.errors import EXIT_FAILED, EXIT_UNREACHABLE, JournalError, RcPushError, RefusedError
 from rc_push.journal.reader import Reader
 from rc_push.protocol.subscription import PATH, info_from

@@ -23,8 +23,8 @@ SWITCH_INTERVAL_S = 0.0005
 @click.pass_obj
 def run(settings: Settings, *, unsubscribe: bool) -> None:
     """Run the daemon in the foreground, until SIGTERM or Ctrl-C."""
-    from rc_push.app import serve
     from rc_push.log import configure
+    from rc_push.serve import serve
 
     config = settings.load()
     configure(config.log)

@@ -1,5 +1,6 @@
 """What did the user ask for? The settings, and the file that they come from."""
 
+from rc_push.config.changes import Changes, changes_between, everything_in
 from rc_push.config.file import find_config, load, load_control, load_journal, load_routes, with_lines
 from rc_push.config.settings import (
     DEFAULT_SERVER,
@@ -29,6 +30,7 @@ __all__ = [
     "TABLES",
     "TRANSPORTS",
     "AccountConfig",
+    "Changes",
     "Config",
     "HandlerConfig",
     "JournalConfig",
@@ -40,6 +42,8 @@ __all__ = [
     "Secret",
     "ServiceConfig",
     "SubscriptionConfig",
+    "changes_between",
+    "everything_in",
     "find_config",
     "is_loopback",
     "load",

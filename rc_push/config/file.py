@@ -5,6 +5,7 @@ Knows the file and the environment; knows nothing of what the settings do.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -53,6 +54,7 @@ from rc_push.errors import ConfigError, Problem
 # Where the file is looked for when nobody names it.
 SEARCHED = (Path("rc-push.toml"), Path("/etc/rc-push/config.toml"))
 FILE_MAX_BYTES = 1 << 20
+FINGERPRINT_DIGITS = 12
 # An empty journal takes a tenth of it.
 JOURNAL_MIN_BYTES = 1_000_000
 
@@ -140,7 +142,8 @@ def _exists(path: Path) -> bool:
     return True
 
 
-def _read(path: Path) -> str:
+def _read(path: Path) -> tuple[str, str]:
+    """Return the text of the file, and its fingerprint."""
     try:
         with path.open("rb") as file:
             content = file.read(FILE_MAX_BYTES + 1)
@@ -150,7 +153,7 @@ def _read(path: Path) -> str:
     if len(content) > FILE_MAX_BYTES:
         raise _unusable(path, "larger than 1 MiB", "name a configuration file")
     try:
-        return content.decode("utf-8-sig")
+        return content.decode("utf-8-sig"), hashlib.sha256(content).hexdigest()[:FINGERPRINT_DIGITS]
     except UnicodeDecodeError as exc:
         raise _unusable(path, "not UTF-8", "save it as UTF-8", content.count(b"\n", 0, exc.start) + 1) from None
 
@@ -176,7 +179,7 @@ class _Reading:
     """One pass over a file: makes settings of it, and notes every mistake in *problems*."""
 
     def __init__(self, path: Path, environ: Mapping[str, str]) -> None:
-        text = _read(path)
+        text, self._fingerprint = _read(path)
         self.problems: list[Problem] = []
         self._path = path
         self._document = _parse(text, path)
@@ -202,6 +205,7 @@ class _Reading:
             LogConfig(**self.table(("log",), LogConfig)),
             ServiceConfig(**self.table(("service",), ServiceConfig)),
             self._path,
+            self._fingerprint,
         )
 
     def routes(self) -> tuple[dict[str, SubscriptionConfig], dict[str, HandlerConfig]]:

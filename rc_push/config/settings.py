@@ -177,7 +177,10 @@ class ServiceConfig(msgspec.Struct, frozen=True):
 
 
 class Config(msgspec.Struct, frozen=True):
-    """All that the file says. The first three are by name."""
+    """All that the file says. The first three are by name.
+
+    *fingerprint* tells files apart: the first digits that `sha256sum` shows for it.
+    """
 
     accounts: dict[str, AccountConfig]
     subscriptions: dict[str, SubscriptionConfig]
@@ -187,6 +190,7 @@ class Config(msgspec.Struct, frozen=True):
     log: LogConfig
     service: ServiceConfig
     path: Path | None = None
+    fingerprint: str = ""
 
     @property
     def control_path(self) -> Path:

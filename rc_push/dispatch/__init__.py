@@ -67,9 +67,10 @@ class Dispatcher:
     ) -> None:
         """*desk*: what `Desk` takes beside these (clocks, how often progress is noted)."""
         self.name = config.name
+        self.config = config
         self._desk = Desk(config, journal, **desk)
         self._handler = handler
-        self._grace_s = grace_s
+        self.grace_s = grace_s
         self._feeder = Feeder(self._desk)
         self._alarm = Alarm(self._desk)
         self._feeding: set[asyncio.Task[None]] = set()
@@ -151,11 +152,11 @@ class Dispatcher:
             task.cancel()
         self._desk.wake()
         try:
-            await asyncio.wait(takers, timeout=self._grace_s)
+            await asyncio.wait(takers, timeout=self.grace_s)
         finally:  # a second cancellation cuts them at once, but leaves nothing running either
             running = [task for task in takers if not task.done()]
             if running:
-                log.warning("handler_cut", handler=self.name, grace_s=self._grace_s, position=self._desk.live.position)
+                log.warning("handler_cut", handler=self.name, grace_s=self.grace_s, position=self._desk.live.position)
             for task in running:
                 task.cancel()
             await asyncio.wait([*takers, *feeders])

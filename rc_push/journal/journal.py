@@ -161,6 +161,16 @@ class Journal:
         self._note_size(live_bytes)
         return live_bytes
 
+    async def limit(self, max_bytes: int | None) -> None:
+        """Let *max_bytes* be the limit from now on; None is none."""
+
+        def limit(store: Store) -> None:
+            store.max_bytes = max_bytes
+
+        await self._write(limit)
+        self.max_bytes = max_bytes
+        await self.measure()
+
     @property
     def is_crowded(self) -> bool:
         """Say whether it is time to make room: there is a limit, and it is near."""

@@ -185,7 +185,7 @@ def test_a_handler_is_forgotten_only_on_purpose_and_not_while_it_runs(kept, comm
     with kept.daemon():
         code, _, err = command("handlers", "forget", "crm", "--yes")
         assert code == 1
-        assert "take it out of the file and restart first" in err
+        assert "take it out of the file and reload first" in err
     assert row_of(kept).parked == 2
     assert command("handlers", "forget", "crm", "--yes")[0::2] == (0, "crm is forgotten\n")
     assert [row.handler for row in kept.read(handler_rows)] == ["archive"]

@@ -79,7 +79,7 @@ async def test_it_is_ready_once_it_receives_and_not_before(simulator, daemon, ma
     assert "next try at" in " ".join(manager.said("STATUS"))
 
     await simulator.admin.faults({"fault": "drop"})
-    await daemon.wait_live()
+    await daemon.wait_live(within_s=40)  # the third delay of the ladder may be 20 s
     await daemon.wait_until(lambda: len(manager.said("WATCHDOG")) > 5)
     assert manager.said("READY") == ["1"]
     assert await daemon.stop() == 0
@@ -117,6 +117,23 @@ async def test_a_hangup_is_a_reload_with_a_beginning_and_an_end(daemon, manager)
     order = [name for _, fields in manager.messages for name in fields if name in ("RELOADING", "READY")]
     assert order == ["READY", "RELOADING", "READY"]
     assert before <= int(manager.said("MONOTONIC_USEC")[0]) <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    assert await daemon.stop() == 0
+
+
+async def test_a_reload_that_is_refused_is_over_too_and_the_status_says_why_until_the_file_is_right(daemon, manager):
+    daemon.start()
+    await daemon.wait_until(lambda: manager.said("READY"))
+    right = daemon.handlers
+    daemon.handlers += "no_such_key = 1\n"
+    daemon.write_config()
+    daemon.signal(signal.SIGHUP)
+    await daemon.wait_until(lambda: len(manager.said("READY")) == 2)
+    await daemon.wait_until(lambda: manager.said("STATUS")[-1].startswith("live: team; not reloaded: "))
+    assert "no_such_key" in manager.said("STATUS")[-1]
+    daemon.handlers = right
+    daemon.write_config()
+    daemon.signal(signal.SIGHUP)
+    await daemon.wait_until(lambda: manager.said("STATUS")[-1] == "live: team")
     assert await daemon.stop() == 0
 
 

@@ -1,0 +1,319 @@
+"""Who works, by name? Accounts, subscriptions and handlers, each of which can be exchanged while the others go on.
+
+Knows how each is made of its settings, in which order they begin, and how one ends; knows nothing of why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any, Generic, Self, TypeVar
+
+import structlog
+
+from rc_push import handlers
+from rc_push.config import Changes, Config, HandlerConfig, SubscriptionConfig
+from rc_push.dispatch import Dispatcher
+from rc_push.errors import HandlerError, RcPushError
+from rc_push.handlers import LoadedHandler
+from rc_push.journal import Journal
+from rc_push.receive import Receiver, ReceiverStatistics
+from rc_push.rest import Account
+from rc_push.transports import LinkTransport
+from rc_push.transports.rotation import RotatingTransport
+from rc_push.transports.websocket import WebSocketTransport
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+type_of_handler = tuple[Dispatcher, LoadedHandler]
+
+# What a handler has finished in this time is handed over again after a crash.
+NOTE_EVERY_S = 0.1
+
+
+@dataclass(slots=True)
+class Member(Generic[T]):
+    """One of them: *part* is it, *stack* closes what it holds, *task* is its loop once it has begun."""
+
+    part: T
+    stack: AsyncExitStack = field(default_factory=AsyncExitStack)
+    task: asyncio.Task[None] | None = None
+
+    async def end(self) -> None:
+        """End its loop, which may take its time."""
+        if self.task:
+            self.task.cancel()
+            await asyncio.wait([self.task])
+
+    async def stop(self) -> None:
+        """End its loop, and close what it holds; once more does nothing."""
+        await self.end()
+        await self.stack.aclose()
+
+
+@dataclass(slots=True)
+class Recruits:
+    """Who is to begin: loaded and open, but not at work. `async with` closes those that were not taken."""
+
+    accounts: dict[str, Member[Account]] = field(default_factory=dict)
+    handlers: dict[str, Member[type_of_handler]] = field(default_factory=dict)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        async with AsyncExitStack() as stack:
+            for account in self.accounts.values():
+                stack.push_async_callback(account.stop)
+            for handler in self.handlers.values():
+                stack.push_async_callback(handler.stop)
+
+
+class Crew:
+    """All of them. `async with Crew(journal) as crew:` ends and closes them, handlers first."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        *,
+        ends_subscriptions: bool = False,
+        on_change: Callable[[ReceiverStatistics], None] = lambda _: None,
+    ) -> None:
+        self._journal = journal
+        self._ends_subscriptions = ends_subscriptions
+        self._on_change = on_change
+        self._accounts: dict[str, Member[Account]] = {}
+        self._receivers: dict[str, Member[Receiver]] = {}
+        self._handlers: dict[str, Member[type_of_handler]] = {}
+        self._group: asyncio.TaskGroup | None = None
+        self._ended: dict[str, RcPushError] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        async with AsyncExitStack() as stack:  # whatever happens to one, all are closed
+            for account in self._accounts.values():
+                stack.push_async_callback(account.stack.aclose)
+            for handler in self._handlers.values():
+                stack.push_async_callback(handler.stack.aclose)
+
+    @property
+    def accounts(self) -> list[Account]:
+        """The accounts that are open."""
+        return [member.part for member in self._accounts.values()]
+
+    @property
+    def receivers(self) -> list[Receiver]:
+        """Loop 1, one for each subscription."""
+        return [member.part for member in self._receivers.values()]
+
+    @property
+    def dispatchers(self) -> list[Dispatcher]:
+        """Loop 2, one for each handler."""
+        return [member.part[0] for member in self._handlers.values()]
+
+    @property
+    def refused(self) -> frozenset[str]:
+        """The subscriptions that RingCentral has refused for good."""
+        return frozenset(self._ended)
+
+    # ------------------------------------------------------------------------------------------------------- recruiting
+
+    async def recruit(
+        self, config: Config, changes: Changes, also: Sequence[tuple[HandlerConfig, LoadedHandler]] = ()
+    ) -> Recruits:
+        """Load and open what *changes* names, beside what works. Raises ConfigError, HandlerError, UnreachableError.
+
+        Then nothing is left open.
+        """
+        wanted = [config.handlers[name] for name in config.handlers if name in changes.handlers]
+        loaded = [*((one, handlers.load(one)) for one in wanted if one.enabled), *also]
+        for warning in (warning for _, handler in loaded for warning in handler.warnings):
+            log.warning("setting_doubtful", key=warning.key, found=warning.found, remedy=warning.remedy)
+        recruits = Recruits()
+        try:
+            async with AsyncExitStack() as stack:
+                await stack.enter_async_context(recruits)
+                for name in config.accounts.keys() & changes.accounts:
+                    recruits.accounts[name] = await self._account(config, name)
+                for one, handler in loaded:
+                    recruits.handlers[one.name] = await self._handler(config, one, handler)
+                stack.pop_all()
+        except Exception:
+            if self._group:
+                await self._group.create_task(self._bring_back())
+            raise
+        return recruits
+
+    async def _account(self, config: Config, name: str) -> Member[Account]:
+        account = Account(config.accounts[name], config.network, self._journal)
+        member = Member(account)
+        await member.stack.enter_async_context(account)
+        return member
+
+    async def _handler(self, config: Config, one: HandlerConfig, handler: LoadedHandler) -> Member[type_of_handler]:
+        """Return a handler that is open, and does not work yet."""
+        old = self._handlers.get(one.name)
+        if old and _is_same_program(old.part[0].config, one):
+            return self._member(one, old.part[1], config.service.shutdown_grace_s)  # other rules: it stays open
+        member = self._member(one, handler, config.service.shutdown_grace_s)
+        try:
+            await handler.open()
+        except HandlerError:
+            if not await self._make_way(config):
+                raise
+            await handler.open()
+        member.stack.push_async_callback(handler.close)
+        return member
+
+    async def _make_way(self, config: Config) -> bool:
+        """End those that will not go on as they are: they may hold what a new one needs, such as the lock of a file.
+
+        Return whether there are any.
+        """
+        leaving = [
+            member
+            for name, member in self._handlers.items()
+            if name not in config.handlers or not _is_same_program(member.part[0].config, config.handlers[name])
+        ]
+        await asyncio.gather(*(member.stop() for member in leaving))
+        return bool(leaving)
+
+    async def _bring_back(self) -> None:
+        """Let those work again that have made way in vain. Raises HandlerError where one cannot any more."""
+        for name, member in self._handlers.items():
+            if member.task is None or not member.task.done():
+                continue
+            old = member.part[0]
+            handler = handlers.load(old.config)
+            again = self._handlers[name] = self._member(old.config, handler, old.grace_s)
+            await handler.open()
+            again.stack.push_async_callback(handler.close)
+            await again.part[0].register()
+            self._begin(again, again.part[0].run)
+
+    def _member(self, one: HandlerConfig, handler: LoadedHandler, grace_s: float) -> Member[type_of_handler]:
+        return Member((Dispatcher(one, handler, self._journal, grace_s=grace_s, note_every_s=NOTE_EVERY_S), handler))
+
+    # --------------------------------------------------------------------------------------------------------- at work
+
+    async def exchange(self, config: Config, changes: Changes, recruits: Recruits) -> None:
+        """End what *changes* names, and let *recruits* take their places; all else goes on.
+
+        A new handler is registered before more is received, so that it misses nothing. One that is exchanged gets its
+        grace; what it has not finished is handed over to the one in its place. Raises JournalError.
+        """
+        names = changes.handlers | recruits.handlers.keys()
+        old, new = names & self._handlers.keys(), names - self._handlers.keys()
+        await asyncio.gather(*(self._exchange_handler(name, recruits) for name in new))
+        await asyncio.gather(
+            self._exchange_receivers(config, changes, recruits),
+            *(self._exchange_handler(name, recruits) for name in old),
+        )
+        for dispatcher in self.dispatchers:
+            dispatcher.grace_s = config.service.shutdown_grace_s
+        self._handlers = _in_order(self._handlers, config.handlers)
+        self._receivers = _in_order(self._receivers, config.subscriptions)
+
+    async def _exchange_handler(self, name: str, recruits: Recruits) -> None:
+        old, new = self._handlers.get(name), recruits.handlers.get(name)
+        if old and new and old.part[1] is new.part[1]:
+            await old.end()
+            new.stack = old.stack
+        elif old:
+            await old.stop()
+            del self._handlers[name]
+        if new is None:
+            return
+        member = self._handlers[name] = recruits.handlers.pop(name)
+        await member.part[0].register()
+        self._begin(member, member.part[0].run)
+
+    async def _exchange_receivers(self, config: Config, changes: Changes, recruits: Recruits) -> None:
+        old = {name: self._receivers[name] for name in changes.subscriptions & self._receivers.keys()}
+        for name in old.keys() - config.subscriptions.keys():
+            old[name].part.ends_subscription = True  # nobody will take it up again
+        await asyncio.gather(*(member.stop() for member in old.values()))
+        for name in changes.accounts & self._accounts.keys():
+            await self._accounts[name].stop()
+            del self._accounts[name]
+        for name in changes.accounts & recruits.accounts.keys():
+            self._accounts[name] = recruits.accounts.pop(name)
+        for name in config.subscriptions.keys() & changes.subscriptions:
+            subscription = config.subscriptions[name]
+            transport = transport_for(config, subscription, self._accounts[subscription.account].part)
+            self._receivers[name] = Member(self._receiver(subscription, transport))
+            self._ended.pop(name, None)
+            self._begin_receiver(self._receivers[name])
+        for name in old.keys() - config.subscriptions.keys():
+            del self._receivers[name]
+            self._ended.pop(name, None)
+
+    def _receiver(self, subscription: SubscriptionConfig, transport: LinkTransport) -> Receiver:
+        return Receiver(
+            subscription.name,
+            RotatingTransport(subscription.name, transport),
+            self._journal,
+            account=subscription.account,
+            ends_subscription=self._ends_subscriptions,
+            on_change=self._on_change,
+        )
+
+    def begin(self, group: asyncio.TaskGroup) -> None:
+        """Let all work as tasks of *group*. It fails with RefusedError once every subscription is refused for good."""
+        self._group = group
+        for handler in self._handlers.values():
+            self._begin(handler, handler.part[0].run)
+        for receiver in self._receivers.values():
+            self._begin_receiver(receiver)
+
+    def hurry(self) -> None:
+        """Cut what still runs in handlers, where they are told to end already."""
+        for member in self._handlers.values():
+            if member.task:
+                member.task.cancel()
+
+    async def reopen(self) -> None:
+        """Let the handlers open their files anew."""
+        await asyncio.gather(*(member.part[1].reopen() for member in self._handlers.values()))
+
+    def _begin_receiver(self, member: Member[Receiver]) -> None:
+        self._begin(member, lambda: self._receive(member.part))
+
+    def _begin(self, member: Member[Any], run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        if self._group:  # else it is left to `begin`
+            member.task = self._group.create_task(run())
+
+    async def _receive(self, receiver: Receiver) -> None:
+        """Run *receiver*. That it has ended, refused, is everybody's end once it was the last."""
+        try:
+            await receiver.run()
+        except RcPushError as exc:
+            self._ended[receiver.subscription] = exc
+            if self._ended.keys() >= self._receivers.keys():
+                raise self._ended[next(iter(self._receivers))] from None
+
+
+def transport_for(config: Config, subscription: SubscriptionConfig, account: Account) -> LinkTransport:
+    """Return the way in which the events of *subscription* come."""
+    if subscription.transport == "websocket":
+        return WebSocketTransport(subscription, account, config.network)
+    from rc_push.transports.poll import PubNubPoller  # noqa: PLC0415 - a daemon without PubNub does not pay for it
+    from rc_push.transports.pubnub import PubNubTransport  # noqa: PLC0415
+
+    origin = config.accounts[subscription.account].pubnub_origin
+    return PubNubTransport(subscription, account, lambda key: PubNubPoller(key, origin, config.network))
+
+
+def _is_same_program(old: HandlerConfig, new: HandlerConfig) -> bool:
+    """Say whether only the rules differ by which it is called."""
+    return (old.use, old.settings, old.concurrency) == (new.use, new.settings, new.concurrency)
+
+
+def _in_order(members: dict[str, T], names: Iterable[str]) -> dict[str, T]:
+    """Return *members* in the order of the file; those that are not in it last."""
+    return {name: members[name] for name in (*names, *members) if name in members}
