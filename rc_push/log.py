@@ -28,14 +28,18 @@ COLOURS = {"debug": "\x1b[2m", "info": "\x1b[32m", "warning": "\x1b[33m", "error
 UNCOLOURED = "\x1b[0m"
 # What is nested deeper is told as text.
 DEPTH_MAX = 8
+# Of one value. Whatever a plug-in puts into an exception, the loop waits while it is searched for secrets.
+VALUE_MAX_LENGTH = 64 << 10
 
 _SECRET_NAME = r"(?:authorization|(?<!time)token|secret|jwt|assertion|password|cookie|credential)"  # noqa: S105 - a name
 _SECRET_KEY = re.compile(_SECRET_NAME, re.IGNORECASE)  # a timetoken of PubNub's is a position
+# Names have bounds, and a JWT is looked for once in a word: else a hostile text takes the square of its length.
 _SECRETS = (
     (re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]+", re.IGNORECASE), rf"\1 {HIDDEN}"),
-    (re.compile(rf"({_SECRET_NAME}\w*)(=|%3D)[^\s&\"',;)]+", re.IGNORECASE), rf"\1\2{HIDDEN}"),
-    (re.compile(rf"({_SECRET_NAME}[\w-]*\\?[\"']\s*:\s*b?\\?[\"'])[^\"'\\]+", re.IGNORECASE), rf"\1{HIDDEN}"),
-    (re.compile(r"\beyJ[\w-]+\.[\w-]+(?:\.[\w-]*)?"), HIDDEN),  # a JWT, wherever it stands
+    (re.compile(rf"({_SECRET_NAME}\w{{0,64}})(=|%3D)[^\s&\"',;)]+", re.IGNORECASE), rf"\1\2{HIDDEN}"),
+    (re.compile(rf"({_SECRET_NAME}[\w-]{{0,64}}\\?[\"']\s*:\s*b?\\?[\"'])[^\"'\\]+", re.IGNORECASE), rf"\1{HIDDEN}"),
+    # a JWT, wherever it stands
+    (re.compile(r"(?<![\w-])(?=[\w-]+\.[\w-])([\w-]*?)\beyJ[\w-]+\.[\w-]+(?:\.[\w-]*)?"), rf"\1{HIDDEN}"),
     (re.compile(r"(\w://)[^\s/@]+@"), rf"\1{HIDDEN}@"),  # a URL's user name and password
 )
 # What a terminal obeys, and what begins another line.
@@ -98,7 +102,16 @@ def _redacted(name: str, value: Any, depth: int) -> Any:
         return {str(key): _redacted(str(key), item, depth - 1) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)) and depth:
         return [_redacted("", item, depth - 1) for item in value]
-    return redact(str(value)).encode("utf-8", "backslashreplace").decode()  # a lone surrogate cannot be written
+    return redact(_bounded(str(value))).encode("utf-8", "backslashreplace").decode()  # a lone surrogate stays unwritten
+
+
+def _bounded(text: str) -> str:
+    """Return *text*, or its beginning. What the cut divides is left out: half of a secret is not known as one."""
+    if len(text) <= VALUE_MAX_LENGTH:
+        return text
+    *kept_or_none, _ = text[:VALUE_MAX_LENGTH].rsplit(None, 1) or [""]
+    kept = "".join(kept_or_none)
+    return f"{kept}[… {len(text) - len(kept)} characters left out …]"
 
 
 def _add_time_and_level(_logger: WrappedLogger, method: str, fields: EventDict) -> EventDict:

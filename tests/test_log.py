@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import time
 
 import pytest
 import structlog
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from rc_push import log as rc_log
 from rc_push.config import LogConfig
-from rc_push.log import configure, printable, redact
+from rc_push.log import VALUE_MAX_LENGTH, configure, printable, redact
 
 
 class Terminal(io.StringIO):
@@ -127,10 +128,30 @@ def test_an_exception_is_indented_below_its_text_line():
         ("got eyJPLANTED.eyJb.c-d_e, refused", "got ***, refused"),
         ("proxy http://user:PLANTED@proxy:3128/x", "proxy http://***@proxy:3128/x"),
         ("timetoken=17 and 5 tokens: none", "timetoken=17 and 5 tokens: none"),
+        ("a-eyJPLANTED.eyJb.c --jwt-eyJPLANTED.b", "a-*** --jwt-***"),
     ],
 )
 def test_secrets_inside_of_texts_are_hidden(text, left):
     assert redact(text) == left
+
+
+@pytest.mark.parametrize("text", ["token", "token-", "eyJ-", "a-eyJ", "a.eyJ", "token='", "a://", "bearer ", 'token" '])
+def test_no_text_takes_long_to_search_since_all_wait_meanwhile(text):
+    """A post of repeated "token" in an exception took a second, and 64 KB of it most of a minute."""
+    began_at = time.process_time()
+    redact((text * 65536)[:65536])
+    assert time.process_time() - began_at < 1.0
+
+
+def test_of_a_text_without_end_the_beginning_is_told_and_no_half_of_a_secret(stream):
+    end = " a=1 http://user:PLANTED"
+    text = "x" * (VALUE_MAX_LENGTH - len(end)) + end + "@host" + " and so on" * 1000
+    structlog.get_logger().error("broken", error=text)
+    structlog.get_logger().error("broken", exc_info=ValueError("y" * (32 << 20)))
+    cut, exception = lines_of(stream)
+    assert str(cut["error"]).startswith("xxx")
+    assert str(cut["error"]).endswith("xxx a=1[… 10025 characters left out …]")
+    assert str(exception["exception"]).startswith("ValueError:[… ")
 
 
 @pytest.mark.parametrize(
