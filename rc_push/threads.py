@@ -68,8 +68,10 @@ def _work(jobs: queue.SimpleQueue[type_of_job | None]) -> None:
 def _answer(answer: asyncio.Future[Any], result: Any, failure: BaseException | None) -> None:
     if answer.done():  # cancelled meanwhile
         return
-    if isinstance(failure, StopIteration):  # a future cannot carry it
-        failure = RuntimeError("the call raised StopIteration")
+    if isinstance(failure, (StopIteration, GeneratorExit)):  # a future cannot carry these
+        name, cause = type(failure).__name__, failure
+        failure = RuntimeError(f"the call raised {name}")
+        failure.__cause__ = cause
     if failure is not None:
         answer.set_exception(failure)
     else:

@@ -27,6 +27,8 @@ async def test_what_a_call_returns_or_raises_reaches_the_caller():
         await thread.run(divmod, 1, 0)
     with pytest.raises(RuntimeError, match="StopIteration"):
         await thread.run(next, iter(()))
+    with pytest.raises(RuntimeError, match="GeneratorExit"):
+        await thread.run((_ for _ in ()).throw, GeneratorExit())
 
 
 async def test_a_call_that_was_given_up_before_its_turn_is_left_out():

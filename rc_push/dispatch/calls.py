@@ -19,8 +19,10 @@ class Caller:
     One timer serves all calls: it is armed anew only when it fires, which costs a call next to nothing.
     """
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, timeout_s: float, may_stop: Callable[[], bool] = lambda: True) -> None:
+        """*may_stop*: whether a cancellation can be ours at the moment. Else the handler has cancelled itself."""
         self._timeout_s = timeout_s
+        self._may_stop = may_stop
         self._loop = asyncio.get_running_loop()
         self._began_at: float | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -44,27 +46,34 @@ class Caller:
             self._timer = self._loop.call_at(self._began_at + self._timeout_s, self._look)
         try:
             await handle(what)
-        except (Exception, asyncio.CancelledError, SystemExit) as exc:
-            if self._task.cancelling() > self._has_expired:  # our own stop, however the handler has answered it
+        except BaseException as exc:
+            if not self._loop.is_running():  # the loop is gone, and this coroutine is being closed
+                raise
+            if self._task.cancelling() > self._has_expired and self._may_stop():  # however the handler has answered it
                 raise asyncio.CancelledError from exc
             if self._has_expired and isinstance(exc, (asyncio.CancelledError, TimeoutError)):
                 raise TimeoutError(f"not done within {self._timeout_s:g} s") from exc
             if isinstance(exc, Exception):
                 raise
-            # Taken as ours, it would end the loop in silence.
+            # Taken as ours, it would end the loop in silence, or the daemon.
             raise RuntimeError(f"the handler raised {type(exc).__name__}") from exc
         finally:
             self._began_at = None
-            if self._has_expired:
-                await self._forget_expiry()
+            if self._has_expired or self._task.cancelling():
+                await self._forget_cancellations()
 
-    async def _forget_expiry(self) -> None:
-        """Take our cancellation back, also where the call has ended before it could arrive."""
+    async def _forget_cancellations(self) -> None:
+        """Take back what is not our stop, also where the call has ended before it could arrive."""
+        others = int(self._has_expired) if self._may_stop() else max(1, self._task.cancelling())
         self._has_expired = False
-        if self._task.uncancel() == 0:
+        if not others:
+            return
+        for _ in range(others):
+            self._task.uncancel()
+        if self._task.cancelling() == 0:
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.sleep(0)
-            if self._task.cancelling():  # somebody else's, at this very moment
+            if self._task.cancelling():  # our stop, at this very moment
                 raise asyncio.CancelledError
 
     def _look(self) -> None:

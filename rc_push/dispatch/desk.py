@@ -32,6 +32,8 @@ T = TypeVar("T")
 READ_AT_ONCE = 256
 # Events that wait for a retry, or behind one, before nothing more is read: they are kept in memory.
 HELD_MAX = 10_000
+# What a handler may ask for with Retry.
+ASKED_MAX_S = 30 * 86400.0
 
 
 class Desk:
@@ -90,12 +92,13 @@ class Desk:
 
     def later(self, entry: Entry, later: Retry, took_s: float) -> None:
         """Let *entry* wait, as its handler has asked for."""
-        cause = later.__cause__
-        entry.reason = f"{later}: {describe(cause)}" if isinstance(cause, Failed) else str(later)
+        delay_s, cause = delay_asked_by(later), later.__cause__
+        asked = f"again in {delay_s:g} s"
+        entry.reason = f"{asked}: {describe(cause)}" if isinstance(cause, Failed) else asked
         self.ledger.attempted(entry, took_s, "later", entry.reason, detail_of(later))
-        self.put_off(entry, later.delay_s)
-        if later.for_all:
-            self.wait_for_all(later.delay_s)
+        self.put_off(entry, delay_s)
+        if vars(later).get("for_all") is True:
+            self.wait_for_all(delay_s)
 
     def wait_for_all(self, delay_s: float) -> None:
         """Hand nothing over for *delay_s*, as the handler has asked for."""
@@ -107,8 +110,9 @@ class Desk:
     def rejected(self, entry: Entry, exc: Reject, took_s: float) -> None:
         """Park *entry*: its handler will never take it."""
         entry.attempts += 1
-        self.ledger.attempted(entry, took_s, "rejected", exc.reason, detail_of(exc))
-        self.park(entry, exc.reason)
+        entry.reason = describe(exc)
+        self.ledger.attempted(entry, took_s, "rejected", entry.reason, detail_of(exc))
+        self.park(entry, entry.reason)
         self.answered()
 
     def fail(self, entry: Entry, exc: Exception, took_s: float) -> None:
@@ -228,7 +232,13 @@ class Desk:
 
 def describe(exc: Exception) -> str:
     """Return what *exc* says, even where its own text cannot be had; a handler's own words as they are."""
-    reason = vars(exc).get("reason") if isinstance(exc, Failed) else None
+    reason = vars(exc).get("reason") if isinstance(exc, (Failed, Reject)) else None
     if reason and isinstance(reason, str):  # a subclass may have forgotten it
         return storable(reason)
     return storable("".join(traceback.format_exception_only(exc)).strip())
+
+
+def delay_asked_by(later: Retry) -> float:
+    """Return for how long *later* asks, at most `ASKED_MAX_S`. A subclass may have forgotten it, or ask for ever."""
+    delay_s = vars(later).get("delay_s")
+    return min(ASKED_MAX_S, max(0.0, delay_s)) if isinstance(delay_s, (int, float)) else Retry().delay_s

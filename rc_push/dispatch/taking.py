@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Sequence
 
 from rc_push.dispatch.calls import Caller
-from rc_push.dispatch.desk import READ_AT_ONCE, Desk
+from rc_push.dispatch.desk import READ_AT_ONCE, Desk, delay_asked_by
 from rc_push.dispatch.feeding import as_replayed
 from rc_push.dispatch.lanes import Entry
 from rc_push.envelope import Envelope
@@ -53,7 +53,7 @@ class Taker:
     async def work(self) -> None:
         """Hand over what may be handed over, one call after another."""
         begin_hand_over(self._first_call)
-        with Caller(self._desk.config.timeout_s) as caller:
+        with Caller(self._desk.config.timeout_s, lambda: self._desk.is_stopping) as caller:
             while not self._desk.is_stopping:
                 entries = self._take()
                 if entries:
@@ -126,7 +126,7 @@ class Taker:
         try:
             await caller.call(self._handler.handle_batch, envelopes)
         except Retry as later:
-            self._desk.wait_for_all(later.delay_s)
+            self._desk.wait_for_all(delay_asked_by(later))
             self._desk.lanes.put_back(entries)
             return True
         except Reject:

@@ -215,13 +215,71 @@ async def test_what_a_handler_raises_in_its_time_is_raised_as_it_is(exc):
         assert raised.value is exc
 
 
-@pytest.mark.parametrize("exc", [asyncio.CancelledError(), SystemExit(2)])
+class Bare(BaseException):
+    """What is no Exception."""
+
+
+@pytest.mark.parametrize(
+    "exc",
+    [
+        *(asyncio.CancelledError(), SystemExit(2), KeyboardInterrupt(), GeneratorExit(), Bare()),
+        BaseExceptionGroup("of a task group", [SystemExit(2)]),
+    ],
+)
 async def test_what_would_end_the_loop_is_told_as_a_failure_of_the_handler(exc):
     async def fails(_):
         raise exc
 
     with Caller(60.0) as caller, pytest.raises(RuntimeError, match=f"the handler raised {type(exc).__name__}"):
         await caller.call(fails, None)
+
+
+async def cancels_itself(_):
+    """Leave a cancellation behind, as old libraries do for their time-outs."""
+    asyncio.current_task().cancel()
+    try:
+        await for_ever()
+    except asyncio.CancelledError:
+        raise TimeoutError("its own") from None
+
+
+async def cancels_itself_at_the_end(_):
+    asyncio.current_task().cancel()
+
+
+async def cancels_itself_twice_and_hangs(_):
+    asyncio.current_task().cancel()
+    asyncio.current_task().cancel()
+    await for_ever()
+
+
+@pytest.mark.parametrize(
+    ("handle", "raised", "text"),
+    [
+        (cancels_itself, TimeoutError, "its own"),
+        (cancels_itself_at_the_end, None, ""),
+        (cancels_itself_twice_and_hangs, RuntimeError, "the handler raised CancelledError"),
+    ],
+)
+async def test_a_handler_that_cancels_its_own_task_has_not_stopped_us(handle, raised, text):
+    with Caller(60.0, may_stop=lambda: False) as caller:
+        for _ in range(2):
+            assert await outcome_of(caller, handle) == (raised, text)
+            assert asyncio.current_task().cancelling() == 0
+            assert await outcome_of(caller, lambda _: asyncio.sleep(0)) == (None, "")
+
+
+async def test_a_handler_that_is_cut_and_has_cancelled_itself_leaves_nothing_behind():
+    async def cancels_itself_at_the_cut(_):
+        try:
+            await for_ever()
+        finally:
+            asyncio.current_task().cancel()
+
+    with Caller(SHORT_S, may_stop=lambda: False) as caller:
+        assert await outcome_of(caller, cancels_itself_at_the_cut) == (TimeoutError, "not done within 0.01 s")
+        assert asyncio.current_task().cancelling() == 0
+        await asyncio.sleep(0)
 
 
 async def test_many_calls_use_one_timer_and_none_is_left_at_the_end():
