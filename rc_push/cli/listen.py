@@ -8,7 +8,6 @@ import os
 import shlex
 import shutil
 import signal
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -108,20 +107,34 @@ async def _listen(config: Config, types: Sequence[str], *, as_json: bool) -> Non
     from rc_push.config import HandlerConfig
     from rc_push.handlers import adapt
 
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    failures: list[OSError] = []
+
+    def end() -> None:
+        if task is not None:
+            task.cancel()
+
     async def show(envelope: Envelope) -> None:
-        click.echo(envelope.to_json() if as_json else event_line(envelope))
-        sys.stdout.flush()
+        try:
+            click.echo(envelope.to_json() if as_json else event_line(envelope))
+        except OSError as exc:  # whoever read has gone (`| head`), and will not come back
+            failures.append(exc)
+            end()
+
+    def end_by(*numbers: int) -> None:
+        for number in numbers:
+            loop.add_signal_handler(number, end)
 
     shown = (HandlerConfig(SHOW, SHOW, types=tuple(types)), adapt(SHOW, show))
-    task = asyncio.current_task()
-    if task is not None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    end_by(signal.SIGTERM, signal.SIGINT)
     try:
         async with App.open(config, also=[shown]) as app:
+            end_by(signal.SIGHUP)  # the terminal is closed; to a daemon it would say something else
             try:
                 await app.run()
             finally:
                 await app.revoke()
     except asyncio.CancelledError:
+        if failures:
+            raise failures[0] from None
         click.echo("ended; the session at RingCentral is closed", err=True)

@@ -41,17 +41,32 @@ async def subscribed(simulator, daemon):
     await daemon.wait_until(lambda: simulator.state.subscriptions)
 
 
-async def test_it_shows_events_until_ctrl_c_and_leaves_nothing_behind(simulator, daemon, listen, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+async def test_it_shows_events_until_ctrl_c_and_leaves_nothing_behind(simulator, daemon, listen, tmp_path, number):
     process = listen(POSTS, "--types", "post.*", "--json")
     await subscribed(simulator, daemon)
     uuid = simulator.emit_sample("post.added")
     line = json.loads(await asyncio.to_thread(process.stdout.readline))
     assert (line["uuid"], line["rcPush"]["type"]) == (uuid, "post.added")
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     assert await asyncio.to_thread(process.wait, 15) == 0
     assert left_in(tmp_path) == []
     assert simulator.state.subscriptions == {}, "the session is over, and its subscription with it"
     assert "closed" in process.stderr.read()
+
+
+async def test_it_ends_once_nobody_reads_and_leaves_nothing_behind(simulator, daemon, listen, tmp_path):
+    """`rc-push listen … | head -1` would go on, and hand the second event over again for ever."""
+    process = listen(POSTS)
+    await subscribed(simulator, daemon)
+    simulator.emit_sample("post.added")
+    await asyncio.to_thread(process.stdout.readline)
+    process.stdout.close()
+    simulator.emit_sample("post.added")
+    assert await asyncio.to_thread(process.wait, 15) == 1
+    assert left_in(tmp_path) == []
+    assert simulator.state.subscriptions == {}
+    assert "Traceback" not in process.stderr.read()
 
 
 async def test_without_credentials_it_names_what_is_missing(simulator, daemon, listen):
