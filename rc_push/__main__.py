@@ -6,9 +6,11 @@ Knows the error tree; knows nothing of what commands do.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import io
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from typing import TextIO, TypeGuard
@@ -19,6 +21,8 @@ from rc_push.cli import cli
 from rc_push.errors import EXIT_FAILED, EXIT_INTERNAL, EXIT_OK, ConfigError, RcPushError
 
 EXIT_INTERRUPTED = 130  # what shells return for SIGINT
+# What is left when a command has ended (threads, exit functions) gets this long to end by itself.
+LEFT_OVER_S = 5.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,11 +30,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _let_any_text_pass(sys.stdout)
     try:
         code = _run(arguments)
-        sys.stdout.flush()
+        with contextlib.suppress(ValueError):  # a plug-in has closed it
+            sys.stdout.flush()
     except BrokenPipeError:  # who reads has seen enough (`rc-push events | head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush when the interpreter ends
         return EXIT_FAILED
     return code
+
+
+def script() -> None:
+    """Be the process: run its command, and end with the exit code, also where threads of plug-ins never end."""
+    code = main()
+    if "asyncio" in sys.modules:  # most commands have nothing that could be left
+        timer = threading.Timer(LEFT_OVER_S, _leave, (code,))
+        timer.daemon = True
+        timer.start()
+    sys.exit(code)
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -88,6 +103,13 @@ def _leaves(exc: BaseException) -> Iterator[BaseException]:
         yield exc
 
 
+def _leave(code: int) -> None:
+    names = ", ".join(thread.name for thread in threading.enumerate() if not thread.daemon)
+    with contextlib.suppress(OSError, ValueError):
+        _tell(f"ended, though something of a plug-in has not, in {names}; let threads that may hang be daemon threads")
+    os._exit(code)
+
+
 def _message(exc: RcPushError) -> str:
     if not isinstance(exc, ConfigError):
         return str(exc) or type(exc).__name__
@@ -105,4 +127,4 @@ def _tell(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    script()

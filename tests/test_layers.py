@@ -23,7 +23,7 @@ ROWS = (
     {"receive", "dispatch", "retention", "web", "simulator"},
     {"transports", "journal", "handlers", "systemd", "routing", "ordering"},
     {"rest"},
-    {"protocol", "limiter", "http", "threads", "stalls", "templates"},
+    {"protocol", "limiter", "http", "threads", "stalls", "running", "templates"},
     {"log"},  # beside config, whose settings it takes
     {"envelope", "config", "backoff", "control"},
     {"event_types"},  # of envelope alone

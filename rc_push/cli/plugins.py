@@ -67,7 +67,9 @@ def _plugin(point: EntryPoint) -> Plugin:
     try:
         loaded = point.load()
         settings = tuple(_settings(getattr(loaded, "Settings", None)) if inspect.isclass(loaded) else ())
-    except (Exception, SystemExit) as exc:  # noqa: BLE001 - foreign code can raise anything; it is told
+    except KeyboardInterrupt:  # the user's Ctrl-C
+        raise
+    except BaseException as exc:  # noqa: BLE001 - foreign code can raise anything; it is told
         error = traceback.format_exception_only(exc)[-1].strip()
         return Plugin(point.name, package, point.value, error=error, trace=traceback.format_exc())
     return Plugin(point.name, package, point.value, (inspect.getdoc(loaded) or "").partition("\n")[0], settings)

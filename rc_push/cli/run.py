@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import faulthandler
 import sys
 
@@ -24,10 +23,11 @@ SWITCH_INTERVAL_S = 0.0005
 def run(settings: Settings, *, unsubscribe: bool) -> None:
     """Run the daemon in the foreground, until SIGTERM or Ctrl-C."""
     from rc_push.log import configure
+    from rc_push.running import run_to_end
     from rc_push.serve import serve
 
     config = settings.load()
     configure(config.log)
     faulthandler.enable()  # a daemon that hangs says where, when the watchdog's SIGABRT ends it
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    asyncio.run(serve(config, ends_subscriptions=unsubscribe))
+    run_to_end(serve(config, ends_subscriptions=unsubscribe))

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Awaitable, Callable
 from typing import Self, TypeVar
+
+from rc_push.handlers.hand_over import end_fork
 
 T = TypeVar("T")
 
@@ -27,6 +30,7 @@ class Caller:
         self._began_at: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._has_expired = False
+        self._pid = os.getpid()
 
     def __enter__(self) -> Self:
         task = asyncio.current_task()
@@ -47,20 +51,29 @@ class Caller:
         try:
             await handle(what)
         except BaseException as exc:
-            if not self._loop.is_running():  # the loop is gone, and this coroutine is being closed
+            judged = self._judged(exc)
+            if judged is exc:
                 raise
-            if self._task.cancelling() > self._has_expired and self._may_stop():  # however the handler has answered it
-                raise asyncio.CancelledError from exc
-            if self._has_expired and isinstance(exc, (asyncio.CancelledError, TimeoutError)):
-                raise TimeoutError(f"not done within {self._timeout_s:g} s") from exc
-            if isinstance(exc, Exception):
-                raise
-            # Taken as ours, it would end the loop in silence, or the daemon.
-            raise RuntimeError(f"the handler raised {type(exc).__name__}") from exc
+            raise judged from exc
         finally:
+            if os.getpid() != self._pid:
+                end_fork()
             self._began_at = None
             if self._has_expired or self._task.cancelling():
                 await self._forget_cancellations()
+
+    def _judged(self, exc: BaseException) -> BaseException:
+        """Return what *exc*, which the handler has raised, is to us."""
+        if not self._loop.is_running():  # the loop is gone, and this coroutine is being closed
+            return exc
+        if self._task.cancelling() > self._has_expired and self._may_stop():  # however the handler has answered it
+            return asyncio.CancelledError()
+        if self._has_expired and isinstance(exc, (asyncio.CancelledError, TimeoutError)):
+            return TimeoutError(f"not done within {self._timeout_s:g} s")
+        if isinstance(exc, Exception):
+            return exc
+        # Taken as ours, it would end the loop in silence, or the daemon.
+        return RuntimeError(f"the handler raised {type(exc).__name__}")
 
     async def _forget_cancellations(self) -> None:
         """Take back what is not our stop, also where the call has ended before it could arrive."""

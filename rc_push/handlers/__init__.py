@@ -16,6 +16,7 @@ Where one of the calls is no coroutine function, it runs in a thread.
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import inspect
 import os
@@ -32,12 +33,18 @@ import structlog
 from rc_push.config import HandlerConfig
 from rc_push.envelope import Envelope
 from rc_push.errors import ConfigError, HandlerError, Problem, UnreachableError
+from rc_push.handlers.hand_over import end_fork
 from rc_push.handlers.settings import settings_from_table
 from rc_push.threads import CallThreads
 
 _log = structlog.get_logger()  # `log` here is the module of the handler of that name
 
 GROUP = "rc_push.handlers"
+# The start of the daemon waits for its handlers, and so does its end; systemd ends what takes longer to stop than 30 s.
+OPEN_WITHIN_S = 60.0
+CLOSE_WITHIN_S = 5.0
+# Of what a plug-in says that cannot be loaded; the log has more.
+SAID_MAX_LENGTH = 1000
 
 
 class Handler(Protocol):
@@ -63,23 +70,23 @@ class LoadedHandler:
     warnings: tuple[Problem, ...] = ()
 
     async def open(self) -> None:
-        """Open what it needs. Raises HandlerError."""
+        """Open what it needs. Raises HandlerError, and UnreachableError where that takes too long."""
         if enter := getattr(self.handler, "__aenter__", None):
             with _blaming(self.name, "opened"):
-                await enter()
+                await _within(OPEN_WITHIN_S, "opened", enter)
 
     async def close(self) -> None:
         """Close what it has opened. A failure is logged: the others have to be closed too."""
         if leave := getattr(self.handler, "__aexit__", None):
             with _logging_blame(), _blaming(self.name, "closed"):
-                await leave(None, None, None)
+                await _within(CLOSE_WITHIN_S, "closed", leave, None, None, None)
         self.thread.stop()
 
     async def reopen(self) -> None:
         """Let it open its files anew. A failure is logged: it shows again at the next event."""
         if reopen := getattr(self.handler, "reopen", None):
             with _logging_blame(), _blaming(self.name, "reopened"):
-                await _as_async(reopen, self.thread)()
+                await _within(OPEN_WITHIN_S, "reopened", _as_async(reopen, self.thread))
 
     async def check(self) -> str:
         """Let it look, not open, whether what it writes to would take events; return what it found, in its words.
@@ -112,6 +119,9 @@ def adapt(name: str, handler: Any, concurrency: int = 1, warnings: Sequence[Prob
     if not callable(handle):
         raise HandlerError("neither a class with handle(envelope) nor a function; see the plug-in")
     handle_batch = getattr(handler, "handle_batch", None)
+    for call in (handle, handle_batch):
+        if inspect.isgeneratorfunction(call) or inspect.isasyncgenfunction(call):
+            raise HandlerError(f"{call.__qualname__} has a yield in it, so that calling it does nothing; remove it")
     thread = CallThreads(f"handler-{name}", concurrency)
     batch = _as_async(handle_batch, thread) if handle_batch else None
     return LoadedHandler(name, handler, _as_async(handle, thread), batch, thread, tuple(warnings))
@@ -157,8 +167,16 @@ def _as_async(call: Callable[..., Any], thread: CallThreads) -> Callable[..., Aw
     if inspect.iscoroutinefunction(call):
         return call
 
+    def call_and_stay(*args: Any) -> Any:
+        pid = os.getpid()
+        try:
+            return call(*args)
+        finally:
+            if os.getpid() != pid:
+                end_fork()
+
     async def call_in_thread(*args: Any) -> Any:
-        result = await thread.run(call, *args)
+        result = await thread.run(call_and_stay, *args)
         # A decorator can hide that it is a coroutine function: do not lose the event.
         return await result if inspect.isawaitable(result) else result
 
@@ -179,11 +197,35 @@ def _blaming(name: str, done: str, entry_point: EntryPoint | None = None) -> Ite
         raise HandlerError(f"handlers.{name}: {exc}") from exc
     except UnreachableError as exc:
         raise UnreachableError(f"handlers.{name}: {exc}", phase=exc.phase) from exc
-    except (Exception, SystemExit) as exc:  # foreign code can raise anything, a script without a guard even this
+    except (KeyboardInterrupt, GeneratorExit):  # the user's Ctrl-C, and the end of a coroutine
+        raise
+    except BaseException as exc:  # foreign code can raise anything, a script without a guard even SystemExit
+        if isinstance(exc, asyncio.CancelledError) and _is_stopped():
+            raise
         _log.error("handler_broken", handler=name, exc_info=exc)
-        last_line = traceback.format_exception_only(exc)[-1].strip()
+        last_line = traceback.format_exception_only(exc)[-1].strip()[:SAID_MAX_LENGTH]
         whose = f" {_origin(entry_point)}" if entry_point else ""
         raise HandlerError(f"handlers.{name}:{whose} cannot be {done}: {last_line}; the log has the traceback") from exc
+
+
+def _is_stopped() -> bool:
+    """Say whether the task that is running has been cancelled, by whomever; where there is none, it has not."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no loop either: a command
+        return False
+    return task is not None and task.cancelling() > 0
+
+
+async def _within(seconds: float, done: str, call: Callable[..., Awaitable[Any]], *args: Any) -> None:
+    """Await *call*. Raises UnreachableError where that takes too long: it may be a matter of time."""
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            await call(*args)
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise UnreachableError(f"not {done} within {seconds:g} s; look what it waits for") from None
 
 
 @contextmanager

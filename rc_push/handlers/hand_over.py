@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from contextvars import ContextVar
 from dataclasses import dataclass
+
+import structlog
+
+from rc_push.errors import EXIT_INTERNAL
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +35,13 @@ def current_hand_over() -> HandOver:
 def begin_hand_over(hand_over: HandOver) -> None:
     """Let `current_hand_over` return *hand_over* in this task from now on."""
     _current.set(hand_over)
+
+
+def end_fork() -> None:
+    """End this process: the handler has forked, and its child comes back as if it were the daemon.
+
+    It would go on with the daemon's connections, and hold its locks beyond its end.
+    """
+    remedy = "run a program with subprocess, or end the child in the handler: os._exit"
+    log.error("handler_forked", handler=current_hand_over().handler, remedy=remedy)
+    os._exit(EXIT_INTERNAL)

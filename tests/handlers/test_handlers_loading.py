@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from textwrap import dedent
 
@@ -194,6 +195,10 @@ def test_a_name_that_two_distributions_offer_is_refused(plugins: Plugins) -> Non
         ("def on_event(:", "SyntaxError"),
         ("pass", "has no attribute 'on_event'"),
         ("import sys\nsys.exit(0)", "SystemExit: 0"),
+        ("import asyncio\nraise asyncio.CancelledError", "CancelledError"),
+        ("class Bare(BaseException): ...\nraise Bare('why')", "Bare: why"),
+        ("f = lambda: f()\nf()", "RecursionError"),
+        ("raise ValueError('x' * 5_000_000)", "ValueError: xxx"),
         ("class on_event:\n    def __init__(self):\n        1 / 0\n    async def handle(self, e): ...", "ZeroDivision"),
     ],
 )
@@ -207,6 +212,7 @@ def test_a_plug_in_that_cannot_be_loaded_is_named_with_its_distribution(
     assert message.startswith("handlers.mine: 'tickets' (acme 1.2, acme:on_event) cannot be loaded: ")
     assert last_line in message
     assert "\n" not in message
+    assert len(message) < 2000
     assert [entry["event"] for entry in logs] == ["handler_broken"]
     assert logs[0]["exc_info"] is caught.value.__cause__
 
@@ -423,6 +429,71 @@ async def test_a_handler_that_fails_to_close_or_reopen_is_logged_and_stops_nobod
         ["handlers.mine", " cannot be closed"],
         ["handlers.mine", " cannot be reopened"],
     ]
+
+
+class Hanging:
+    """Never comes to an end."""
+
+    async def __aenter__(self) -> None:
+        await asyncio.Event().wait()
+
+    async def __aexit__(self, *exc: object) -> None:
+        await asyncio.Event().wait()
+
+    async def handle(self, envelope: Envelope) -> None: ...
+
+    async def reopen(self) -> None:
+        await asyncio.Event().wait()
+
+
+async def test_a_handler_that_never_opens_or_closes_holds_nobody_up_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handlers, "OPEN_WITHIN_S", 0.01)
+    monkeypatch.setattr(handlers, "CLOSE_WITHIN_S", 0.01)
+    with pytest.raises(UnreachableError, match=r"^handlers\.mine: not opened within 0\.01 s; look"):
+        await handlers.adapt("mine", Hanging()).open()
+    with capture_logs() as logs:
+        await handlers.adapt("mine", Hanging()).reopen()
+        await handlers.adapt("mine", Hanging()).close()
+    assert [str(entry["error"]).partition(";")[0] for entry in logs] == [
+        "handlers.mine: not reopened within 0.01 s",
+        "handlers.mine: not closed within 0.01 s",
+    ]
+
+
+async def test_what_a_handler_raises_at_its_end_is_not_taken_for_our_stop_and_our_stop_not_for_its() -> None:
+    class Cancelling(Failing):
+        async def __aenter__(self) -> None:
+            raise asyncio.CancelledError
+
+        async def __aexit__(self, *exc: object) -> None:
+            raise asyncio.CancelledError
+
+    with capture_logs() as logs:
+        with pytest.raises(HandlerError, match=r"cannot be opened: asyncio\.exceptions\.CancelledError"):
+            await handlers.adapt("mine", Cancelling()).open()
+        await handlers.adapt("mine", Cancelling()).close()
+    assert [entry["event"] for entry in logs] == ["handler_broken", "handler_broken", "handler_error"]
+
+    opening = asyncio.create_task(handlers.adapt("mine", Hanging()).open())
+    await asyncio.sleep(0)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+
+
+async def test_a_generator_in_place_of_a_function_would_lose_every_event_and_is_refused() -> None:
+    async def shout(envelope: Envelope) -> AsyncIterator[None]:
+        yield
+
+    class Batches:
+        def handle(self, envelope: Envelope) -> None: ...
+
+        def handle_batch(self, envelopes: Sequence[Envelope]) -> Iterator[None]:
+            yield
+
+    for handler in (shout, Batches()):
+        with pytest.raises(HandlerError, match="has a yield in it, so that calling it does nothing; remove it"):
+            handlers.adapt("mine", handler)
 
 
 async def test_what_handle_raises_comes_through_unchanged() -> None:
