@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Build a .deb of the wheel $1 into the folder $2: an environment of its own in /opt/rc-push, units, user, configuration,
-# completions, man page. Needs dpkg-deb, and the Python that the package is to run with ($DEB_PYTHON, Debian's by default).
+# completions, man page. Needs dpkg-deb, and the Python that the package is to run with ($DEB_PYTHON, Debian's by default). $DEB_COMPRESSION is for those in a hurry.
 # What is downloaded is held to the hashes of requirements/run.txt.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -63,4 +63,4 @@ sed -e "s|@VERSION@|$version|; s|@ARCHITECTURE@|$(dpkg --print-architecture)|; s
     -e "s|@PYTHON@|3.$minor|; s|@NEXT_PYTHON@|3.$((minor + 1))|" package/deb/control > "$root/DEBIAN/control"
 find "$root" -newermt "@$SOURCE_DATE_EPOCH" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 mkdir -p "$out"
-dpkg-deb --root-owner-group -Zxz --build "$root" "$out" | sed 's/^dpkg-deb: //'
+dpkg-deb --root-owner-group "-Z${DEB_COMPRESSION:-xz}" --build "$root" "$out" | sed 's/^dpkg-deb: //'

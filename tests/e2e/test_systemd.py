@@ -5,6 +5,7 @@ The simulator runs in the machine, too. Every test begins with the package insta
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -60,14 +61,24 @@ SOON = "[Service]\nRestartSec=100ms\n"
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):
-    """Build the .deb; $RC_PUSH_DEB names one that is built already."""
+    """Build the .deb, once for all processes of this run; $RC_PUSH_DEB names one that is built already."""
     if built := os.environ.get("RC_PUSH_DEB"):
         return Path(built)
-    folder = tmp_path_factory.mktemp("package")
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "package"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return next(folder.glob("*.deb"), None) or build(folder)
+
+
+def build(folder):
+    """Build the .deb in *folder*, hardly compressed."""
     wheel = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder]
     subprocess.run(wheel, cwd=ROOT, check=True, capture_output=True, timeout=60)
     deb = [ROOT / "package/deb.sh", next(folder.glob("*.whl")), folder]
-    subprocess.run(deb, cwd=ROOT, check=True, capture_output=True, timeout=200)
+    environment = os.environ | {"DEB_COMPRESSION": "none"}
+    subprocess.run(deb, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=200)
     return next(folder.glob("*.deb"))
 
 
