@@ -18,6 +18,7 @@ import pytest
 from rc_push import __version__, cli
 
 ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 MAN = runpy.run_path(str(ROOT / "package" / "man.py"))
 SHELLS = ("bash", "zsh", "fish")
 
@@ -25,7 +26,7 @@ SHELLS = ("bash", "zsh", "fish")
 @pytest.fixture
 def manual():
     markdown = (ROOT / "docs/commands.md").read_text("utf-8")
-    return MAN["page"](markdown, tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8")))
+    return MAN["page"](markdown, PROJECT)
 
 
 def test_the_manual_has_every_command(manual):
@@ -85,7 +86,7 @@ def test_the_source_and_the_wheel_have_all_that_is_needed(tmp_path):
         [entry_points] = [wheel.read(name).decode() for name in inside if name.endswith("entry_points.txt")]
     code = {str(path.relative_to(ROOT)) for path in (ROOT / "rc_push").rglob("*") if path.suffix in (".py", ".sql")}
     assert code <= inside
-    assert "rc-push = rc_push.__main__:main" in entry_points
+    assert f"rc-push = {PROJECT['project']['scripts']['rc-push']}" in entry_points
     with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as source:
         kept = {name.partition("/")[2] for name in source.getnames()}
     assert {"systemd/rc-push.service", "package/deb.sh", "docs/operations.md", "requirements/run.txt"} <= kept
