@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -21,45 +21,21 @@ from rc_push import log as logging
 from rc_push.config import Changes, Config, HandlerConfig, changes_between, everything_in, load
 from rc_push.control.server import ControlServer
 from rc_push.crew import Crew, Recruits
-from rc_push.dispatch import DispatcherStatistics
 from rc_push.errors import ConfigError, ControlError, HandlerError, RcPushError, RefusedError, UnreachableError
 from rc_push.handlers import LoadedHandler
 from rc_push.journal import Journal
 from rc_push.notify import Notifier
 from rc_push.operations import Operations
 from rc_push.receive import ReceiverStatistics
-from rc_push.retention import JournalStatistics, Retention
+from rc_push.retention import Retention
+from rc_push.status import AppStatistics, ConfigStatistics
 from rc_push.systemd import Systemd
+from rc_push.views import Views
 
 log = structlog.get_logger()
 
 # What a reload can find wrong, beside what works: nothing has changed then.
 MISTAKES = (ConfigError, HandlerError, UnreachableError)
-
-
-@dataclass(frozen=True, slots=True)
-class ConfigStatistics:
-    """Which configuration is in force: its *generation* counts from 1, one more for each reload that took a new one.
-
-    *mistake*: why the file, as it was at the last reload, is not in force; empty where it is.
-    """
-
-    path: str
-    fingerprint: str
-    generation: int
-    loaded_at: float
-    mistake: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class AppStatistics:
-    """What is known of everything that runs."""
-
-    head: int
-    config: ConfigStatistics
-    journal: JournalStatistics
-    receivers: tuple[ReceiverStatistics, ...]
-    dispatchers: tuple[DispatcherStatistics, ...]
 
 
 class App:
@@ -72,6 +48,8 @@ class App:
         self._operations = Operations(crew.dispatchers, journal)
         self._retention = Retention(config.journal, journal)
         self._about = ConfigStatistics(str(config.path or ""), config.fingerprint, 1, time.time())
+        self._started_at = time.time()
+        self.views = Views(self.statistics, journal)
         self._group: asyncio.TaskGroup | None = None
         self._hangup = asyncio.Event()
         self._reloading = asyncio.Lock()
@@ -108,7 +86,7 @@ class App:
 
     def operations(self) -> Mapping[str, Callable[[dict[str, Any]], Any]]:
         """Return what commands may ask for, by name."""
-        return {**self._operations.table(), "reload": self._reload_asked}
+        return {**self._operations.table(), **self.views.table(), "reload": self._reload_asked}
 
     def statistics(self) -> AppStatistics:
         """Return what is known now."""
@@ -118,6 +96,9 @@ class App:
             journal=self._retention.statistics(),
             receivers=tuple(receiver.statistics() for receiver in self._crew.receivers),
             dispatchers=tuple(dispatcher.statistics() for dispatcher in self._crew.dispatchers),
+            accounts={account.config.name: account.statistics() for account in self._crew.accounts},
+            started_at=self._started_at,
+            at=time.time(),
         )
 
     async def revoke(self) -> None:

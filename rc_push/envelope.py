@@ -134,6 +134,24 @@ class Envelope(msgspec.Struct, frozen=True, dict=True):
         )
 
 
+def envelope_to_dict(envelope: Envelope) -> dict[str, Any]:
+    """Return *envelope* as JSON can carry it to another process, its payload as a text, so that nothing reads it."""
+    return {
+        "uuid": envelope.uuid,
+        "type": envelope.type,
+        "payload": envelope.payload.decode(),
+        "source": msgspec.structs.asdict(envelope.source),
+        "receivedAtMs": envelope.received_at_ms,
+        "position": envelope.position,
+    }
+
+
+def envelope_from_dict(fields: dict[str, Any]) -> Envelope:
+    """Return the envelope in what `envelope_to_dict` gave."""
+    source, payload = Source(**fields["source"]), fields["payload"].encode()
+    return Envelope(fields["uuid"], fields["type"], payload, source, fields["receivedAtMs"], fields["position"])
+
+
 @dataclass(frozen=True, slots=True)
 class Unreadable:
     """A message that is no envelope: its raw text (at most `RAW_MAX_BYTES` of it) and the reason. Never dropped."""

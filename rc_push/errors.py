@@ -17,7 +17,8 @@
     │   ├── JournalFull              no room left, on the disk or within max_bytes
     │   └── JournalCorrupt           the file is damaged
     ├── ControlError             the running daemon cannot be asked, or says no
-    │   └── NotRunning               no daemon is running                             exit 3
+    │   ├── NotRunning               no daemon is running                             exit 3
+    │   └── NoAnswer                 it hangs, or has ended just now
     ├── HandlerError             a handler cannot be loaded or opened                exit 78
     ├── RoutingError             a handler's rules cannot be applied to an event
     ├── Retry                    raised by a handler: later, not an error
@@ -198,6 +199,10 @@ class NotRunning(ControlError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, EXIT_DOWN)
+
+
+class NoAnswer(ControlError):
+    """Raised when the daemon listens and does not answer: it hangs, or has ended just now."""
 
 
 class HandlerError(RcPushError):

@@ -8,8 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Literal
 
+from rc_push.dispatch import DispatcherStatistics
 from rc_push.receive import CANNOT_STORE, ReceiverStatistics
+from rc_push.retention import JournalStatistics
 
 # What a person has to look at first stands first.
 WORST_FIRST = ("refused", "down", "degraded", "connecting", "subscribing", "recovering", "live")
@@ -25,6 +28,38 @@ class Health:
 
     is_settled: bool
     sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """*state*: `down` where nothing is received, `degraded` where something is wrong, and each of *reasons* says what.
+
+    *is_ready*: what can be received is; waiting would not help what is not.
+    """
+
+    state: Literal["ok", "degraded", "down"]
+    is_ready: bool
+    reasons: tuple[str, ...]
+
+
+def verdict_of(
+    receivers: Sequence[ReceiverStatistics], dispatchers: Iterable[DispatcherStatistics], journal: JournalStatistics
+) -> Verdict:
+    """Return what the state of everything amounts to. What an operator has paused, or may look into, is no fault."""
+    reasons = [
+        f"subscription {_told(receiver)} is {_state(receiver)} since {_time(receiver.since)}"
+        for receiver in receivers
+        if _state(receiver) != "live"
+    ]
+    reasons += [
+        f"handler {one.handler} fails: {_short(one.last_error)}"
+        for one in dispatchers
+        if one.state in ("failing", "trying")
+    ]
+    reasons += [f"journal: {journal.why}"] if journal.why else []
+    receives = not receivers or any(_receives(receiver) for receiver in receivers)
+    is_ready = receives and all(map(_is_settled, receivers))
+    return Verdict(("degraded" if reasons else "ok") if receives else "down", is_ready, tuple(reasons))
 
 
 def health_of(receivers: Sequence[ReceiverStatistics], mistake: str = "") -> Health:
@@ -54,8 +89,13 @@ def _state(receiver: ReceiverStatistics) -> str:
 
 def _is_settled(receiver: ReceiverStatistics) -> bool:
     """Say whether waiting would not help: with some filters refused, the rest is live; a full disk is no end."""
+    return receiver.is_final or _receives(receiver)
+
+
+def _receives(receiver: ReceiverStatistics) -> bool:
+    """Say whether events come and are stored, at least of some of its filters."""
     is_partly_live = receiver.evidence.state == "degraded" and not receiver.evidence.why.startswith(CANNOT_STORE)
-    return receiver.is_final or is_partly_live or receiver.evidence.state == "live"
+    return is_partly_live or receiver.evidence.state == "live"
 
 
 def _named(receivers: Iterable[ReceiverStatistics]) -> str:

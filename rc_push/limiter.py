@@ -53,6 +53,11 @@ class _Group:
     silent_until: float = -math.inf
     sent: deque[float] = field(default_factory=deque)
 
+    def left(self, now: float) -> int:
+        """Return how many more the window has room for."""
+        used = sum(1 for at in self.sent if at > now - self.window_s - MARGIN_S)
+        return max(0, self.limit - used)
+
     def free_at(self, now: float) -> float:
         """Return when the sliding window has room for one more; forget what has left it."""
         while self.sent and self.sent[0] <= now - self.window_s - MARGIN_S:
@@ -60,6 +65,15 @@ class _Group:
         if len(self.sent) < self.limit:
             return now
         return self.sent[len(self.sent) - self.limit] + self.window_s + MARGIN_S
+
+
+@dataclass(frozen=True, slots=True)
+class GroupStatistics:
+    """What is known of one group: its *limit* a window, how many of these are *left* now, how long it is silent."""
+
+    limit: int
+    left: int
+    silence_s: float
 
 
 class Limiter:
@@ -102,6 +116,15 @@ class Limiter:
     def silence_s(self, method: str, path: str, *, now: float) -> float:
         """Return how long a penalty still forbids this request, in seconds."""
         return max(0.0, self._group(method, path).silent_until - now, self._silent_until - now)
+
+    def statistics(self, *, now: float) -> dict[str, GroupStatistics]:
+        """Return what is known of every group, by its name."""
+        return {
+            name: GroupStatistics(
+                group.limit, group.left(now), max(0.0, group.silent_until - now, self._silent_until - now)
+            )
+            for name, group in self._groups.items()
+        }
 
     def _group(self, method: str, path: str) -> _Group:
         return self._groups[self._group_of.get(_endpoint(method, path), UNKNOWN_GROUP)]

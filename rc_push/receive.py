@@ -9,8 +9,9 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 
 import msgspec
 import structlog
@@ -19,6 +20,7 @@ from rc_push.backoff import delays_s
 from rc_push.envelope import Batch, Cursor, Gap
 from rc_push.errors import JournalError, RefusedError, UnreachableError, delay_asked_for_s, is_retryable
 from rc_push.journal import Appended, Journal
+from rc_push.measures import PerMinute
 from rc_push.transports import Evidence, Link, Transport
 
 log = structlog.get_logger()
@@ -38,7 +40,8 @@ class ReceiverStatistics:
     *evidence* is what is known at this moment: a subscription that was live, and has not been proven to be since, is
     not.
     *connections* counts those that were made after a loss, *rotations* those that took over before one.
-    *is_final*: RingCentral has refused for good, and it is not tried again.
+    *is_final*: RingCentral has refused for good, and it is not tried again. Counts are those since the start;
+    *by_origin* and *gaps* (by certainty) tell two of them apart, *per_minute* is what the last minute has brought.
     """
 
     subscription: str
@@ -54,6 +57,9 @@ class ReceiverStatistics:
     next_try_at: float | None
     is_final: bool = False
     rotations: int = 0
+    by_origin: Mapping[str, int] = field(default_factory=dict)
+    gaps: Mapping[str, int] = field(default_factory=dict)
+    per_minute: int = 0
 
 
 class Receiver:
@@ -89,6 +95,9 @@ class Receiver:
         self._has_admitted_gap = False
         self._ended_cleanly = False
         self._is_final = False
+        self._by_origin: Counter[str] = Counter()
+        self._gaps: Counter[str] = Counter()
+        self._per_minute = PerMinute()
 
     def statistics(self) -> ReceiverStatistics:
         """Return what is known now."""
@@ -107,6 +116,9 @@ class Receiver:
             last_event_at=self._last_event_at,
             next_try_at=self._next_try_at,
             is_final=self._is_final,
+            by_origin=dict(self._by_origin),
+            gaps=dict(self._gaps),
+            per_minute=self._per_minute.count(self._wall()),
         )
 
     async def run(self) -> None:
@@ -212,8 +224,11 @@ class Receiver:
         self._duplicate += appended.duplicate
         self._received += batch.received
         self._unreadable += len(batch.unreadables)
+        self._gaps.update(gap.certainty for gap in batch.gaps)
         if batch.envelopes:
             self._last_event_at = self._wall()
+            self._by_origin.update(envelope.source.origin for envelope in batch.envelopes)
+            self._per_minute.add(len(batch.envelopes), self._last_event_at)
         _log_what_users_must_know(batch)
 
     async def _admit_gap(self, cursor: Cursor | None) -> None:

@@ -29,7 +29,7 @@ from rc_push import __version__
 from rc_push.config import AccountConfig, NetworkConfig, Secret
 from rc_push.errors import ConfigError, CredentialsRefused, Problem, ProtocolError, RcPushError, UnreachableError
 from rc_push.http import Answer, Http
-from rc_push.limiter import Limiter, retry_after_s_from
+from rc_push.limiter import GroupStatistics, Limiter, retry_after_s_from
 from rc_push.protocol.refusals import error_from_response
 from rc_push.threads import CallThreads
 
@@ -84,7 +84,10 @@ class WsToken:
 
 @dataclass(frozen=True, slots=True)
 class AccountStatistics:
-    """What an account has done since it opened. *expires_at* is the access token's end, where it is known."""
+    """What an account has done since it opened. *expires_at* is the access token's end, where it is known.
+
+    *budget*: what RingCentral's limits leave, by their group.
+    """
 
     calls: int = 0
     logins: int = 0
@@ -93,6 +96,7 @@ class AccountStatistics:
     unreachable: int = 0
     expires_at: datetime | None = None
     owner_id: str = ""
+    budget: Mapping[str, GroupStatistics] = field(default_factory=dict)
 
 
 class OAuthSession(msgspec.Struct, frozen=True):
@@ -258,9 +262,10 @@ class Account:
     def statistics(self) -> AccountStatistics:
         """Return what has been done so far."""
         session = self._session
+        known = replace(self._statistics, budget=self._limiter.statistics(now=self._now()))
         if session is None or self.config.access_token:
-            return self._statistics
-        return replace(self._statistics, expires_at=session.expires_at, owner_id=session.owner_id)
+            return known
+        return replace(known, expires_at=session.expires_at, owner_id=session.owner_id)
 
     # ---------------------------------------------------------------------------------------------------------- calls
 

@@ -17,6 +17,7 @@ import structlog
 from rc_push.config import JournalConfig
 from rc_push.errors import JournalError
 from rc_push.journal import Journal
+from rc_push.measures import DurationStatistics
 
 log = structlog.get_logger()
 
@@ -35,7 +36,10 @@ type_of_state = Literal["ok", "degraded"]
 
 @dataclass(frozen=True, slots=True)
 class JournalStatistics:
-    """What is known of the journal. *removed* counts records since the start, *since* is when the state began."""
+    """What is known of the journal. *removed* counts records since the start, *since* is when the state began.
+
+    *commits* is how long its transactions took, from the first statement to the disk's answer.
+    """
 
     state: type_of_state
     why: str
@@ -43,6 +47,7 @@ class JournalStatistics:
     live_bytes: int
     max_bytes: int | None
     removed: int
+    commits: DurationStatistics
 
 
 class Retention:
@@ -75,6 +80,7 @@ class Retention:
             live_bytes=self._journal.live_bytes,
             max_bytes=self._journal.max_bytes,
             removed=self._removed,
+            commits=self._journal.commits.statistics(),
         )
 
     async def run(self) -> None:

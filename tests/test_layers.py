@@ -18,14 +18,16 @@ ROWS = (
     {"cli", "testing"},
     {"serve"},
     {"app"},
-    {"operations", "notify", "crew"},
+    {"operations", "notify", "crew", "views", "pages"},
+    {"metrics"},
+    {"status"},
     {"health"},
     {"receive", "dispatch", "retention", "web", "simulator"},
     {"transports", "journal", "handlers", "systemd", "routing", "ordering"},
     {"rest"},
     {"protocol", "limiter", "http", "threads", "stalls", "running", "templates"},
     {"log"},  # beside config, whose settings it takes
-    {"envelope", "config", "backoff", "control"},
+    {"envelope", "config", "backoff", "control", "measures"},
     {"event_types"},  # of envelope alone
     {"errors"},
 )

@@ -27,6 +27,8 @@ COMMANDS = {
     "simulate": "rc_push.cli.simulate:simulate",
     "trigger": "rc_push.cli.trigger:trigger",
     "demo": "rc_push.cli.demo:demo",
+    "status": "rc_push.cli.status:status",
+    "tail": "rc_push.cli.tail:tail",
     "events": "rc_push.cli.journal:events",
     "explain": "rc_push.cli.explain:explain",
     "test": "rc_push.cli.route_tests:test",

@@ -16,8 +16,18 @@ import click
 from rc_push.envelope import Envelope, ms_from_iso
 
 SUMMARY_MAX_LENGTH = 60
+# Of a second line.
+TEXT_MAX_LENGTH = 160
+PEOPLE_MAX = 3
+BMP_MAX = 0xFFFF
+IDS = {"chat": "groupId", "by": "creatorId", "session": "telephonySessionId"}
 # The family's first word → colour.
 COLOURS = {"post": "green", "group": "cyan", "sms": "magenta", "voicemail": "yellow", "telephony": "blue"}
+
+# Control characters, and those that turn the direction of text or cannot be seen; in JSON all of them stand in strings.
+_OBEYED = re.compile(
+    "[\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff]"
+)
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -44,12 +54,55 @@ def event_line(envelope: Envelope, *, with_date: bool = False) -> str:
     )
 
 
+def event_lines(envelope: Envelope) -> list[str]:
+    """Return `event_line`, and a second one where there is more to tell: who, to whom, the whole text."""
+    text = " ".join(_about_of(envelope).split())
+    told = _people(envelope.body)
+    if len(printable(text)) > SUMMARY_MAX_LENGTH:
+        told.append(printable(text[:TEXT_MAX_LENGTH]))
+    return [event_line(envelope), *([click.style(f"{'':>23}{'  '.join(told)}", dim=True)] if told else [])]
+
+
+def _people(body: Any) -> list[str]:
+    """Return who an event is from and to, as far as it says so."""
+    if not isinstance(body, dict):
+        return []
+    party = body["parties"][0] if isinstance(body.get("parties"), list) and body["parties"] else body
+    party = party if isinstance(party, dict) else body
+    told = [f"{word} {', '.join(names)}" for word in ("from", "to") if (names := _names(party.get(word)))]
+    ids = [f"{word} {body[key]}" for word, key in IDS.items() if isinstance(body.get(key), str)]
+    return [printable(text)[:TEXT_MAX_LENGTH] for text in (*told, *ids)]
+
+
+def _names(people: Any) -> list[str]:
+    """Return what *people*, one or a list, are called."""
+    found = people if isinstance(people, list) else [people]
+    names = [one.get("name") or one.get("phoneNumber") or one.get("extensionNumber") for one in found[:PEOPLE_MAX]
+             if isinstance(one, dict)]  # fmt: skip
+    return [str(name) for name in names if name]
+
+
+def json_line(envelope: Envelope) -> str:
+    """Return the line that users see, with nothing in it that a terminal would obey: JSON can say it in codes."""
+    return _OBEYED.sub(_json_code, envelope.to_json().decode())
+
+
+def _json_code(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if code <= BMP_MAX:
+        return f"\\u{code:04x}"
+    code -= BMP_MAX + 1
+    return f"\\u{0xD800 + (code >> 10):04x}\\u{0xDC00 + (code & 0x3FF):04x}"
+
+
 def summary(envelope: Envelope) -> str:
     """Return what the event is about in a few words; empty where its family is not known."""
-    body = envelope.body
-    text = _about(body) if isinstance(body, dict) else ""
-    text = printable(text)
+    text = printable(_about_of(envelope))
     return text if len(text) <= SUMMARY_MAX_LENGTH else text[: SUMMARY_MAX_LENGTH - 1] + "…"
+
+
+def _about_of(envelope: Envelope) -> str:
+    return _about(envelope.body) if isinstance(envelope.body, dict) else ""
 
 
 def _about(body: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from rc_push.control.place import address_of
-from rc_push.errors import EXIT_FAILED, ControlError, NotRunning
+from rc_push.errors import EXIT_FAILED, ControlError, NoAnswer, NotRunning
 
 TIMEOUT_S = 10.0
 # While more clients wait than the daemon has taken so far, the kernel turns us away at once.
@@ -25,7 +25,8 @@ CONNECT_AGAIN_S = 0.02
 def call(path: Path, op: str, *, timeout_s: float = TIMEOUT_S, **fields: Any) -> Any:
     """Ask the daemon that listens at *path* for *op*; return its result.
 
-    Raises NotRunning where no daemon is there, ControlError where it says no, or says nothing for *timeout_s*.
+    Raises NotRunning where no daemon is there, ControlError where it says no, NoAnswer where it says nothing for
+    *timeout_s*.
     """
     with _asked(path, {"op": op, **fields}, timeout_s) as lines:
         return _result(next(lines))
@@ -88,7 +89,7 @@ def _lines(answers: Any, path: Path, timeout_s: float | None) -> Iterator[dict[s
         except ConnectionResetError:
             line = b""
         if not line.endswith(b"\n"):
-            raise ControlError("the daemon has ended before it had answered; ask again once it is running")
+            raise NoAnswer("the daemon has ended before it had answered; ask again once it is running")
         yield msgspec.json.decode(line, type=dict[str, Any])
 
 
@@ -98,5 +99,5 @@ def _result(line: dict[str, Any]) -> Any:
     raise ControlError(str(line.get("error", "")), int(line.get("exitCode", EXIT_FAILED)))
 
 
-def _no_answer(path: Path, timeout_s: float | None) -> ControlError:
-    return ControlError(f"the daemon at {path} does not answer within {timeout_s:g} s; its log may say why")
+def _no_answer(path: Path, timeout_s: float | None) -> NoAnswer:
+    return NoAnswer(f"the daemon at {path} does not answer within {timeout_s:g} s; its log may say why")

@@ -23,6 +23,7 @@ from rc_push.dispatch.taking import Alarm, Taker
 from rc_push.dispatch.tracks import Track
 from rc_push.handlers import LoadedHandler
 from rc_push.journal import Journal, ProgressRows, Replay, Unfinished
+from rc_push.measures import DurationStatistics
 from rc_push.stalls import HANDLER_TASK
 
 log = structlog.get_logger()
@@ -42,7 +43,8 @@ class DispatcherStatistics:
 
     state `failing`: many events in a row have failed, and nothing is handed over until *next_try_at*; `trying`: one is.
     There is also a *next_try_at* where the handler itself has asked for time.
-    *waiting* events wait for a retry or behind one; *in_hand* are being handed over.
+    *waiting* events wait for a retry or behind one; *in_hand* are being handed over. *calls* is how long its calls
+    took, well ended or not; one for a batch is one.
     """
 
     handler: str
@@ -57,6 +59,7 @@ class DispatcherStatistics:
     replays: int
     last_error: str
     next_try_at: float | None
+    calls: DurationStatistics
 
 
 class Dispatcher:
@@ -96,6 +99,7 @@ class Dispatcher:
             replays=len(self._replays),
             last_error=self._desk.ledger.error or self._desk.last_error,
             next_try_at=next_try_at,
+            calls=desk.calls.statistics(),
         )
 
     async def register(self) -> None:

@@ -23,6 +23,7 @@ from rc_push.dispatch.ledger import JOURNAL_LADDER_S, Ledger, storable
 from rc_push.dispatch.tracks import Track
 from rc_push.errors import Failed, JournalError, Reject, Retry, detail_of
 from rc_push.journal import Journal
+from rc_push.measures import Durations
 from rc_push.ordering import Keys
 
 log = structlog.get_logger()
@@ -71,6 +72,7 @@ class Desk:
         self.room_there = asyncio.Event()
         self.delivered = self.filtered = self.failed = self.parked = self.in_hand = 0
         self.last_error = ""
+        self.calls = Durations()
         self.begin_at(0)
 
     def begin_at(self, position: int) -> None:

@@ -123,6 +123,7 @@ class Taker:
         if len(envelopes) < len(entries):  # some have been held back, and have to be read again
             return False
         self._desk.in_hand += len(entries)
+        began_at = self._desk.now()
         try:
             await caller.call(self._handler.handle_batch, envelopes)
         except Retry as later:
@@ -136,6 +137,7 @@ class Taker:
             return False
         finally:
             self._desk.in_hand -= len(entries)
+            self._desk.calls.add(self._desk.now() - began_at)
         for entry in entries:
             self._desk.done(entry)
         return True
@@ -171,6 +173,7 @@ class Taker:
                 self._desk.ledger.attempted(entry, self._desk.now() - began_at, "done")
             self._desk.done(entry)
         finally:
+            self._desk.calls.add(self._desk.now() - began_at)
             if entry.calls > 1:
                 begin_hand_over(self._first_call)
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -22,6 +24,7 @@ from rc_push.journal.reader import Reader
 from rc_push.journal.recent import Recent
 from rc_push.journal.retention import CROWDED
 from rc_push.journal.store import Appended, Store
+from rc_push.measures import Durations
 
 T = TypeVar("T")
 type_of_write = Callable[[Store], Any]
@@ -35,6 +38,7 @@ class Journal:
         self.max_bytes = max_bytes
         self.head = 0
         self.live_bytes = 0
+        self.commits = Durations()
         self._moved = asyncio.Event()
         self._crowded = asyncio.Event()
         self._damage: JournalCorrupt | None = None
@@ -48,7 +52,7 @@ class Journal:
         """Open it. Raises JournalInUse, JournalTooNew, JournalError."""
         store = await asyncio.to_thread(Store, self.path)
         store.max_bytes = self.max_bytes
-        self._writer = _Writer(store, self._note_damage)
+        self._writer = _Writer(store, self._note_damage, self.commits)
         try:
             self.head = await self._writer.start(Store.head)
             await self.measure()
@@ -100,6 +104,18 @@ class Journal:
         """Return the event at *position*; None where it is no more."""
         events = await self.read(position - 1, 1)
         return events[0] if events and events[0].position == position else None
+
+    async def look(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        """Have *query* read from one consistent state; return what it returns. Raises JournalError."""
+        reader = self._reader
+        if reader is None:
+            raise JournalError(f"{self.path}: the journal is closed")
+
+        def look() -> T:
+            with reader.snapshot() as db:
+                return query(db)
+
+        return await self._in_reader(look)
 
     async def cursor(self, subscription: str) -> Cursor | None:
         """Return where *subscription* stands."""
@@ -239,9 +255,10 @@ class Journal:
 class _Writer:
     """The thread that owns the `Store`: takes all writes that wait, commits them together, answers them together."""
 
-    def __init__(self, store: Store, on_damage: Callable[[JournalCorrupt], None]) -> None:
+    def __init__(self, store: Store, on_damage: Callable[[JournalCorrupt], None], commits: Durations) -> None:
         self._store = store
         self._on_damage = on_damage
+        self._commits = commits
         self._loop = asyncio.get_running_loop()
         self._jobs: queue.SimpleQueue[tuple[type_of_write, asyncio.Future[Any]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="journal-write")
@@ -277,12 +294,16 @@ class _Writer:
 
     def _commit(self, group: list[tuple[type_of_write, asyncio.Future[Any]]]) -> list[tuple[asyncio.Future[Any], Any]]:
         """Return each job's result or exception. One that fails must not take the others with it."""
+        began_at = time.monotonic()
         try:
             with self._store.transaction():
-                return [(future, write(self._store)) for write, future in group]
+                answers = [(future, write(self._store)) for write, future in group]
         except BaseException as exc:  # noqa: BLE001 - handed to whoever waits
             if len(group) == 1:
                 return [(group[0][1], exc)]
+        else:
+            self._commits.add(time.monotonic() - began_at)
+            return answers
         return [answer for job in group for answer in self._commit([job])]
 
     def _answer(self, answers: list[tuple[asyncio.Future[Any], Any]]) -> None:

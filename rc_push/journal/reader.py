@@ -87,6 +87,11 @@ class Reader:
         rows.close()
         return envelopes
 
+    def before(self, position: int, limit: int) -> list[Envelope]:
+        """Return the newest *limit* events before *position*, oldest first."""
+        rows = self._query(f"{_EVENTS} WHERE position < ? ORDER BY position DESC LIMIT ?", (position, limit))
+        return [self._envelope(row) for row in rows][::-1]
+
     def between(self, positions: Sequence[int] | None, since_ms: int, until_ms: int | None) -> Iterator[Envelope]:
         """Yield the events at *positions*, or (None) those received from *since_ms* until before *until_ms*."""
         if positions is not None:
