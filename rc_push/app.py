@@ -36,6 +36,8 @@ log = structlog.get_logger()
 
 # What a reload can find wrong, beside what works: nothing has changed then.
 MISTAKES = (ConfigError, HandlerError, UnreachableError)
+# Both threads of the journal and its disk answer in this time, or /livez says that they do not.
+ALIVE_WITHIN_S = 5.0
 
 
 class App:
@@ -50,6 +52,7 @@ class App:
         self._about = ConfigStatistics(str(config.path or ""), config.fingerprint, 1, time.time())
         self._started_at = time.time()
         self.views = Views(self.statistics, journal)
+        self._web = AsyncExitStack()
         self._group: asyncio.TaskGroup | None = None
         self._hangup = asyncio.Event()
         self._reloading = asyncio.Lock()
@@ -82,6 +85,8 @@ class App:
             app = cls(config, journal, crew)
             await app._note_idle_handlers()  # before anybody may ask for anything
             await stack.enter_async_context(_control(config, app.operations()))
+            stack.push_async_callback(app._web.aclose)
+            await app._serve_pages(config)
             yield app
 
     def operations(self) -> Mapping[str, Callable[[dict[str, Any]], Any]]:
@@ -140,6 +145,25 @@ class App:
                 remedy = f"rc-push handlers forget {name}"
                 log.warning("handler_not_in_file", handler=name, why="what it has not finished is kept", remedy=remedy)
 
+    async def _serve_pages(self, config: Config) -> None:
+        """Serve the pages as *config* says. Where that is impossible the daemon receives all the same, and says so."""
+        await self._web.aclose()
+        address, token = config.web.address, config.web.token
+        if address is None:
+            return
+        from rc_push.pages import Pages  # noqa: PLC0415 - a daemon without pages does not pay for them
+        from rc_push.web.server import serving_site  # noqa: PLC0415
+        from rc_push.web.site import Site  # noqa: PLC0415
+
+        pages = Pages(self.statistics, self.views.facts, lambda: self.notifier.trouble(ALIVE_WITHIN_S))
+        site = Site(pages.table(), config.web.hosts, None if token is None else token.reveal())
+        try:
+            url = await self._web.enter_async_context(serving_site(site, *address))
+        except OSError as exc:
+            log.error("web_unavailable", listen=config.web.listen, error=exc.strerror or str(exc))
+        else:
+            log.info("web_listens", url=url)
+
     # ----------------------------------------------------------------------------------------------------------- reload
 
     def hang_up(self) -> None:
@@ -189,6 +213,8 @@ class App:
         if "journal" in changes.tables:
             self._retention.config = config.journal
             await self.journal.limit(config.journal.max_bytes)
+        if "web" in changes.tables:
+            await self._serve_pages(config)
         self.notifier.grace_s = config.service.shutdown_grace_s
         await self._crew.exchange(config, changes, recruits)
         self._operations.use(self._crew.dispatchers)

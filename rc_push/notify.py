@@ -104,7 +104,7 @@ class Notifier:
     async def _tell_alive(self) -> None:
         every_s = PROVE_EVERY * self._systemd.watchdog_s if self._systemd.watchdog_s else PROVE_EVERY_S
         while True:
-            trouble = await self._trouble(every_s)
+            trouble = await self.trouble(every_s)
             if trouble:
                 log.error("watchdog_withheld", reason=trouble)
             else:
@@ -113,8 +113,8 @@ class Notifier:
                     self._systemd.extend(EXTEND_START_S)
             await self._sleep(every_s)
 
-    async def _trouble(self, within_s: float) -> str | None:
-        """Return what does not go on; None where all does."""
+    async def trouble(self, within_s: float) -> str | None:
+        """Return what does not go on, or does not answer within *within_s*; None where all does."""
         try:
             async with asyncio.timeout(within_s):
                 await self._prove()

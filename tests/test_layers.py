@@ -25,7 +25,7 @@ ROWS = (
     {"receive", "dispatch", "retention", "web", "simulator"},
     {"transports", "journal", "handlers", "systemd", "routing", "ordering"},
     {"rest"},
-    {"protocol", "limiter", "http", "threads", "stalls", "running", "templates"},
+    {"protocol", "limiter", "http", "threads", "stalls", "running", "templates", "asgi"},
     {"log"},  # beside config, whose settings it takes
     {"envelope", "config", "backoff", "control", "measures"},
     {"event_types"},  # of envelope alone

@@ -29,7 +29,7 @@ PLAIN_KEYS = frozenset({
     *("updatedCount", "missedCall", "standAlone", "muted", "format", "vmTranscriptionStatus", "faxPageCount"),
 })  # fmt: skip
 # Ids of RingCentral's; a caller's id is a number of a telephone.
-_ID_KEY = re.compile(r"(?!.*(?:caller|phone|number))(?:id|.*Ids?)", re.IGNORECASE)
+_ID_KEY = re.compile(r"(?!.*(?i:caller|phone|number))(?:id|.*Ids?)")
 # Words, ids and times. None of them has a blank or a plus, as texts and numbers have.
 _PLAIN = re.compile(r"[A-Za-z0-9_.:~/=&?,@-]{0,200}", re.ASCII)
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:?\d\d)", re.ASCII)

@@ -18,6 +18,7 @@ from rc_push.config.settings import (
     Secret,
     ServiceConfig,
     SubscriptionConfig,
+    WebConfig,
     options,
 )
 from rc_push.config.values import FOUND_IN_FILE, SOURCES_REMEDY, Mistake, is_loopback, secret_from
@@ -42,6 +43,7 @@ __all__ = [
     "Secret",
     "ServiceConfig",
     "SubscriptionConfig",
+    "WebConfig",
     "changes_between",
     "everything_in",
     "find_config",

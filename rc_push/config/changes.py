@@ -44,9 +44,8 @@ def changes_between(old: Config, new: Config) -> Changes:
             [Problem(key, "it cannot change while the daemon is running", remedy) for key in fixed],
             path=str(new.path) if new.path else None,
         )
-    tables = frozenset(
-        name for name in ("journal", "network", "log", "service") if _value(old, name) != _value(new, name)
-    )
+    names = ("journal", "network", "log", "service", "web")
+    tables = frozenset(name for name in names if _value(old, name) != _value(new, name))
     accounts = _differing(old.accounts, new.accounts)
     if "network" in tables:
         accounts |= old.accounts.keys() | new.accounts.keys()

@@ -33,6 +33,7 @@ from rc_push.config.settings import (
     Secret,
     ServiceConfig,
     SubscriptionConfig,
+    WebConfig,
     control_path,
     options,
 )
@@ -40,10 +41,12 @@ from rc_push.config.values import (
     FOUND_IN_FILE,
     SOURCES_REMEDY,
     Mistake,
+    is_loopback,
     is_origin,
     is_server,
     plain_value,
     secret_from,
+    split_address,
     split_url,
     text_from_source,
 )
@@ -204,6 +207,7 @@ class _Reading:
             self._network(),
             LogConfig(**self.table(("log",), LogConfig)),
             ServiceConfig(**self.table(("service",), ServiceConfig)),
+            self._web(),
             self._path,
             self._fingerprint,
         )
@@ -330,6 +334,20 @@ class _Reading:
                 (*key, "ca_file"), f"there is no file {network.ca_file}", "name a file of certificates (PEM)"
             )
         return network
+
+    def _web(self) -> WebConfig:
+        web = WebConfig(**self.table(("web",), WebConfig))
+        if web.listen is None:
+            return web
+        host = split_address(web.listen)
+        if host is None:
+            remedy = 'write an address of this machine with a port, such as "127.0.0.1:9464"'
+            self._complain(("web", "listen"), short(web.listen), remedy)
+            return msgspec.structs.replace(web, listen=None)
+        if not is_loopback(host) and "token" not in self._document["web"]:
+            remedy = f"give it, such as {SOURCES_REMEDY}; or listen at 127.0.0.1"
+            self._complain(("web", "token"), f"missing, and others can ask at {short(web.listen)}", remedy)
+        return web
 
     # -------------------------------------------------------------------------------------------------------- one value
 

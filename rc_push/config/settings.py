@@ -157,6 +157,33 @@ class NetworkConfig(msgspec.Struct, frozen=True):
         return f"NetworkConfig({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
 
+class WebConfig(msgspec.Struct, frozen=True):
+    """Pages for programs that watch the daemon: /livez, /readyz, /metrics. Off unless there is an address."""
+
+    listen: Annotated[
+        str | None, _option("the address to listen at, with its port; off without it", example="127.0.0.1:9464")
+    ] = None
+    token: Annotated[
+        Secret | None,
+        _option(
+            "what who asks must have; needed where others than this machine can ask",
+            example={"file": "/etc/rc-push/web"},
+        ),
+    ] = None
+    hosts: Annotated[
+        tuple[str, ...],
+        _option("names under which this machine is asked, beside its addresses", example=["rc-push.example.com"]),
+    ] = ()
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """Return host and port to listen at; None where it is off."""
+        if self.listen is None:
+            return None
+        host, _, port = self.listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
+
 class LogConfig(msgspec.Struct, frozen=True):
     """What the daemon says on stderr."""
 
@@ -189,6 +216,7 @@ class Config(msgspec.Struct, frozen=True):
     network: NetworkConfig
     log: LogConfig
     service: ServiceConfig
+    web: WebConfig = WebConfig()
     path: Path | None = None
     fingerprint: str = ""
 
@@ -213,6 +241,7 @@ TABLES: dict[str, type[msgspec.Struct]] = {
     "network": NetworkConfig,
     "log": LogConfig,
     "service": ServiceConfig,
+    "web": WebConfig,
 }
 
 

@@ -20,6 +20,7 @@ from rc_push.config.words import found, kind_of
 SOURCES_REMEDY = '{ env = "NAME" }, { file = "/path" } or { credential = "name" }'
 FOUND_IN_FILE = "a secret in the file itself"
 SECRET_MAX_BYTES = 64 << 10
+PORT_MAX = 65535
 
 
 class Mistake(Exception):
@@ -133,6 +134,18 @@ def is_origin(text: str) -> bool:
     """Say whether *text* is host[:port], nothing else."""
     parts = split_url(f"//{text}")
     return parts is not None and bool(parts.hostname) and parts.netloc == text and "@" not in text
+
+
+def split_address(text: str) -> str | None:
+    """Return the host in `127.0.0.1:9464` or `[::1]:9464`; None where *text* is no address with a port."""
+    found = re.fullmatch(r"\[([\da-fA-F:.]+)\]:(\d{1,5})|([\d.]+|localhost):(\d{1,5})", text, re.ASCII)
+    if not found or int(found[2] or found[4]) > PORT_MAX:
+        return None
+    host = found[1] or found[3]
+    try:
+        return host if host == "localhost" else str(ipaddress.ip_address(host))
+    except ValueError:
+        return None
 
 
 def is_loopback(host: str) -> bool:

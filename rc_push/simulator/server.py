@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import ipaddress
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Self
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from rc_push.asgi import serving
 from rc_push.simulator import pubnub_http, rest
 from rc_push.simulator.admin import Admin
 from rc_push.simulator.clock import Clock
@@ -26,9 +24,6 @@ from rc_push.simulator.knobs import Knobs
 from rc_push.simulator.samples import sample
 from rc_push.simulator.state import World
 from rc_push.simulator.wire import reset
-
-# How long answers on their way may take at the end.
-STOP_WITHIN_S = 1
 
 
 class Simulator:
@@ -114,7 +109,7 @@ class Simulator:
         async with AsyncExitStack() as stack:
             stack.callback(listener.close)
             await stack.enter_async_context(Gateway(self.state, self._host))
-            await stack.enter_async_context(_Http(self._app, listener))
+            await stack.enter_async_context(_http(self._app, listener))
             stack.callback(self.state.channels.close)
             stack.callback(self.state.release)
             self._stack = stack.pop_all()
@@ -129,55 +124,17 @@ class Simulator:
         return Starlette(routes=[*rest.routes(self.state), *self.admin.routes(), *pubnub.routes(), *incoming.routes()])
 
 
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: whoever runs the simulator decides when it ends."""
+@asynccontextmanager
+async def _http(
+    make_app: Callable[[Callable[[Request], None]], Starlette], listener: socket.socket
+) -> AsyncIterator[None]:
+    """Serve HTTP. *make_app* is given what resets the connection of a request."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.is_up = asyncio.Event()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Capture none."""
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Say when it is up."""
-        await super().startup(sockets)
-        self.is_up.set()
-
-
-class _Http:
-    """The HTTP server as a context. *make_app* is given what resets the connection of a request."""
-
-    def __init__(self, make_app: Callable[[Callable[[Request], None]], Starlette], listener: socket.socket) -> None:
-        config = uvicorn.Config(
-            make_app(self._reset),
-            http=H11Protocol,
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            ws="none",
-            server_header=False,
-            date_header=False,
-            proxy_headers=False,
-            timeout_graceful_shutdown=STOP_WITHIN_S,
-        )
-        self._server = _Server(config)
-        self._listener = listener
-        self._task: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> None:
-        self._task = asyncio.create_task(self._server.serve(sockets=[self._listener]))
-        await self._server.is_up.wait()
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.should_exit = True
-        if self._task:
-            await self._task
-
-    def _reset(self, request: Request) -> None:
+    def reset_connection(request: Request) -> None:
         """Reset the TCP connection of *request*. It is known by its port: ASGI says nothing of connections."""
-        for connection in list(self._server.server_state.connections):
+        for connection in list(server.server_state.connections):
             if isinstance(connection, H11Protocol) and connection.client == request.client:
                 reset(connection.transport)
+
+    async with serving(make_app(reset_connection), listener) as server:
+        yield
