@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from rc_push.dispatch import DispatcherStatistics
-from rc_push.receive import CANNOT_STORE, ReceiverStatistics
+from rc_push.receive import ReceiverStatistics
 from rc_push.retention import JournalStatistics
 
 # What a person has to look at first stands first.
@@ -94,8 +94,7 @@ def _is_settled(receiver: ReceiverStatistics) -> bool:
 
 def _receives(receiver: ReceiverStatistics) -> bool:
     """Say whether events come and are stored, at least of some of its filters."""
-    is_partly_live = receiver.evidence.state == "degraded" and not receiver.evidence.why.startswith(CANNOT_STORE)
-    return is_partly_live or receiver.evidence.state == "live"
+    return receiver.evidence.state == "live" or (receiver.evidence.state == "degraded" and receiver.evidence.is_served)
 
 
 def _named(receivers: Iterable[ReceiverStatistics]) -> str:

@@ -86,6 +86,13 @@ def _subscriptions(known: AppStatistics) -> Iterator[Metric]:
         label,
         [((one.subscription,), one.is_final) for one in receivers],
     )
+    expiries = {
+        "subscription_expires_timestamp_seconds": "When a subscription ends at RingCentral, unless it is renewed.",
+        "certificate_expires_timestamp_seconds": "When the certificate of the server that it is connected to ends.",
+    }
+    for (name, help_), field in zip(expiries.items(), ("subscription_at", "certificate_at"), strict=True):
+        samples = [((one.subscription,), getattr(one.evidence.expiries, field)) for one in receivers]
+        yield _gauge(name, help_, label, samples)
     yield _gauge(
         "last_event_timestamp_seconds",
         "When the last event of a subscription has come.",

@@ -27,8 +27,6 @@ log = structlog.get_logger()
 
 # A link that has delivered something new, or has lived so long, has proven itself: its loss begins the ladder anew.
 PROVEN_AFTER_S = 60.0
-# What the evidence of a subscription begins with while nothing can be stored.
-CANNOT_STORE = "cannot store"
 # The journal is ours, so it is tried again soon; the last step is how late freed disk space is noticed at the most.
 STORE_LADDER_S = ((0.1, 0.1), (0.5, 1.0), (2.0, 3.0), (5.0, 5.0))
 
@@ -204,7 +202,7 @@ class Receiver:
                 return await self._append(batch)
             except JournalError as exc:
                 delay_s = next(delays)
-                self._become(Evidence("degraded", f"{CANNOT_STORE}: {exc}"))
+                self._become(Evidence("degraded", f"cannot store: {exc}"))
                 log.error("journal_cannot_store", subscription=self.subscription, error=str(exc), next_try_s=delay_s)
                 if _is_cancelled():
                     raise
@@ -276,6 +274,7 @@ class Receiver:
 
     def _become(self, evidence: Evidence) -> None:
         if evidence == self._evidence:
+            self._evidence = evidence  # what it knows beside that may be newer
             return
         changed = evidence.state != self._evidence.state
         self._evidence = evidence

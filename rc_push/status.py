@@ -89,6 +89,8 @@ def subscription_to_dict(receiver: ReceiverStatistics) -> dict[str, Any]:
         "unreadable": receiver.unreadable,
         "perMinute": receiver.per_minute,
         "lastEventAt": _iso(receiver.last_event_at),
+        "expiresAt": _iso(receiver.evidence.expiries.subscription_at),
+        "certificateExpiresAt": _iso(receiver.evidence.expiries.certificate_at),
     }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from rc_push.cli import Settings
-from rc_push.cli.ask import compiled_where
+from rc_push.cli.ask import check_option_where
 from rc_push.cli.hiding import Hiding
 from rc_push.cli.journal import json_option, reader
 from rc_push.cli.show import event_lines, json_line, printable
@@ -38,7 +38,7 @@ CONNECT_AGAIN_S = 1.0
 @click.pass_obj
 def tail(settings: Settings, /, *, follow: bool, lines: int, redact: bool, as_json: bool, **rules: Any) -> None:
     """Show the newest events and, with -f, each one that comes."""
-    compiled_where(rules["where"])  # a mistake in it is one of the command line
+    check_option_where(rules["where"])  # a mistake in it is one of the command line
     hiding = Hiding() if redact else None
 
     def show(envelope: Envelope) -> None:

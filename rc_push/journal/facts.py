@@ -126,8 +126,9 @@ def _since(db: sqlite3.Connection, at_ms: int) -> int:
 def _lag_s(db: sqlite3.Connection, row: HandlerRow, now_ms: int) -> float:
     if not row.pending:
         return 0.0
+    after = row.position if row.oldest_waiting is None else min(row.position, row.oldest_waiting - 1)
     next_ = db.execute(
-        "SELECT received_at FROM events WHERE position > ? ORDER BY position LIMIT 1", (row.position,)
+        "SELECT received_at FROM events WHERE position > ? ORDER BY position LIMIT 1", (after,)
     ).fetchone()
     return round(max(0, now_ms - next_[0]) / 1000, 3) if next_ else 0.0
 

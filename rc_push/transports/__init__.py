@@ -13,12 +13,24 @@ State = Literal["connecting", "subscribing", "recovering", "live", "degraded", "
 
 
 @dataclass(frozen=True, slots=True)
+class Expiries:
+    """When what a connection rests on ends, in epoch seconds: the server's certificate, and the subscription there.
+
+    None where that is not known. RingCentral renews what is renewed in time.
+    """
+
+    certificate_at: float | None = None
+    subscription_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """What a link knows about its subscription: the *state*, and why we say so.
 
     *proven_at* (epoch seconds) is when the server last showed that it serves the subscription: it confirmed it, or sent
-    an event of it. `live` without a younger proof than *good_for_s* is not live (`at`). *rotations* counts the
-    connections of this link that took over from the one before.
+    an event of it. `live` without a younger proof than *good_for_s* is not live (`at`). *is_served*: `degraded` means
+    no more than that some filters are refused; the others are served. *rotations* counts the connections of this link
+    that took over from the one before.
     """
 
     state: State
@@ -26,6 +38,8 @@ class Evidence:
     proven_at: float | None = field(default=None, compare=False)
     good_for_s: float = field(default=math.inf, compare=False)
     rotations: int = field(default=0, compare=False)
+    expiries: Expiries = field(default=Expiries(), compare=False)
+    is_served: bool = field(default=False, compare=False)
 
     @property
     def good_until(self) -> float:
@@ -34,10 +48,11 @@ class Evidence:
 
     def at(self, now: float) -> Evidence:
         """Return what it is worth at *now* (epoch seconds)."""
-        if self.state != "live" or self.proven_at is None or now <= self.good_until:
+        is_good = self.state == "live" or self.is_served
+        if not is_good or self.proven_at is None or now <= self.good_until:
             return self
         why = f"no proof for {now - self.proven_at:.0f} s that RingCentral serves the subscription"
-        return replace(self, state="degraded", why=why)
+        return replace(self, state="degraded", why=why, is_served=False)
 
 
 class Stream(Protocol):

@@ -27,7 +27,7 @@ from rc_push.envelope import Batch, Cursor, Gap, Source, ms_from_iso
 from rc_push.errors import RcPushError, RefusedError, delay_asked_for_s
 from rc_push.protocol import pubnub as wire
 from rc_push.protocol.subscription import SubscriptionInfo, refused_from
-from rc_push.transports import Evidence
+from rc_push.transports import Evidence, Expiries
 from rc_push.transports.poll import Poller
 from rc_push.transports.pubnub_messages import Opener
 from rc_push.transports.pubnub_state import LIFE_S, NAME, Channel, State, channel_from, state_from
@@ -412,9 +412,11 @@ class PubNubLink:
     def _confirm_to_all(self, gaps: list[Gap]) -> None:
         """Say that the subscription is alive, and PubNub within reach."""
         refused = self._state.refused
-        life_s = max(0.0, self._state.expires_at_ms / 1000 - self._wall())
-        why = refused or "subscription renewed"
-        self.evidence = Evidence("degraded" if refused else "live", why, self._wall(), life_s)
+        ends_at = self._state.expires_at_ms / 1000
+        why, life_s = refused or "subscription renewed", max(0.0, ends_at - self._wall())
+        expiries = Expiries(subscription_at=ends_at)
+        state: Literal["degraded", "live"] = "degraded" if refused else "live"
+        self.evidence = Evidence(state, why, self._wall(), life_s, expiries=expiries, is_served=True)
         self.is_proven = True
         self._confirmed_at = asyncio.get_running_loop().time()
         self._hurry.clear()

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+import ssl
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import msgspec
@@ -22,7 +24,7 @@ from rc_push.protocol import subscription as subscriptions
 from rc_push.protocol import wsg
 from rc_push.protocol.frames import HEARTBEAT, BadFrame, notification_in
 from rc_push.protocol.refusals import error_from_response
-from rc_push.transports import Evidence
+from rc_push.transports import Evidence, Expiries
 from rc_push.transports.lifetime import NO_BOUNDS, Bounds, Lifetime
 from rc_push.transports.recovery import Recovery
 from rc_push.transports.serving import Proof, Verdict
@@ -87,6 +89,7 @@ class WebSocketLink:
         self._subscribed_at = -RESUBSCRIBE_EVERY_S
         self._proof = Proof(state, subscription.event_filters)
         self._ending: Exception | None = None
+        self._expiries = Expiries(certificate_at=_certificate_end(socket))
         self._recovery: Recovery | None = None
         self._live = Source(subscription.account, subscription.name, NAME, "live")
         self._recovered = Source(subscription.account, subscription.name, NAME, "recovered")
@@ -375,6 +378,8 @@ class WebSocketLink:
         self._state.event_filters = list(self._subscription.event_filters)
         self._state.refused = subscriptions.refused_from(info)
         self._subscribed_at = self._loop.time()
+        if info.expires_in is not None:
+            self._expiries = replace(self._expiries, subscription_at=self._wall() + info.expires_in)
         batch.closes_gaps_at_ms = at_ms
         self._see(at_ms, at_ms)
         self._confirm("subscription confirmed", at_ms)
@@ -398,7 +403,9 @@ class WebSocketLink:
         if self.evidence.state == "live":
             why = self.evidence.why
         good_for_s = self._session.deadline_s + wsg.REQUEST_ANSWER_S  # asked after the one, answered within the other
-        self.evidence = Evidence("degraded" if refused else "live", refused or why, at_ms / 1000, good_for_s)
+        state: Literal["degraded", "live"] = "degraded" if refused else "live"
+        proven_at, expiries = at_ms / 1000, self._expiries
+        self.evidence = Evidence(state, refused or why, proven_at, good_for_s, expiries=expiries, is_served=True)
 
     def _notice_whose(self, envelope: Envelope, at_ms: int, batch: Batch) -> None:
         other = envelope.subscription_id
@@ -485,3 +492,9 @@ def _sent_at_ms(envelope: Envelope, at_ms: int) -> int:
 
 def _new_id() -> str:
     return str(uuid.uuid4())
+
+
+def _certificate_end(socket: Socket) -> float | None:
+    """Return when the server's certificate ends, in epoch seconds; None without TLS."""
+    certificate = socket.transport.get_extra_info("peercert")
+    return ssl.cert_time_to_seconds(certificate["notAfter"]) if certificate else None
