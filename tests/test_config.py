@@ -183,7 +183,7 @@ def test_a_where_that_is_hardly_meant_is_a_warning(write):
 BAD = [
     # what is added to a good file, key, line (1 is the first added), found, remedy
     ('[netwrk]\nproxy = "x"', "netwrk", 1, "no such key", 'did you mean "network"'),
-    ("[web]", "web", 1, "no such key", "known are accounts"),
+    ("[xyz]", "xyz", 1, "no such key", "known are accounts"),
     ("[network]\n\nread_timeout = 5", "network.read_timeout", 3, "no such key", 'mean "read_timeout_s"'),
     ("network = 5", "network", 1, "a number", "[network]"),
     ("accounts.x = 5", "accounts.x", 1, "a number", "[accounts.NAME]"),

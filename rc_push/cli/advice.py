@@ -62,4 +62,4 @@ def _handlers(handlers: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
 
 def _gaps(gaps: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if gaps.get("open"):
-        yield f"gaps are open: {gaps['open']}", "rc-push gaps; an open one ends when its subscription is live"
+        yield f"gaps are open: {gaps['open']}", "an open one ends when its subscription is live; see rc-push gaps"
