@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import time
 
+import known
 import pytest
 
-from rc_push.health import PASSES_WITHIN_S, WHY_MAX_LENGTH, Health, health_of, stuck
+from rc_push.health import PASSES_WITHIN_S, WHY_MAX_LENGTH, Health, Verdict, health_of, stuck, verdict_of
 from rc_push.receive import ReceiverStatistics
 from rc_push.transports import Evidence
 
@@ -80,3 +81,49 @@ def test_a_loop_that_stays_where_it_should_pass_is_stuck(state):
 def test_quiet_times_and_refusals_are_not_stuck():
     late = NOW + 100 * PASSES_WITHIN_S
     assert stuck([receiver(), receiver("b", "degraded", "x"), receiver("c", "down", "x", is_final=True)], late) is None
+
+
+# ------------------------------------------------------------------------------------------------------------- verdict
+
+
+def test_where_all_is_live_and_works_it_is_ok():
+    assert verdict_of([known.receiver()], [known.dispatcher()], known.journal()) == Verdict("ok", True, ())
+
+
+@pytest.mark.parametrize("state", ["connecting", "subscribing", "recovering", "down"])
+def test_one_that_is_not_live_degrades_it_and_none_that_is_live_takes_it_down(state):
+    other = known.receiver("sms", state, "no answer")
+    degraded = verdict_of([known.receiver(), other], [], known.journal())
+    assert (degraded.state, degraded.is_ready) == ("degraded", False)
+    assert f"subscription sms (no answer) is {state} since" in degraded.reasons[0]
+    down = verdict_of([other], [], known.journal())
+    assert (down.state, down.is_ready) == ("down", False)
+
+
+def test_a_refusal_degrades_it_and_waiting_does_not_help():
+    refused = known.receiver("sms", "down", "SUB-528", is_final=True)
+    verdict = verdict_of([known.receiver(), refused], [], known.journal())
+    assert (verdict.state, verdict.is_ready) == ("degraded", True)
+    assert "is refused since" in verdict.reasons[0]
+    assert verdict_of([refused], [], known.journal()).is_ready is False
+
+
+def test_where_nothing_can_be_stored_nothing_is_received():
+    full = known.receiver("team", "degraded", "cannot store: no room on the disk")
+    assert (verdict_of([full], [], known.journal()).state, verdict_of([full], [], known.journal()).is_ready) == (
+        "down",
+        False,
+    )
+
+
+def test_with_some_filters_refused_it_is_degraded_and_ready():
+    partly = known.receiver("team", "degraded", "event filters refused: /presence (SUB-412)")
+    verdict = verdict_of([partly], [], known.journal())
+    assert (verdict.state, verdict.is_ready) == ("degraded", True)
+
+
+def test_a_handler_that_fails_and_a_journal_that_is_full_are_told_and_events_still_come():
+    failing = [known.dispatcher("crm", "failing", last_error="no route"), known.dispatcher("b", "paused")]
+    verdict = verdict_of([known.receiver()], failing, known.journal(state="degraded", why="max_bytes is near"))
+    assert (verdict.state, verdict.is_ready) == ("degraded", True)
+    assert verdict.reasons == ("handler crm fails: no route", "journal: max_bytes is near")

@@ -36,7 +36,7 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:?\d\d)", re.ASCII)
 _NUMBER = re.compile(r"\+?[\d\s().-]{5,}", re.ASCII)
 # What stands in a URI, and may be a number or a name.
 _IN_URI = re.compile(r"(?<==)[^&]*|(?<=/)\+[^/?]*|(?<=phone-number/)[^/?]*")
-_WORD = re.compile(r"[A-Za-z~]{0,40}", re.ASCII)
+_WORD = re.compile(r"[A-Za-z~]{0,40}|\d{1,2}", re.ASCII)
 _KEY = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,60}", re.ASCII)
 # Integers that count something; longer ones may be a telephone's number.
 COUNT_MAX = 10_000

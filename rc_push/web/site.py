@@ -91,5 +91,6 @@ class Site:
 def _name_in(host: str) -> str:
     """Return the name in a Host header, without its port: `localhost:9464`, `[::1]:9464`."""
     if host.startswith("["):
-        return host[1:].partition("]")[0]
+        name, bracket, _ = host[1:].partition("]")
+        return name if bracket else ""
     return host.partition(":")[0].rstrip(".").lower()
