@@ -21,8 +21,6 @@ from rc_push.journal.facts import Facts, facts
 from rc_push.routing import Route
 from rc_push.status import AppStatistics, status_from
 
-# What was read is told again for so long: many who ask at once cost one read.
-FACTS_GOOD_S = 0.2
 READ_AT_ONCE = 256
 
 
@@ -49,24 +47,20 @@ class Views:
         statistics: Callable[[], AppStatistics],
         journal: Journal,
         *,
-        now: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.statistics = statistics
         self._journal = journal
-        self._now = now
         self._wall = wall
         self._facts: asyncio.Future[Facts] | None = None
-        self._read_at = 0.0
 
     def table(self) -> Mapping[str, Callable[[dict[str, Any]], Any]]:
         """Return the operations by name."""
         return {"status": self._status, "tail": self._tail}
 
     async def facts(self) -> Facts:
-        """Return what the journal says now, or said just before. Raises JournalError."""
-        if self._facts is None or (self._facts.done() and self._now() > self._read_at + FACTS_GOOD_S):
-            self._read_at = self._now()
+        """Return what the journal says. Many who ask at once cost one read. Raises JournalError."""
+        if self._facts is None or self._facts.done():
             read = partial(facts, path=self._journal.path, now_ms=round(self._wall() * 1000))
             self._facts = asyncio.ensure_future(self._journal.look(read))
         # Shielded: one who asks no more must not take it from the others.

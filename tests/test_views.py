@@ -11,7 +11,7 @@ import pytest
 from rc_push.envelope import Batch, Envelope, Source, envelope_from_dict
 from rc_push.errors import ConfigError, JournalError
 from rc_push.journal import Journal
-from rc_push.views import FACTS_GOOD_S, READ_AT_ONCE, Views
+from rc_push.views import READ_AT_ONCE, Views
 
 
 def event(number, type_="post.added", subscription="team", **body):
@@ -64,7 +64,7 @@ async def test_a_journal_that_cannot_be_read_is_told(journal, views, monkeypatch
 
 
 async def test_many_who_ask_at_once_cost_one_read_and_one_who_goes_takes_it_from_nobody(journal, monkeypatch):
-    reads, now = [], [0.0]
+    reads = []
     look = journal.look
 
     async def counted(query):
@@ -72,30 +72,27 @@ async def test_many_who_ask_at_once_cost_one_read_and_one_who_goes_takes_it_from
         return await look(query)
 
     monkeypatch.setattr(journal, "look", counted)
-    views = Views(known.everything, journal, now=lambda: now[0])
+    views = Views(known.everything, journal)
     asking = [asyncio.ensure_future(views.facts()) for _ in range(50)]
     await asyncio.sleep(0)
     asking[0].cancel()
     await asyncio.gather(*asking[1:])
     assert len(reads) == 1
-    now[0] = 2 * FACTS_GOOD_S
     await views.facts()
     assert len(reads) == 2
 
 
 async def test_a_read_that_failed_is_tried_again(journal, monkeypatch):
-    now = [0.0]
     look = journal.look
 
     async def broken(_query):
         raise JournalError("disk I/O error")
 
-    views = Views(known.everything, journal, now=lambda: now[0])
+    views = Views(known.everything, journal)
     monkeypatch.setattr(journal, "look", broken)
     with pytest.raises(JournalError):
         await views.facts()
     monkeypatch.setattr(journal, "look", look)
-    now[0] = 2 * FACTS_GOOD_S
     assert (await views.facts()).head == 0
 
 

@@ -8,6 +8,7 @@ import json
 import re
 import secrets
 import stat
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -90,7 +91,8 @@ def make_loud(tmp_path, simulator, make_daemon):
         secret.write_text(simulator.client_secret)
         daemon.accounts = daemon.accounts.replace('{ env = "RC_APP_CLIENT_SECRET" }', f'{{ file = "{secret}" }}')
         daemon.subscriptions = f"[subscriptions.team]\nevent_filters = {json.dumps([POSTS, SMS])}\n"
-        daemon.more = BROKEN_HANDLER
+        daemon.more = BROKEN_HANDLER + '[web]\nlisten = "127.0.0.1:0"\n'
+        daemon.web_url = lambda: re.search(r"http://[\d.:]+", next(_lines(daemon, "web_listens")))[0]
         daemon.environ["TEAM_URL"] = f"{simulator.server}/nowhere/{secrets.token_urlsafe(TOKEN_MIN_BYTES)}"
         write_config = daemon.write_config
 
@@ -103,6 +105,10 @@ def make_loud(tmp_path, simulator, make_daemon):
         return daemon
 
     return make
+
+
+def _lines(daemon, event):
+    return (line for line in daemon.said().splitlines() if event in line)
 
 
 async def receive(simulator, daemons):
@@ -152,6 +158,7 @@ async def test_no_secret_leaves_the_journal_whatever_goes_wrong(simulator, plant
     await receive(simulator, daemons)
 
     for daemon in daemons:
+        await check_views(daemon, planted)
         check_files(daemon.folder, planted)  # the write-ahead log is still there
         assert await daemon.stop() == 0
         check_log(daemon.said(), planted)
@@ -163,6 +170,31 @@ def check_arguments(pid, planted):
     arguments = Path(f"/proc/{pid}/cmdline").read_bytes()
     assert b"rc_push" in arguments
     assert not found(planted, arguments)
+
+
+def check_process(pid, part, planted):
+    content = Path(f"/proc/{pid}/{part}").read_bytes()
+    assert content.count(b"\0") > 1
+    assert not found(planted, content), part
+
+
+async def check_views(daemon, planted):
+    """See that what the running daemon shows to whoever watches tells of all troubles, and has no secret."""
+    url = daemon.web_url()
+    pages = "".join([await page(url + path) for path in ("/livez", "/readyz", "/metrics")])
+    told = [await daemon.run(*arguments) for arguments in (["status"], ["status", "--json"], ["handlers", "--json"])]
+    shown = pages + "".join(done.stdout + done.stderr for done in told)
+    for proof in ("rc_push_reconnects_total", "exit code 3", "No space left on device", '"ready"'):
+        assert proof in shown
+    assert not found(planted | WORDS, shown)
+
+
+async def page(url):
+    def ask():
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=10) as answer:
+            return answer.read().decode()
+
+    return await asyncio.to_thread(ask)
 
 
 def check_log(log, planted):
@@ -190,11 +222,31 @@ async def check_commands(daemon, planted):
     done = await daemon.run("events", "--json", "--limit", "1000")
     assert found(WORDS, done.stdout) == WORDS
     assert not found(planted, done.stdout + done.stderr)
-    for arguments in (["events", "1"], ["gaps"], ["unreadable", "--json"], ["check"], ["check", "--json"]):
+    done = await daemon.run("tail", "--redact", "--json", "-n", "1000")
+    assert done.stdout.count("\n") > 1
+    assert not found(planted | WORDS, done.stdout + done.stderr)
+    for arguments in (["events", "1"], ["gaps"], ["unreadable", "--json"], ["check"], ["check", "--json"], ["status"]):
         done = await daemon.run(*arguments)
-        assert done.returncode == 0, done
+        assert done.returncode == (3 if arguments == ["status"] else 0), done
         assert done.stdout
         assert not found(planted, done.stdout + done.stderr), arguments
+
+
+async def test_with_secrets_in_files_neither_the_environment_nor_the_arguments_hold_one(simulator, planted, make_loud):
+    daemon = make_loud()
+    secret = daemon.folder / "jwt"
+    secret.touch(0o600)
+    secret.write_text(simulator.jwt)
+    daemon.accounts = daemon.accounts.replace('{ env = "RC_USER_JWT" }', f'{{ file = "{secret}" }}')
+    daemon.accounts = daemon.accounts.replace('{ env = "RC_APP_CLIENT_ID" }', f'"{simulator.client_id}"')
+    for name in ("RC_APP_CLIENT_ID", "RC_APP_CLIENT_SECRET", "RC_USER_JWT"):
+        assert found(planted | {simulator.client_id}, daemon.environ.pop(name))
+    daemon.environ["TEAM_URL"] = f"{simulator.server}/nowhere"
+    daemon.start()
+    await receive(simulator, [daemon])
+    for part in ("environ", "cmdline"):
+        check_process(daemon.pid, part, planted)
+    assert await daemon.stop() == 0
 
 
 async def test_a_refused_login_names_no_secret(planted, make_loud):
