@@ -126,9 +126,15 @@ def _subscriptions(known: AppStatistics) -> Iterator[Metric]:
     )
     yield _counter(
         "reconnects",
-        "Connections after the first one.",
+        "Connections that were made after a loss.",
         ["subscription", "transport"],
         [((one.subscription, one.transport), max(0, one.connections - 1)) for one in receivers],
+    )
+    yield _counter(
+        "rotations",
+        "Connections that have taken over from one before it was lost.",
+        ["subscription", "transport"],
+        [((one.subscription, one.transport), one.rotations) for one in receivers],
     )
     yield _counter(
         "gaps",

@@ -83,6 +83,7 @@ def subscription_to_dict(receiver: ReceiverStatistics) -> dict[str, Any]:
         "nextTryAt": _iso(receiver.next_try_at),
         "isFinal": receiver.is_final,
         "connections": receiver.connections,
+        "rotations": receiver.rotations,
         "received": receiver.received,
         "stored": receiver.stored,
         "duplicate": receiver.duplicate,

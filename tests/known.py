@@ -17,14 +17,15 @@ from rc_push.receive import ReceiverStatistics
 from rc_push.rest import AccountStatistics
 from rc_push.retention import JournalStatistics
 from rc_push.status import AppStatistics
-from rc_push.transports import Evidence, Expiries
+from rc_push.transports import Evidence
 
 NOW = 1_800_000_000.0
 NONE_YET = DurationStatistics((0,) * (len(BOUNDS_S) + 1), 0.0)
 
 
 def receiver(name="team", state="live", why="confirmed", **fields):
-    evidence = Evidence(state, why, fields.pop("expiries", Expiries()))
+    more = {name: fields.pop(name) for name in ("expiries", "is_served") if name in fields}
+    evidence = Evidence(state, why, **more)
     known = ReceiverStatistics(name, "websocket", evidence, NOW - 60, 1, 7, 5, 2, 0, NOW - 3, None)
     return dataclasses.replace(known, **{"by_origin": {"live": 7}} | fields)
 

@@ -39,7 +39,8 @@ def test_a_refusal_is_settled_and_told_first():
 
 
 def test_with_some_filters_refused_it_is_settled_but_not_while_nothing_can_be_stored():
-    assert health_of([receiver("team", "degraded", "/presence is refused")]).is_settled
+    partly = Evidence("degraded", "/presence is refused", is_served=True)
+    assert health_of([receiver(evidence=partly)]).is_settled
     assert not health_of([receiver("team", "degraded", "cannot store: no room on the disk")]).is_settled
 
 
@@ -116,8 +117,14 @@ def test_where_nothing_can_be_stored_nothing_is_received():
     )
 
 
+def test_what_is_not_proven_to_be_served_is_not_received():
+    doubted = known.receiver("team", "degraded", "no proof for 70 s that RingCentral serves the subscription")
+    verdict = verdict_of([doubted], [], known.journal())
+    assert (verdict.state, verdict.is_ready) == ("down", False)
+
+
 def test_with_some_filters_refused_it_is_degraded_and_ready():
-    partly = known.receiver("team", "degraded", "event filters refused: /presence (SUB-412)")
+    partly = known.receiver("team", "degraded", "event filters refused: /presence (SUB-412)", is_served=True)
     verdict = verdict_of([partly], [], known.journal())
     assert (verdict.state, verdict.is_ready) == ("degraded", True)
 

@@ -773,6 +773,32 @@ async def test_a_live_subscription_whose_last_proof_is_too_old_is_none_and_since
     assert statistics.evidence.why == "no proof for 91 s that RingCentral serves the subscription"
 
 
+async def test_a_newer_proof_of_the_same_keeps_it_live(start, clock):
+    def proven_at(at):
+        def prove():
+            link.evidence = Evidence("live", "subscription confirmed", proven_at=at, good_for_s=90.0)
+
+        return prove
+
+    link = FakeLink(proven_at(T0), batch("1"), proven_at(T0 + 60.0), batch("2"), Batch("team"))
+    harness = await start(link).played()
+    clock.now = T0 + 140.0
+    assert harness.receiver.statistics().evidence.state == "live"
+    clock.now = T0 + 151.0
+    assert harness.receiver.statistics().evidence.state == "degraded"
+
+
+async def test_statistics_count_by_origin_gaps_by_certainty_and_what_the_last_minute_has_brought(start, clock):
+    gaps = [Gap("team", "fake", 0, 1, "no connection", certainty) for certainty in ("possible", "certain", "possible")]
+    harness = await start(FakeLink(batch("1", "2"), batch("2"), Batch("team", gaps=gaps), Batch("team"))).played()
+    statistics = harness.receiver.statistics()
+    assert statistics.by_origin == {"live": 3}
+    assert statistics.gaps == {"possible": 2, "certain": 1}
+    assert statistics.per_minute == 3
+    clock.now += 61.0
+    assert harness.receiver.statistics().per_minute == 0
+
+
 async def test_rotations_are_counted_over_all_connections_and_are_none_of_them(start):
     def rotated(link, rotations):
         return lambda: setattr(link, "evidence", replace(LIVE, rotations=rotations))

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import msgspec
@@ -325,7 +325,8 @@ class PubNubLink:
                 await self._hurry.wait()
 
     def _note_failure(self, exc: RcPushError, delay_s: float) -> None:
-        self.evidence = Evidence("degraded", f"not renewed: {exc}")
+        # What is served still comes, until the subscription ends.
+        self.evidence = replace(self.evidence, state="degraded", why=f"not renewed: {exc}")
         self._put(self._batch())
         log.warning("renewal_failed", subscription=self._config.name, error=str(exc), next_try_s=round(delay_s, 1))
 

@@ -89,7 +89,7 @@ class WebSocketLink:
         self._subscribed_at = -RESUBSCRIBE_EVERY_S
         self._proof = Proof(state, subscription.event_filters)
         self._ending: Exception | None = None
-        self._expiries = Expiries(certificate_at=_certificate_end(socket))
+        self._expiries = Expiries(certificate_at=certificate_end(socket))
         self._recovery: Recovery | None = None
         self._live = Source(subscription.account, subscription.name, NAME, "live")
         self._recovered = Source(subscription.account, subscription.name, NAME, "recovered")
@@ -494,7 +494,7 @@ def _new_id() -> str:
     return str(uuid.uuid4())
 
 
-def _certificate_end(socket: Socket) -> float | None:
+def certificate_end(socket: Socket) -> float | None:
     """Return when the server's certificate ends, in epoch seconds; None without TLS."""
     certificate = socket.transport.get_extra_info("peercert")
     return ssl.cert_time_to_seconds(certificate["notAfter"]) if certificate else None

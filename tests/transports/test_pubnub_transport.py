@@ -743,6 +743,7 @@ async def test_a_failed_renewal_is_tried_again_while_events_go_on(sim, transport
         reading.link._hurry.set()
         await reading.until(lambda reading: reading.link.evidence.state == "degraded")
         assert "503" in reading.link.evidence.why
+        assert reading.link.evidence.is_served
         uuids = posts(sim, 2)
         await reading.until_count(2)
         await reading.until_live()

@@ -8,6 +8,7 @@ import json
 import math
 import time
 from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
 
 import pytest
 
@@ -23,7 +24,7 @@ from rc_push.simulator.server import Simulator
 from rc_push.transports import serving, websocket_link
 from rc_push.transports.rotation import RotatingTransport
 from rc_push.transports.websocket import WebSocketTransport
-from rc_push.transports.websocket_link import WebSocketLink
+from rc_push.transports.websocket_link import WebSocketLink, certificate_end
 
 POSTS = "/team-messaging/v1/posts"
 WITHIN_S = 10.0
@@ -503,6 +504,30 @@ async def test_a_live_subscription_without_a_young_proof_is_not_live(transport):
         stale = evidence.at(evidence.good_until + 1)
     assert stale.state == "degraded"
     assert stale.why.startswith("no proof for ")
+
+
+async def test_without_a_young_proof_what_is_not_refused_is_not_served_either(sim, transport):
+    sim.state.knobs.turn({"disabled_filters": "posts"})
+    async with linked(transport) as reading:
+        await reading.until_live()
+        evidence = reading.link.evidence
+    assert (evidence.state, evidence.is_served) == ("degraded", True)
+    stale = evidence.at(evidence.good_until + 1)
+    assert (stale.state, stale.is_served) == ("degraded", False)
+
+
+async def test_when_the_subscription_ends_at_ringcentral_is_known(transport):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        expiries = reading.link.evidence.expiries
+    assert expiries.certificate_at is None, "there is no TLS"
+    assert 60 < expiries.subscription_at - time.time() < 7 * 86_400
+
+
+def test_when_the_certificate_of_the_server_ends_is_known():
+    certificate = {"notAfter": "Jan 15 08:00:00 2027 GMT"}
+    socket = SimpleNamespace(transport=SimpleNamespace(get_extra_info={"peercert": certificate}.get))
+    assert certificate_end(socket) == 1_800_000_000.0
 
 
 async def test_a_busy_subscription_has_a_shorter_deadline_by_what_the_server_says_it_keeps(sim, transport):
