@@ -22,6 +22,7 @@ import programs
 import receiving
 import sinks
 import stage
+import watching
 from stage import type_of_row
 
 RESULTS = Path(__file__).parent / "results"
@@ -63,6 +64,7 @@ def parts(rounds: int, events: int) -> Mapping[str, Callable[[], list[type_of_ro
         "forward": lambda: [*sinks.forwarding(20_000, few), *sinks.forward_descriptors(100_000)],
         "file": lambda: [*sinks.filing(200_000, few), *sinks.file_handler(few)],
         "command": lambda: programs.programs(2000, few),
+        "watching": lambda: [*watching.watching(few), *watching.commands(1_000_000)],
     }
 
 

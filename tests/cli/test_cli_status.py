@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import click
 import pytest
@@ -142,6 +144,15 @@ def test_it_is_shown_again_and_again_until_somebody_ends_it(kept, command, answe
     assert code == 130
     assert len(out.splitlines()) == 3
     assert module.CLEAR not in out
+
+
+@pytest.mark.parametrize("name", ["status", "tail"])
+def test_the_command_loads_nothing_that_takes_its_time(kept, name):
+    slow = "{'asyncio', 'structlog', 'aiohttp', 'requests', 'starlette', 'uvicorn', 'prometheus_client', 'jmespath'}"
+    code = f"import sys; from rc_push.__main__ import main; main(['-c', {str(kept.config)!r}, {name!r}])"
+    code += f"; print('slow:', sorted({slow} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[-1] == "slow: []"
 
 
 # ---------------------------------------------------------------------------------------------------------------- text
