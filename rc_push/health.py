@@ -57,9 +57,9 @@ def verdict_of(
         if one.state in ("failing", "trying")
     ]
     reasons += [f"journal: {journal.why}"] if journal.why else []
-    receives = not receivers or any(_receives(receiver) for receiver in receivers)
-    is_ready = receives and all(map(_is_settled, receivers))
-    return Verdict(("degraded" if reasons else "ok") if receives else "down", is_ready, tuple(reasons))
+    any_comes = not receivers or any(receives(receiver) for receiver in receivers)
+    is_ready = any_comes and all(map(_is_settled, receivers))
+    return Verdict(("degraded" if reasons else "ok") if any_comes else "down", is_ready, tuple(reasons))
 
 
 def health_of(receivers: Sequence[ReceiverStatistics], mistake: str = "") -> Health:
@@ -89,10 +89,10 @@ def _state(receiver: ReceiverStatistics) -> str:
 
 def _is_settled(receiver: ReceiverStatistics) -> bool:
     """Say whether waiting would not help: with some filters refused, the rest is live; a full disk is no end."""
-    return receiver.is_final or _receives(receiver)
+    return receiver.is_final or receives(receiver)
 
 
-def _receives(receiver: ReceiverStatistics) -> bool:
+def receives(receiver: ReceiverStatistics) -> bool:
     """Say whether events come and are stored, at least of some of its filters."""
     return receiver.evidence.state == "live" or (receiver.evidence.state == "degraded" and receiver.evidence.is_served)
 

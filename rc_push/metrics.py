@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from rc_push import __version__
 from rc_push.dispatch import State as HandlerState
-from rc_push.health import Verdict, verdict_of
+from rc_push.health import Verdict, receives, verdict_of
 from rc_push.journal.facts import Facts
 from rc_push.measures import BOUNDS_S, DurationStatistics
 from rc_push.status import AppStatistics
@@ -79,6 +79,12 @@ def _subscriptions(known: AppStatistics) -> Iterator[Metric]:
         "When a subscription has come into its state.",
         label,
         [((one.subscription,), one.since) for one in receivers],
+    )
+    yield _gauge(
+        "subscription_served",
+        "1 while the events of a subscription come and are stored, at least those of some filters.",
+        label,
+        [((one.subscription,), receives(one)) for one in receivers],
     )
     yield _gauge(
         "subscription_refused",

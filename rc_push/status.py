@@ -13,7 +13,7 @@ from typing import Any
 from rc_push import __version__
 from rc_push.dispatch import DispatcherStatistics
 from rc_push.envelope import iso_from_ms
-from rc_push.health import verdict_of
+from rc_push.health import receives, verdict_of
 from rc_push.journal.facts import Facts
 from rc_push.limiter import GroupStatistics
 from rc_push.log import printable, redact
@@ -81,6 +81,7 @@ def subscription_to_dict(receiver: ReceiverStatistics) -> dict[str, Any]:
         "why": told(receiver.evidence.why),
         "since": _iso(receiver.since),
         "nextTryAt": _iso(receiver.next_try_at),
+        "isServed": receives(receiver),
         "isFinal": receiver.is_final,
         "connections": receiver.connections,
         "rotations": receiver.rotations,

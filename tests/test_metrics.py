@@ -75,6 +75,7 @@ def test_the_figures_are_those_of_the_parts(families):
     assert value(families, "rc_push_certificate_expires_timestamp_seconds", subscription="team") == known.NOW + 86_400
     assert value(families, "rc_push_subscription_expires_timestamp_seconds", subscription="team") == known.NOW + 900
     assert value(families, "rc_push_token_expires_timestamp_seconds", account="main") == known.NOW + 3600
+    assert value(families, "rc_push_subscription_served", subscription="team") == 1
     assert value(families, "rc_push_rest_budget", account="main", group="auth") == 3
     assert value(families, "rc_push_handler_lag_seconds", handler="old") == 71.5
     assert value(families, "rc_push_journal_limit_bytes") == 10_000_000
@@ -258,6 +259,7 @@ def test_the_alerts_fire_for_what_they_are_named_after_and_not_before(tmp_path):
         firing("RcPushEventsMissing", "9m"),
         firing("RcPushEventsMissing", "20m", missing, subscription="team", certainty="certain", **warning),
     ]
+    served = [series('rc_push_subscription_served{subscription="team"}', "1x9 0x30")]
     lag = [
         series('rc_push_handler_lag_seconds{handler="crm",instance="a"}', "400x40"),
         series('rc_push_handler_lag_seconds{handler="idle",instance="a"}', "400x40"),
@@ -267,7 +269,7 @@ def test_the_alerts_fire_for_what_they_are_named_after_and_not_before(tmp_path):
     content = {
         "rule_files": [str(ALERTS)],
         "evaluation_interval": "1m",
-        "tests": [{"interval": "1m", "input_series": [*states, *handlers, *lag], "alert_rule_test": tests}],
+        "tests": [{"interval": "1m", "input_series": [*states, *served, *handlers, *lag], "alert_rule_test": tests}],
     }
     path = tmp_path / "alerts_test.yml"
     path.write_text(yaml.safe_dump(content))

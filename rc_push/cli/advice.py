@@ -42,10 +42,10 @@ def _subscriptions(subscriptions: list[dict[str, Any]]) -> Iterator[tuple[str, s
         name = one["subscription"]
         if one.get("isFinal"):
             yield f"{name} is refused for good", "mend what its reason says, then restart: systemctl restart rc-push"
-        elif one["state"] == "degraded":
+        elif one["state"] == "degraded" and one["isServed"]:
             yield f"{name} is degraded", "give the permission that is missing, or take the filter out: rc-push check"
-        elif one["state"] == "down":
-            yield f"{name} is down", "nothing, unless it goes on; then: rc-push check"
+        elif one["state"] in ("degraded", "down"):
+            yield f"{name} is {one['state']}", "nothing, unless it goes on; then: rc-push check"
 
 
 def _handlers(handlers: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:

@@ -21,7 +21,7 @@ def subscription(name="team", state="live", **fields):
     return {
         "subscription": name, "transport": "websocket", "state": state, "why": "confirmed", "isFinal": False,
         "since": "2027-01-15T05:48:00.000Z", "nextTryAt": None, "stored": 2711, "duplicate": 2, "unreadable": 0,
-        "perMinute": 14, "lastEventAt": "2027-01-15T07:59:57.000Z",
+        "isServed": True, "perMinute": 14, "lastEventAt": "2027-01-15T07:59:57.000Z",
     } | fields  # fmt: skip
 
 
@@ -207,6 +207,7 @@ def test_a_journal_with_a_limit_and_without_facts():
         ({"daemon": None, "reasons": ["x"]}, "not at work", "systemctl start"),
         ({"subscriptions": [subscription(state="down", isFinal=True)]}, "team is refused", "restart"),
         ({"subscriptions": [subscription(state="degraded")]}, "team is degraded", "rc-push check"),
+        ({"subscriptions": [subscription(state="degraded", isServed=False)]}, "team is degraded", "unless it goes on"),
         ({"subscriptions": [subscription(state="down")]}, "team is down", "unless it goes on"),
         ({"handlers": [handler(state="failing")]}, "crm fails", "mend"),
         ({"handlers": [handler(state="paused")]}, "crm is paused", "rc-push handlers resume crm"),

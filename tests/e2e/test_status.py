@@ -29,6 +29,9 @@ use = "file"
 path = "/dev/full"
 retry = { first_delay_s = 0.01, max_delay_s = 60, max_attempts = 10000 }
 """
+# At this rate silence is borne for seconds; docs/transports.md has the figures.
+BUSY_S, BUSY_PER_S = 8.0, 20.0
+RED_WITHIN_S = 20.0
 # Enough in a row that the handler is taken for broken.
 BREAKS_AFTER = 12
 STATUS_CALLS = 1000
@@ -148,6 +151,25 @@ async def test_the_pages_turn_red_with_the_connection_and_green_again(simulator,
     assert [sample.value for sample in families["rc_push_reconnects"].samples] == [1.0]
     assert families["rc_push_ready"].samples[0].value == 1.0
     assert await daemon.stop() == 0
+
+
+@pytest.mark.parametrize("fault", ["half-open", "lose-subscription"])
+async def test_a_connection_that_brings_nothing_turns_them_red_though_nobody_says_so(simulator, daemon, web, fault):
+    daemon.start()
+    await daemon.wait_live()
+    await until(lambda: web("/readyz"), 200)
+    began_at = time.monotonic()
+    while time.monotonic() < began_at + BUSY_S:  # many events: silence is noticed the sooner
+        simulator.emit_sample("post.added")
+        await asyncio.sleep(1 / BUSY_PER_S)
+
+    await simulator.admin.faults({"fault": fault})
+    _, content = await until(lambda: web("/readyz"), 503, RED_WITHIN_S)
+    assert json.loads(content)["subscriptions"][0]["state"] != "live"
+    code, document = await status(daemon, "--wait-ready", "19")
+    assert (code, document["state"]) == (0, "ok")
+    await until(lambda: web("/readyz"), 200)
+    await daemon.events.wait([simulator.emit_sample("post.added")])
 
 
 async def test_it_is_not_alive_while_the_journal_cannot_commit(daemon, web):
