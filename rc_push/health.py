@@ -43,9 +43,15 @@ class Verdict:
 
 
 def verdict_of(
-    receivers: Sequence[ReceiverStatistics], dispatchers: Iterable[DispatcherStatistics], journal: JournalStatistics
+    receivers: Sequence[ReceiverStatistics],
+    dispatchers: Iterable[DispatcherStatistics],
+    journal: JournalStatistics,
+    mistake: str = "",
 ) -> Verdict:
-    """Return what the state of everything amounts to. What an operator has paused, or may look into, is no fault."""
+    """Return what the state of everything amounts to. What an operator has paused, or may look into, is no fault.
+
+    *mistake*: why the file is not in force as it is.
+    """
     reasons = [
         f"subscription {_told(receiver)} is {_state(receiver)} since {_time(receiver.since)}"
         for receiver in receivers
@@ -57,6 +63,7 @@ def verdict_of(
         if one.state in ("failing", "trying")
     ]
     reasons += [f"journal: {journal.why}"] if journal.why else []
+    reasons += [f"not reloaded: {_short(mistake)}"] if mistake else []
     any_comes = not receivers or any(receives(receiver) for receiver in receivers)
     is_ready = any_comes and all(map(_is_settled, receivers))
     return Verdict(("degraded" if reasons else "ok") if any_comes else "down", is_ready, tuple(reasons))

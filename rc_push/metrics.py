@@ -58,6 +58,12 @@ class _Snapshot(Collector):
 def _daemon(known: AppStatistics, verdict: Verdict) -> Iterator[Metric]:
     yield _gauge("build_info", "The version that runs; always 1.", ["version"], [((__version__,), 1)])
     yield _gauge("ready", "1 while all is received that can be, 0 otherwise.", [], [((), verdict.is_ready)])
+    in_force = not known.config.mistake
+    yield _gauge(
+        "config_in_force", "1 while the file, as it was at the last reload, is in force.", [], [((), in_force)]
+    )
+    help_ = "Which configuration is in force: one more for each reload that took a new one."
+    yield _gauge("config_generation", help_, [], [((), known.config.generation)])
     yield _gauge("started_timestamp_seconds", "When the daemon has started.", [], [((), known.started_at)])
 
 

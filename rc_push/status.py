@@ -55,7 +55,7 @@ def status_from(statistics: AppStatistics, facts: Facts | None, why_no_facts: st
 
     Texts that others wrote are in it (errors of RingCentral, of handlers): without secrets, on one line.
     """
-    verdict = verdict_of(statistics.receivers, statistics.dispatchers, statistics.journal)
+    verdict = verdict_of(statistics.receivers, statistics.dispatchers, statistics.journal, statistics.config.mistake)
     reasons = [*verdict.reasons, *([f"the journal cannot be read: {why_no_facts}"] if facts is None else [])]
     return {
         "state": "degraded" if verdict.state == "ok" and reasons else verdict.state,
@@ -63,6 +63,7 @@ def status_from(statistics: AppStatistics, facts: Facts | None, why_no_facts: st
         "isReady": verdict.is_ready,
         "at": _iso(statistics.at),
         "daemon": {"version": __version__, "pid": os.getpid(), "startedAt": _iso(statistics.started_at)},
+        "config": _config(statistics.config),
         "accounts": [_account(name, account) for name, account in statistics.accounts.items()],
         "subscriptions": [subscription_to_dict(receiver) for receiver in statistics.receivers],
         "handlers": _handlers(statistics.dispatchers, {} if facts is None else facts.handlers_to_dict()),
@@ -99,6 +100,16 @@ def subscription_to_dict(receiver: ReceiverStatistics) -> dict[str, Any]:
 def told(text: str) -> str:
     """Return *text*, which others may have written, as it can be told: without secrets, on one line."""
     return printable(redact(text))
+
+
+def _config(config: ConfigStatistics) -> dict[str, Any]:
+    return {
+        "path": config.path,
+        "fingerprint": config.fingerprint,
+        "generation": config.generation,
+        "loadedAt": _iso(config.loaded_at),
+        "mistake": told(config.mistake),
+    }
 
 
 def _account(name: str, account: AccountStatistics) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from rc_push.measures import BOUNDS_S, DurationStatistics
 from rc_push.receive import ReceiverStatistics
 from rc_push.rest import AccountStatistics
 from rc_push.retention import JournalStatistics
-from rc_push.status import AppStatistics
+from rc_push.status import AppStatistics, ConfigStatistics
 from rc_push.transports import Evidence
 
 NOW = 1_800_000_000.0
@@ -37,6 +37,10 @@ def dispatcher(name="crm", state="running", **fields):
 
 def journal(**fields):
     return dataclasses.replace(JournalStatistics("ok", "", NOW, 90_112, None, 3, NONE_YET), **fields)
+
+
+def config(**fields):
+    return dataclasses.replace(ConfigStatistics("/etc/rc-push/config.toml", "f1a2", 1, NOW - 60), **fields)
 
 
 def account(**fields):
@@ -77,5 +81,6 @@ def everything(receivers=None, dispatchers=None, **fields):
         head=5,
         receivers=tuple(receivers or [receiver()]),
         dispatchers=tuple(dispatchers or [dispatcher()]),
-        **{"journal": journal(), "accounts": {"main": account()}, "started_at": NOW - 60, "at": NOW} | fields,
+        **{"config": config(), "journal": journal(), "accounts": {"main": account()}, "started_at": NOW - 60, "at": NOW}
+        | fields,
     )

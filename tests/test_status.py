@@ -10,8 +10,9 @@ import known
 from rc_push.status import status_from
 
 DOCUMENT = {
-    "state", "reasons", "isReady", "at", "daemon", "accounts", "subscriptions", "handlers", "events", "gaps", "journal"
-}  # fmt: skip
+    *("state", "reasons", "isReady", "at", "daemon", "config", "accounts"),
+    *("subscriptions", "handlers", "events", "gaps", "journal"),
+}
 
 
 def test_all_that_is_known_is_told():
@@ -20,6 +21,7 @@ def test_all_that_is_known_is_told():
     assert (document["state"], document["reasons"], document["isReady"]) == ("ok", [], True)
     assert document["at"] == "2027-01-15T08:00:00.000Z"
     assert document["daemon"]["pid"] == os.getpid()
+    assert (document["config"]["fingerprint"], document["config"]["generation"]) == ("f1a2", 1)
     (account,) = document["accounts"]
     assert account["tokenExpiresAt"] == "2027-01-15T09:00:00.000Z"
     assert account["budget"] == {"auth": {"limit": 5, "left": 3, "silenceS": 0.0}}
@@ -45,6 +47,13 @@ def test_without_the_journals_facts_all_else_is_told_and_why():
     assert document["reasons"] == ["the journal cannot be read: disk I/O error"]
     assert [one["handler"] for one in document["handlers"]] == ["crm"]
     assert document["journal"]["liveBytes"] == 90_112
+
+
+def test_a_file_that_is_not_in_force_is_told():
+    document = status_from(known.everything(config=known.config(mistake="line 3: no such key")), known.facts())
+    assert (document["state"], document["isReady"]) == ("degraded", True)
+    assert document["reasons"] == ["not reloaded: line 3: no such key"]
+    assert document["config"]["mistake"] == "line 3: no such key"
 
 
 def test_what_others_wrote_has_no_secret_and_no_second_line():

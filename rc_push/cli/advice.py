@@ -27,6 +27,8 @@ def actions_for(document: dict[str, Any]) -> list[dict[str, str]]:
 def _daemon(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if document["daemon"] is None:
         yield "rc-push is not at work", "systemctl start rc-push; its log says why it has ended: journalctl -u rc-push"
+    elif document["config"]["mistake"]:
+        yield "the file is not in force as it is", "rc-push check --offline, then rc-push reload"
 
 
 def _journal(journal: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -41,7 +43,7 @@ def _subscriptions(subscriptions: list[dict[str, Any]]) -> Iterator[tuple[str, s
     for one in subscriptions:
         name = one["subscription"]
         if one.get("isFinal"):
-            yield f"{name} is refused for good", "mend what its reason says, then restart: systemctl restart rc-push"
+            yield f"{name} is refused for good", "mend what its reason says, then rc-push reload"
         elif one["state"] == "degraded" and one["isServed"]:
             yield f"{name} is degraded", "give the permission that is missing, or take the filter out: rc-push check"
         elif one["state"] in ("degraded", "down"):

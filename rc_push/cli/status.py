@@ -84,6 +84,7 @@ def _from_journal(settings: Settings, why: str) -> dict[str, Any]:
         "isReady": False,
         "at": iso_from_ms(round(time.time() * 1000)),
         "daemon": None,
+        "config": None,
         "accounts": [],
         "subscriptions": [] if found is None else [_subscription(tally) for tally in found.tallies],
         "handlers": [] if found is None else [_handler(one) for one in found.handlers_to_dict().values()],

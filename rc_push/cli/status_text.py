@@ -47,7 +47,10 @@ def _head(document: dict[str, Any], now: float) -> str:
     if daemon is None:
         return f"{_coloured(document['state'], 0)}  rc-push is not at work; this is what the journal says"
     up = _span(now, daemon["startedAt"])
-    return f"{_coloured(document['state'], 0)}  rc-push {daemon['version']}, up for {up}, pid {daemon['pid']}"
+    told = (
+        f"rc-push {daemon['version']}, up for {up}, pid {daemon['pid']}, generation {document['config']['generation']}"
+    )
+    return f"{_coloured(document['state'], 0)}  {told} of the file"
 
 
 def _account(one: dict[str, Any], now: float) -> str:

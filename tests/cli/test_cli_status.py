@@ -37,6 +37,7 @@ def document(**fields):
     return {
         "state": "ok", "reasons": [], "isReady": True, "at": "2027-01-15T08:00:00.000Z",
         "daemon": {"version": "0.1.0", "pid": 4711, "startedAt": "2027-01-12T05:59:00.000Z"},
+        "config": {"path": "/c.toml", "fingerprint": "f1a2", "generation": 2, "loadedAt": None, "mistake": ""},
         "accounts": [{"account": "main", "ownerId": "401", "tokenExpiresAt": "2027-01-15T08:41:10.000Z", "calls": 2,
                       "logins": 1, "refreshes": 0, "rateLimited": 3, "unreachable": 0,
                       "budget": {"auth": {"limit": 5, "left": 3, "silenceS": 12.0}}}],
@@ -166,7 +167,7 @@ def text(**fields):
 
 def test_all_that_matters_is_told_to_people():
     shown = text()
-    assert "ok  rc-push 0.1.0, up for 3 d 2 h, pid 4711" in shown
+    assert "ok  rc-push 0.1.0, up for 3 d 2 h, pid 4711, generation 2 of the file" in shown
     assert (
         "team             live         for 2 h 12 min  websocket  14/min  last event 3 s ago  stored 2711  duplicate 2"
         in shown
@@ -205,7 +206,8 @@ def test_a_journal_with_a_limit_and_without_facts():
     ("fields", "what", "do"),
     [
         ({"daemon": None, "reasons": ["x"]}, "not at work", "systemctl start"),
-        ({"subscriptions": [subscription(state="down", isFinal=True)]}, "team is refused", "restart"),
+        ({"config": {"mistake": "line 3: no such key"}}, "not in force", "rc-push reload"),
+        ({"subscriptions": [subscription(state="down", isFinal=True)]}, "team is refused", "rc-push reload"),
         ({"subscriptions": [subscription(state="degraded")]}, "team is degraded", "rc-push check"),
         ({"subscriptions": [subscription(state="degraded", isServed=False)]}, "team is degraded", "unless it goes on"),
         ({"subscriptions": [subscription(state="down")]}, "team is down", "unless it goes on"),

@@ -199,6 +199,32 @@ async def test_with_a_token_others_are_told_nothing(daemon, web):
     assert token not in daemon.said()
 
 
+async def test_a_reload_turns_the_pages_off_and_on_and_a_mistake_is_told(daemon, web):
+    with_pages = daemon.more
+    daemon.start()
+    await daemon.wait_live()
+    assert (await web("/livez"))[0] == 200
+    daemon.more = ""
+    daemon.write_config()
+    assert (await daemon.run("reload")).returncode == 0
+    assert listening_sockets(Path(f"/proc/{daemon.pid}")) == set()
+
+    daemon.more = with_pages + "lsten = 1\n"
+    daemon.write_config()
+    assert (await daemon.run("reload")).returncode == 78
+    code, document = await status(daemon)
+    assert (code, document["state"], document["isReady"]) == (1, "degraded", True)
+    assert "lsten" in document["config"]["mistake"]
+
+    daemon.more = with_pages
+    daemon.write_config()
+    assert (await daemon.run("reload")).returncode == 0
+    assert len(daemon.lines("web_listens")) == 2
+    code, content = await web("/readyz")
+    assert (code, json.loads(content)["state"]) == (200, "ok")
+    assert "rc_push_config_generation 3.0" in (await web("/metrics"))[1]
+
+
 def listening_sockets(process):
     """Return the TCP sockets at which a process listens, by their inodes."""
     rows = [line.split() for table in process.glob("net/tcp*") for line in table.read_text().splitlines()]
