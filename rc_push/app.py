@@ -140,8 +140,9 @@ class App:
         for name, handler in self.config.handlers.items():
             if not handler.enabled:
                 await self.journal.register_handler(name)  # what it has not had stays until it is enabled again
+        known = {*self.config.handlers, *(dispatcher.name for dispatcher in self._crew.dispatchers)}
         for name in await self.journal.change_progress(lambda rows: rows.names()):
-            if name not in self.config.handlers:
+            if name not in known:
                 remedy = f"rc-push handlers forget {name}"
                 log.warning("handler_not_in_file", handler=name, why="what it has not finished is kept", remedy=remedy)
 

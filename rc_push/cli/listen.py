@@ -121,15 +121,11 @@ async def _listen(config: Config, types: Sequence[str], *, as_json: bool) -> Non
             failures.append(exc)
             end()
 
-    def end_by(*numbers: int) -> None:
-        for number in numbers:
-            loop.add_signal_handler(number, end)
-
     shown = (HandlerConfig(SHOW, SHOW, types=tuple(types)), adapt(SHOW, show))
-    end_by(signal.SIGTERM, signal.SIGINT)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # the last: the terminal is closed
+        loop.add_signal_handler(number, end)
     try:
         async with App.open(config, also=[shown]) as app:
-            end_by(signal.SIGHUP)  # the terminal is closed; to a daemon it would say something else
             try:
                 await app.run()
             finally:

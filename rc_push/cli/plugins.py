@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 import json
 import traceback
+import typing
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union
 
 import click
 import msgspec
@@ -90,7 +92,21 @@ def _setting(known: msgspec.structs.FieldInfo) -> Setting:
     elif known.default is not msgspec.NODEFAULT:
         default = str(known.default)
     help_ = next((meta.description for meta in metas if meta.description), "")
-    return Setting(known.encode_name, getattr(bare, "__name__", None) or str(bare), default, help_)
+    return Setting(known.encode_name, _type_for_people(bare), default, help_)
+
+
+def _type_for_people(type_: Any) -> str:
+    """Return the values of a choice, else names without their modules; that it may be None, the default says."""
+    arguments, origin = typing.get_args(type_), typing.get_origin(type_)
+    if origin is Annotated:
+        return _type_for_people(arguments[0])
+    if origin is Literal:
+        return " or ".join(map(json.dumps, arguments))
+    inner = [_type_for_people(part) for part in arguments if part not in (NoneType, Ellipsis)]
+    if origin in (Union, UnionType):
+        return " or ".join(inner)
+    name = getattr(origin or type_, "__name__", str(type_))
+    return f"{name} of {', '.join(inner)}" if inner else name
 
 
 def _lines(plugin: Plugin, *, whole: bool) -> list[str]:
@@ -101,7 +117,7 @@ def _lines(plugin: Plugin, *, whole: bool) -> list[str]:
     lines = [head, *([f"  {printable(plugin.help)}"] if plugin.help else [])]
     if whole:
         for setting in plugin.settings:
-            default = "needed" if setting.default is None else f"default {setting.default}"
+            default = {None: "needed", "None": "optional"}.get(setting.default, f"default {setting.default}")
             lines.append(f"  {setting.name:<22} {setting.type}, {default}: {printable(setting.help)}")
     elif plugin.settings:
         lines.append(f"  settings: {', '.join(setting.name for setting in plugin.settings)}")

@@ -39,6 +39,20 @@ def test_one_is_shown_with_the_help_of_each_setting(capsys):
     assert "default info: the level of the lines" in out
 
 
+def test_the_types_of_settings_are_told_without_what_only_python_knows(capsys):
+    lines = []
+    for name in ("forward", "file", "command"):
+        assert main(["plugins", name]) == 0
+        lines += [line.strip() for line in capsys.readouterr().out.splitlines()]
+    said = {line.split()[0]: line.split(maxsplit=1)[1].partition(":")[0] for line in lines if line}
+    assert said["verification_token"] == "Secret, optional"
+    assert said["ca_file"] == "Path, optional"
+    assert said["fsync"] == '"batch" or "always" or "never" or bool, default batch'
+    assert said["rotate_bytes"] == "int, optional"
+    assert said["program"] == "tuple of str, needed"
+    assert said["environment"] == "dict of str, str, optional"
+
+
 def test_one_that_is_not_there_is_said_to_be_none(capsys):
     assert main(["plugins", "nobody\x1b"]) == 78
     assert "no handler nobody\\u001b is installed" in capsys.readouterr().err

@@ -210,3 +210,19 @@ async def test_a_broken_plug_in_is_named_with_its_traceback_and_run_refuses_it(d
         assert name in {"built", "yields"} or (
             shown.returncode == 78 and told in shown.stdout and "file" in shown.stdout
         )
+
+
+@pytest.mark.parametrize("name", BROKEN)
+async def test_a_broken_plug_in_that_a_reload_brings_changes_nothing(simulator, daemon, name):
+    source, _ = BROKEN[name]
+    install(daemon, {name: source}, head="")
+    broken, daemon.handlers = daemon.handlers, HEALTHY.format(folder=daemon.folder)
+    await daemon.start().wait_live()
+    daemon.handlers = broken
+    daemon.write_config()
+    done = await daemon.run("reload")
+    assert done.returncode == 78, done.stderr
+    assert f"handlers.{name}: " in done.stderr
+    uuid = simulator.emit_sample("post.added")
+    await daemon.events.wait([uuid])
+    assert await daemon.stop() == 0

@@ -52,7 +52,9 @@ async def test_it_shows_events_until_ctrl_c_and_leaves_nothing_behind(simulator,
     assert await asyncio.to_thread(process.wait, 15) == 0
     assert left_in(tmp_path) == []
     assert simulator.state.subscriptions == {}, "the session is over, and its subscription with it"
-    assert "closed" in process.stderr.read()
+    said = process.stderr.read()
+    assert "closed" in said
+    assert "warning" not in said
 
 
 async def test_it_ends_once_nobody_reads_and_leaves_nothing_behind(simulator, daemon, listen, tmp_path):
