@@ -23,6 +23,7 @@ import receiving
 import sinks
 import stage
 import watching
+import webhooks
 from stage import type_of_row
 
 RESULTS = Path(__file__).parent / "results"
@@ -53,6 +54,7 @@ def parts(rounds: int, events: int) -> Mapping[str, Callable[[], list[type_of_ro
         "memory": lambda: [*receiving.idle("websocket"), *receiving.idle("pubnub")],
         "starting": lambda: receiving.starting(rounds, 1_000_000),
         "pubnub": lambda: [*receiving.over_pubnub(few, events // 3), *receiving.decrypting(rounds)],
+        "webhooks": lambda: webhooks.posts(rounds, events // 2),
         "subscriptions": lambda: receiving.many_subscriptions(50, 1, 10_000),
         "handlers": lambda: [
             *handlers.large_journal(1_000_000),

@@ -21,8 +21,8 @@ from rc_push.handlers import LoadedHandler
 from rc_push.journal import Journal
 from rc_push.receive import Receiver, ReceiverStatistics
 from rc_push.rest import Account
-from rc_push.transports import LinkTransport
-from rc_push.transports.rotation import RotatingTransport
+from rc_push.transports import LinkTransport, Transport
+from rc_push.transports.ways import Ways
 from rc_push.transports.websocket import WebSocketTransport
 
 log = structlog.get_logger()
@@ -85,6 +85,7 @@ class Crew:
         self._journal = journal
         self._ends_subscriptions = ends_subscriptions
         self._on_change = on_change
+        self._ways = Ways(journal, transport_for)
         self._accounts: dict[str, Member[Account]] = {}
         self._receivers: dict[str, Member[Receiver]] = {}
         self._handlers: dict[str, Member[type_of_handler]] = {}
@@ -245,7 +246,8 @@ class Crew:
             self._accounts[name] = recruits.accounts.pop(name)
         for name in config.subscriptions.keys() & changes.subscriptions:
             subscription = config.subscriptions[name]
-            transport = transport_for(config, subscription, self._accounts[subscription.account].part)
+            account = self._accounts[subscription.account].part
+            transport = await self._ways.transport_for(config, subscription, account)
             self._receivers[name] = Member(self._receiver(subscription, transport))
             self._ended.pop(name, None)
             self._begin_receiver(self._receivers[name])
@@ -253,10 +255,10 @@ class Crew:
             del self._receivers[name]
             self._ended.pop(name, None)
 
-    def _receiver(self, subscription: SubscriptionConfig, transport: LinkTransport) -> Receiver:
+    def _receiver(self, subscription: SubscriptionConfig, transport: Transport) -> Receiver:
         return Receiver(
             subscription.name,
-            RotatingTransport(subscription.name, transport),
+            transport,
             self._journal,
             account=subscription.account,
             ends_subscription=self._ends_subscriptions,

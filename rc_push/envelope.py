@@ -105,7 +105,7 @@ class Envelope(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def transport(self) -> str:
-        """How it came: `websocket` or `pubnub`."""
+        """How it came: `websocket`, `pubnub` or `webhook`."""
         return self.source.transport
 
     @property

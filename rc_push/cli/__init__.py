@@ -40,6 +40,7 @@ COMMANDS = {
     "gaps": "rc_push.cli.journal:gaps",
     "unreadable": "rc_push.cli.journal:unreadable",
     "journal": "rc_push.cli.journal_tools:journal",
+    "webhooks": "rc_push.cli.webhooks:webhooks",
     "version": "rc_push.cli.version:version",
 }
 

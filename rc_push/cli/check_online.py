@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 CONFIRMED_WITHIN_S = 60.0
 
 
-class _Glance:
+class Glance:
     """Lets an account use a live access token of the daemon, and keeps what a login gives to itself."""
 
     def __init__(self, config: Config) -> None:
@@ -75,7 +75,7 @@ async def _collect(config: Config) -> list[Finding]:
 
 async def _check_account(config: Config, name: str) -> AsyncIterator[Finding]:
     key = f"accounts.{name}"
-    glance = _Glance(config)
+    glance = Glance(config)
     async with Account(config.accounts[name], config.network, glance) as account:
         try:
             await account.access_token()
@@ -93,6 +93,13 @@ async def _check_account(config: Config, name: str) -> AsyncIterator[Finding]:
 async def _check_subscription(config: Config, subscription: SubscriptionConfig, account: Account) -> Finding:
     """Subscribe beside the daemon, which does not notice."""
     key = f"subscriptions.{subscription.name}"
+    if subscription.transport == "webhook":
+        from rc_push.cli.check_webhook import check_webhook
+
+        try:
+            return await check_webhook(config, subscription, account)
+        except RcPushError as exc:
+            return _problem(key, exc)
     transport = transport_for(config, subscription, account)
     try:
         async with (

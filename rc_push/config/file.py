@@ -50,6 +50,7 @@ from rc_push.config.values import (
     split_url,
     text_from_source,
 )
+from rc_push.config.webhook import look_at_webhook
 from rc_push.config.where import look_at_where
 from rc_push.config.words import SHOWN_MAX_LENGTH, Key, dotted, found_url, kind_of, listed, nearest, short
 from rc_push.errors import ConfigError, Problem
@@ -302,6 +303,9 @@ class _Reading:
         for event_filter in subscription.event_filters:
             if not re.fullmatch(r"/\S+", event_filter):
                 self._complain((*key, "event_filters"), short(event_filter), f"begin it with /, {example}")
+        for part, mistake in look_at_webhook(subscription):
+            if part not in raw or part in values:  # else it is told already
+                self._complain((*key, part), mistake.found, mistake.remedy)
         return subscription
 
     def _handler(self, name: str, raw: dict[str, Any]) -> HandlerConfig:

@@ -13,9 +13,10 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-TRANSPORTS = ("websocket", "pubnub")
+TRANSPORTS = ("websocket", "pubnub", "webhook")
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 DEFAULT_SERVER = "https://platform.ringcentral.com"
+EXAMPLE_LISTEN = "127.0.0.1:8443"
 # The account `main` of a file without [accounts]; $RC_SERVER_URL is its server.
 FROM_ENVIRONMENT = {
     "client_id": {"env": "RC_APP_CLIENT_ID"},
@@ -85,6 +86,26 @@ class SubscriptionConfig(msgspec.Struct, frozen=True):
         tuple[str, ...],
         _option("which events: RingCentral's event filters", example=["/team-messaging/v1/posts"], active=True),
     ] = ()
+    address: Annotated[
+        str | None, _option("webhook: what RingCentral posts to", example="https://events.example.com/rc-push")
+    ] = None
+    listen: Annotated[
+        str | None,
+        _option("webhook: where the daemon takes the posts, host:port or unix:/path", example=EXAMPLE_LISTEN),
+    ] = None
+    certificate: Annotated[
+        Path | None, _option("webhook without a TLS proxy: the chain, as PEM", example="/etc/rc-push/chain.pem")
+    ] = None
+    key: Annotated[
+        Path | None, _option("webhook without a TLS proxy: the private key, as PEM", example="/etc/rc-push/key.pem")
+    ] = None
+    trusted_proxies: Annotated[
+        tuple[str, ...],
+        _option("webhook: proxies whose X-Forwarded-For is believed", example=["127.0.0.1", "unix"]),
+    ] = ()
+    expires_in_days: Annotated[
+        float, _option("webhook: what RingCentral is asked for at each renewal, in days", low=0.01, high=3650)
+    ] = 7.0
 
 
 class RetryConfig(msgspec.Struct, frozen=True):

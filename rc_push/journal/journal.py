@@ -131,6 +131,15 @@ class Journal:
         """Keep the OAuth session of *account*."""
         await self._write(lambda store: store.save_oauth_session(account, session))
 
+    async def load_webhook(self, subscription: str) -> bytes | None:
+        """Return what is kept of the webhook of *subscription*."""
+        state: bytes | None = await self._write(lambda store: store.webhook(subscription))
+        return state
+
+    async def save_webhook(self, subscription: str, state: bytes) -> None:
+        """Keep the webhook of *subscription*."""
+        await self._write(lambda store: store.save_webhook(subscription, state))
+
     async def register_handler(self, name: str, since_ms: int | None = None) -> Registered:
         """Return where the handler *name* stands; one that is new begins with what was received since *since_ms*.
 

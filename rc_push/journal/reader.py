@@ -143,6 +143,10 @@ class Reader:
         row = next(self._query("SELECT session FROM oauth_sessions WHERE account = ?", (account,)), None)
         return bytes(row[0]) if row else None
 
+    def webhooks(self) -> dict[str, bytes]:
+        """Return what is kept of webhooks, by our subscriptions' names. It holds tokens."""
+        return {row[0]: bytes(row[1]) for row in self._query("SELECT subscription, state FROM webhooks")}
+
     def tallies(self) -> list[Tally]:
         """Return the counts of every subscription."""
         rows = self._query("SELECT name, received, stored, duplicate, unreadable FROM subscriptions ORDER BY name")

@@ -198,6 +198,19 @@ class Store:
             (account, session),
         )
 
+    def webhook(self, subscription: str) -> bytes | None:
+        """Return what is kept of the webhook of *subscription*."""
+        row = self._db.execute("SELECT state FROM webhooks WHERE subscription = ?", (subscription,)).fetchone()
+        return bytes(row[0]) if row else None
+
+    def save_webhook(self, subscription: str, state: bytes) -> None:
+        """Keep the webhook of *subscription*."""
+        self._db.execute(
+            "INSERT INTO webhooks (subscription, state) VALUES (?,?)"
+            " ON CONFLICT (subscription) DO UPDATE SET state = excluded.state",
+            (subscription, state),
+        )
+
     def positions_before(self, since_ms: int, until_ms: int | None) -> tuple[int, int]:
         """Return `position_before` of both instants; the head where *until_ms* is None."""
         until = self.head() if until_ms is None else position_before(self._db, until_ms)

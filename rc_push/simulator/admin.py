@@ -22,6 +22,7 @@ from rc_push.simulator.faults import (
     fault_from,
 )
 from rc_push.simulator.state import World
+from rc_push.simulator.subscriptions import transport_type_of
 
 ROOT = "/simulator"
 
@@ -118,12 +119,17 @@ class Admin:
             "subscriptions": [
                 {
                     "id": entry.id,
-                    "transportType": "PubNub" if entry.delivery else "WebSocket",
+                    "transportType": transport_type_of(entry),
                     "eventFilters": entry.event_filters,
                     "disabledFilters": entry.disabled,
                 }
                 for entry in world.subscriptions.values()
             ],
+            "webhooks": {
+                entry.id: entry.webhook.to_dict(with_events=with_events)
+                for entry in [*world.subscriptions.values(), *world.past_webhooks]
+                if entry.webhook
+            },
             "channels": world.channels.to_list(),
             "calls": {endpoint: [asdict(call) for call in calls] for endpoint, calls in world.calls.items()},
             "limitsHit": world.limits.hits,

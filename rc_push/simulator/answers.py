@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -49,11 +50,15 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Status, JSON body (None = none) and the headers that are more than usual."""
+    """Status, JSON body (None = none) and the headers that are more than usual.
+
+    *later* gives the true answer, where that takes a look at somebody else first; it raises Refused.
+    """
 
     status: int
     body: Any = None
     headers: dict[str, str] = field(default_factory=dict)
+    later: Callable[[], Awaitable[Answer]] | None = None
 
     def content(self) -> bytes:
         """Return the body's bytes."""

@@ -1,4 +1,4 @@
-"""How does an event reach the subscribers? From one event, or from a number of them, to gateway sessions and PubNub.
+"""How does an event reach the subscribers? From one event, or from a number of them, to sessions, PubNub and webhooks.
 
 Knows which subscription matches, what is recorded, and what faults do to notifications; knows no socket.
 """
@@ -19,13 +19,14 @@ from rc_push.simulator.people import EXTENSION_ID
 from rc_push.simulator.pubnub import Delivery
 from rc_push.simulator.samples import POSTS
 from rc_push.simulator.state import GatewaySession, Subscription, World
+from rc_push.simulator.webhooks import Webhook
 
 # Notifications between two looks at the transport's buffer: one large write costs a fraction of many small ones.
 CHUNK = 256
 # How long a notification is held back for one that could overtake it, in real seconds.
 REORDER_WAIT_S = 0.5
 
-Outlet = GatewaySession | Delivery
+Outlet = GatewaySession | Delivery | Webhook
 
 
 class Event(msgspec.Struct, forbid_unknown_fields=True):
@@ -109,11 +110,13 @@ class Emitter:
         return uuids
 
     async def _wait_room(self, event: str) -> int:
-        """Wait for the readers of PubNub's short queues, where the knob says so; return for how many there is room."""
+        """Wait for webhooks, and for readers of PubNub's short queues, where the knob says so; return the room."""
         world, rooms = self._world, [CHUNK]
         if world.knobs.pubnub_paces and any(entry.delivery for entry in world.subscriptions.values()):
             deliveries = [target.outlet for target in self._targets(event) if isinstance(target.outlet, Delivery)]
             rooms += [room for delivery in deliveries if (room := await delivery.wait_room()) is not None]
+        webhooks = [entry.webhook for entry in world.subscriptions.values() if entry.webhook]
+        rooms += [await webhook.wait_room() for webhook in webhooks]
         return min(rooms)
 
     def _targets(self, event: str) -> list[_Target]:
@@ -122,8 +125,9 @@ class Emitter:
         for subscription in self._world.subscriptions.values():
             uri = filters.expanded(event, subscription.user)
             hits = sum(filters.matches(event_filter, uri) for event_filter in subscription.expanded)
-            outlet = subscription.gateway or subscription.delivery
-            if hits and outlet:
+            outlet = subscription.gateway or subscription.delivery or subscription.webhook
+            is_ended = isinstance(outlet, Webhook) and outlet.ended_at_ms is not None
+            if hits and outlet and not is_ended:
                 target = _Target(outlet, subscription.id, _template(uri, subscription))
                 targets += [target] * (hits if each else 1)
         return targets
@@ -155,6 +159,8 @@ class Emitter:
     def _publish(self, outlet: Outlet, payload: bytes, uuid: str) -> None:
         if isinstance(outlet, GatewaySession):
             self._send(outlet, payload, uuid)
+        elif isinstance(outlet, Webhook):
+            outlet.publish(payload, uuid)
         else:
             outlet.publish(payload)
 
@@ -183,6 +189,8 @@ class Emitter:
     def _inject_garbage(self, outlet: Outlet) -> bool:
         """Let garbage come first, if some waits for a transport of this kind; say whether it comes instead."""
         faults = self._world.faults
+        if isinstance(outlet, Webhook):
+            return False
         if isinstance(outlet, Delivery):
             spoiling = faults.take(PubNubGarbage)
             if spoiling:

@@ -122,6 +122,33 @@ class Rotate(Fault, tag="rotate"):
         return (self.what,) if isinstance(self.what, str) else self.what
 
 
+# ------------------------------------------------------------------------------------------------------ of webhooks
+
+
+class WebhookNoToken(Fault, tag="webhook-no-token"):
+    """The next post has no verification token."""
+
+
+class WebhookWrongToken(Fault, tag="webhook-wrong-token"):
+    """The next post has a verification token that is not the subscription's."""
+
+
+class WebhookSlowBody(Fault, tag="webhook-slow-body"):
+    """The body of the next post takes *delayS* real seconds."""
+
+    delay_s: Annotated[float, AT_LEAST_0] = 1.0
+
+
+class WebhookReplay(Fault, tag="webhook-replay"):
+    """The next post comes twice, one after the other."""
+
+
+class WebhookStorm(Fault, tag="webhook-storm"):
+    """The next post comes *count* times more, as many at the same time as there is room for."""
+
+    count: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 1000
+
+
 # ------------------------------------------------------------------------------------------------ of OAuth and REST
 
 
@@ -182,6 +209,11 @@ AnyFault = (
     | PubNubError
     | PubNubGarbage
     | Rotate
+    | WebhookNoToken
+    | WebhookWrongToken
+    | WebhookSlowBody
+    | WebhookReplay
+    | WebhookStorm
     | ExpireToken
     | RevokeSession
     | LoseSubscription

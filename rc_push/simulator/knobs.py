@@ -19,6 +19,7 @@ ALL_PERMISSIONS = (
     "ReadMessages",
     "SubscriptionPubNub",
     "SubscriptionWebSocket",
+    "SubscriptionWebhook",
     "TeamMessaging",
     "WebSocket",
 )
@@ -92,6 +93,20 @@ class Knobs(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     pubnub_queue_size: Count = 100
     pubnub_queue_s: Seconds = 1200.0  # "up to 20 minutes"; older pages say 12 to 16, or 5
     pubnub_paces: bool = True  # not RingCentral's: events by the count wait for a reader whose queue is full
+
+    # Webhooks: chapter 6
+    webhook_life_s: Seconds = 604_800.0  # where nothing is asked for: 7 days have been seen
+    webhook_answer_s: Annotated[float, msgspec.Meta(gt=0)] = 3.0  # real seconds; older pages say 1
+    webhook_answer_bytes: Count = 1024
+    webhook_https: Literal["not-loopback", "always"] = "not-loopback"  # not RingCentral's: http on this machine
+    webhook_ca_file: str = ""  # who signs certificates, as PEM; else the system's authorities
+    webhook_token_header: Literal["verification", "validation", "both"] = "both"  # noqa: S105 - 6: both are documented
+    webhook_validates_renewals: bool = False  # 6: no page says so
+    webhook_retries: Count = 0  # 11.14: how often a post that failed comes again
+    webhook_retry_s: Seconds = 10.0
+    webhook_blacklist_s: Seconds = 600.0  # 11.14: "after about 10 minutes of failure"
+    webhook_ended_status: Literal["Blacklisted", "Suspended"] = "Blacklisted"  # 3.2: the second in spec21 only
+    webhook_reactivate_s: Seconds = 0.0  # 11.14: 900 has been seen; 0 = "permanently"
 
     def turn(self, changes: Mapping[str, Any]) -> None:
         """Set the knobs named in *changes*; values may be text. Raises ValueError, and then changes nothing."""

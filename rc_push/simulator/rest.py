@@ -85,13 +85,29 @@ OPERATIONS = (
 
 
 def answer(world: World, call: Call) -> Answer:
-    """Do what *call* asks, and record it. Raises nothing: a refusal is an answer."""
+    """Do what *call* asks, and record it. Raises nothing: a refusal is an answer. Over HTTPS: `whole_answer`."""
     world.expire()
     operation = _operation_of(call)
     try:
         said = _answer(world, call, operation)
     except Refused as refused:
         said = refused.answer
+    return said if said.later else _recorded(world, call, operation, said)
+
+
+async def whole_answer(world: World, call: Call) -> Answer:
+    """Do what *call* asks, also where that takes a while, and record it."""
+    said = answer(world, call)
+    if said.later is None:
+        return said
+    try:
+        said = await said.later()
+    except Refused as refused:
+        said = refused.answer
+    return _recorded(world, call, _operation_of(call), said)
+
+
+def _recorded(world: World, call: Call, operation: Operation | None, said: Answer) -> Answer:
     endpoint = f"{call.method} {operation.path if operation else call.path}"
     record = CallRecord(world.clock.iso(), said.status, operation.group if operation else "", call.via)
     world.calls.setdefault(endpoint, []).append(record)
@@ -144,7 +160,7 @@ def routes(world: World) -> list[Route]:
         if delay:
             await wait(world, delay)
         query, headers = dict(request.query_params), dict(request.headers)
-        said = answer(world, Call(request.method, request.url.path, body, query, headers))
+        said = await whole_answer(world, Call(request.method, request.url.path, body, query, headers))
         headers = {"Server": "nginx", "Date": formatdate(usegmt=True)} | said.headers
         return Response(said.content(), said.status, headers, "application/json")
 

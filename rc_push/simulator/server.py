@@ -111,6 +111,8 @@ class Simulator:
             await stack.enter_async_context(Gateway(self.state, self._host))
             await stack.enter_async_context(_http(self._app, listener))
             stack.callback(self.state.channels.close)
+            stack.push_async_callback(self.state.sender.close)
+            stack.callback(self.state.stop_webhooks)
             stack.callback(self.state.release)
             self._stack = stack.pop_all()
         return self

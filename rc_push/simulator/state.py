@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
+from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -19,12 +20,14 @@ from rc_push.protocol.wsg import Limits, ServerSession
 from rc_push.simulator.channels import Channels
 from rc_push.simulator.clock import Clock
 from rc_push.simulator.faults import ConnectionFault, Faults
+from rc_push.simulator.filters import REMINDER
 from rc_push.simulator.knobs import Knobs
 from rc_push.simulator.limits import RateLimits
 from rc_push.simulator.people import App, User
 from rc_push.simulator.pubnub import Delivery, new_subscriber_key
 from rc_push.simulator.tokens import OAuthSession, Tokens
 from rc_push.simulator.uuids import Uuids
+from rc_push.simulator.webhooks import Sender, Webhook
 
 # A WebSocket subscription is told to live this long, and is renewed as long as its session lives (protocol.md 4.5).
 SUBSCRIPTION_S = 86_400.0
@@ -75,7 +78,7 @@ class Link(Protocol):
 class Subscription:
     """A subscription: *event_filters* and *disabled* as they are told, *expanded* as they are matched.
 
-    It has either a session of the *gateway* to deliver to or, over PubNub, a *delivery*, and then a life of its own.
+    It has a session of the *gateway* to deliver to or, with a life of its own, a *delivery* over PubNub or a *webhook*.
     """
 
     user: User
@@ -85,6 +88,7 @@ class Subscription:
     created_at: str
     gateway: GatewaySession | None = None
     delivery: Delivery | None = None
+    webhook: Webhook | None = None
     oauth: OAuthSession | None = None
     expires_at: float = math.inf
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
@@ -131,10 +135,13 @@ class World:
         self.faults = Faults(clock)
         self.uuids = Uuids(clock, knobs)
         self.channels = Channels(clock, knobs)
+        self.sender = Sender(clock, knobs, self.faults)
         self.subscriber_key = new_subscriber_key()
         self.secret_key = f"sec-c-{secrets.token_urlsafe(32)}"
         self.subscriptions: dict[str, Subscription] = {}
         self.expired_subscriptions: set[str] = set()
+        # Webhooks that are deleted or expired: what was posted to them is of interest yet.
+        self.past_webhooks: list[Subscription] = []
         self.sessions: dict[str, GatewaySession] = {}
         # session id → OAuth session id of gateway sessions that are over
         self.ended_sessions: dict[str, str] = {}
@@ -204,6 +211,36 @@ class World:
             self.unsubscribe(session)
         return len(sessions)
 
+    def remind(self, subscription: Subscription) -> None:
+        """Post reminders for *subscription* where it has asked for them."""
+        for event_filter in subscription.event_filters:
+            if REMINDER.match(event_filter):
+                self.spawn(self._remind(subscription, event_filter))
+
+    async def _remind(self, subscription: Subscription, event_filter: str) -> None:
+        """Post one every *interval* seconds once *threshold* are left; both are RingCentral's seconds."""
+        numbers = dict(parse_qsl(event_filter.partition("?")[2]))
+        threshold_s, interval_s = (self.clock.scaled_s(float(numbers[name])) for name in ("threshold", "interval"))
+        while self.subscriptions.get(subscription.id) is subscription and subscription.webhook:
+            left_s = subscription.expires_at - self.clock.now()
+            if left_s > threshold_s:
+                await asyncio.sleep(left_s - threshold_s)
+                continue
+            (uuid_,) = self.uuids.take(1)
+            self.emitted.setdefault(subscription.id, []).append((uuid_, self.clock.wall_ms()))
+            self.emitted_count += 1
+            payload = {
+                "uuid": uuid_,
+                "event": event_filter,
+                "timestamp": self.clock.iso(),
+                "subscriptionId": subscription.id,
+                "ownerId": subscription.user.extension_id,
+                "body": {"expiresIn": max(0, round(left_s))},
+            }
+            subscription.webhook.publish(msgspec.json.encode(payload), uuid_)
+            subscription.webhook.flush()
+            await asyncio.sleep(interval_s)
+
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run *work* beside everything else, until it is done or `reset`."""
         task = asyncio.create_task(work)
@@ -218,6 +255,7 @@ class World:
             self.end_session(session)
         for link in list(self.links):
             link.abort("reset")
+        self.stop_webhooks()
         self.subscriptions.clear()
         self.expired_subscriptions.clear()
         self.channels.clear()
@@ -228,6 +266,18 @@ class World:
         for held in (self.ended_sessions, self.traffic, self.calls, self.emitted, self.withheld):
             held.clear()
         self.emitted_count = 0
+
+    def stop_webhooks(self) -> None:
+        """Post nothing any more."""
+        for entry in self.subscriptions.values():
+            self.stop_webhook(entry)
+        self.past_webhooks.clear()
+
+    def stop_webhook(self, entry: Subscription) -> None:
+        """Post nothing any more for *entry*, which is over."""
+        if entry.webhook:
+            entry.webhook.stop()
+            self.past_webhooks.append(entry)
 
     def release(self) -> None:
         """Let go of hanging calls and of all that runs beside."""
@@ -250,6 +300,7 @@ class World:
         """Stop delivering, in silence."""
         for entry in entries:
             del self.subscriptions[entry.id]
+            self.stop_webhook(entry)
             self.expired_subscriptions.add(entry.id)
 
     def _gateway_limits(self) -> Limits:

@@ -1,11 +1,14 @@
 """What does RingCentral's subscription API do? The same functions over HTTPS and over the gateway (protocol.md 3).
 
-Knows two transports: WebSocket, where the gateway keeps a subscription alive, and PubNub, where the client does.
+A WebSocket subscription is kept alive by the gateway, one for PubNub or a webhook by the client.
 """
 
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from rc_push.simulator import filters
@@ -15,10 +18,18 @@ from rc_push.simulator.oauth import announced_s
 from rc_push.simulator.people import User
 from rc_push.simulator.pubnub import Delivery
 from rc_push.simulator.state import SUBSCRIPTION_S, Subscription, World
+from rc_push.simulator.webhooks import Webhook
 
 PATH = "/restapi/v1.0/subscription"
 # What the app needs for each transport (protocol.md 3.6).
-PERMISSIONS = {"WebSocket": "SubscriptionWebSocket", "PubNub": "SubscriptionPubNub"}
+PERMISSIONS = {
+    "WebSocket": "SubscriptionWebSocket",
+    "PubNub": "SubscriptionPubNub",
+    "WebHook": "SubscriptionWebhook",
+}
+# Ten years (protocol.md 3.1).
+WEBHOOK_LIFE_MAX_S = 315_360_000
+TOKEN_MAX_LENGTH = 1024
 
 
 def create(world: World, call: Call) -> Answer:
@@ -35,7 +46,12 @@ def create(world: World, call: Call) -> Answer:
         lifetime_s, is_encrypted = _lifetime_s(world, body), _is_encrypted(body["deliveryMode"])
         subscription.delivery = Delivery(world.channels, world.subscriber_key, is_encrypted=is_encrypted)
         subscription.expires_at = world.clock.now() + lifetime_s
+    if transport_type == "WebHook":
+        subscription.webhook = _webhook(world, call, body["deliveryMode"])
+        subscription.expires_at = world.clock.now() + _webhook_life_s(world, body)
     _set_filters(world, subscription, event_filters)
+    if subscription.webhook:
+        return Answer(200, later=partial(_create_webhook, world, call, subscription))
     if session:
         world.subscribe(session, subscription)
     else:
@@ -59,20 +75,29 @@ def read(world: World, call: Call) -> Answer:
 def update(world: World, call: Call) -> Answer:
     """Change the event filters; a body without any only renews. The delivery mode cannot change."""
     subscription, body = _found(world, call), call.json()
-    if subscription.delivery is None and call.gateway is None:
+    if subscription.delivery is None and subscription.webhook is None and call.gateway is None:
         # undocumented: the code. The specification says only that WebSocket ones "cannot be updated via HTTP interface"
         raise invalid("deliveryMode.transportType")
-    if "eventFilters" in body:
-        _set_filters(world, subscription, _event_filters(body, subscription.user, world))
-    _extend(world, subscription, body)
-    return Answer(200, _info(world, call, subscription))
+    event_filters = _event_filters(body, subscription.user, world) if "eventFilters" in body else None
+
+    def change() -> Answer:
+        if event_filters is not None:
+            _set_filters(world, subscription, event_filters)
+        _extend(world, subscription, body)
+        return Answer(200, _info(world, call, subscription))
+
+    return _looked_at(world, subscription, change)
 
 
 def renew(world: World, call: Call) -> Answer:
     """Renew; a WebSocket subscription renews itself, so that nothing changes."""
     subscription = _found(world, call)
-    _extend(world, subscription, {})
-    return Answer(200, _info(world, call, subscription))
+
+    def change() -> Answer:
+        _extend(world, subscription, {})
+        return Answer(200, _info(world, call, subscription))
+
+    return _looked_at(world, subscription, change)
 
 
 def delete(world: World, call: Call) -> Answer:
@@ -82,7 +107,52 @@ def delete(world: World, call: Call) -> Answer:
         world.unsubscribe(subscription.gateway)
     else:
         del world.subscriptions[subscription.id]
+        world.stop_webhook(subscription)
     return Answer(204)
+
+
+def transport_type_of(subscription: Subscription) -> str:
+    """Return how its events are delivered."""
+    return "PubNub" if subscription.delivery else "WebHook" if subscription.webhook else "WebSocket"
+
+
+async def _create_webhook(world: World, call: Call, subscription: Subscription) -> Answer:
+    """Create it where somebody answers at its address."""
+    assert subscription.webhook is not None  # noqa: S101 - who calls says so
+    await subscription.webhook.validate()
+    world.subscriptions[subscription.id] = subscription
+    world.remind(subscription)
+    return Answer(200, _info(world, call, subscription))
+
+
+def _looked_at(world: World, subscription: Subscription, change: Callable[[], Answer]) -> Answer:
+    """Return what *change* does, at once, or after a look at the webhook where the knob says so."""
+    webhook = subscription.webhook
+    if webhook is None or not world.knobs.webhook_validates_renewals:
+        return change()
+
+    async def later() -> Answer:
+        await webhook.validate()
+        return change()
+
+    return Answer(200, later=later)
+
+
+def _webhook(world: World, call: Call, mode: dict[str, Any]) -> Webhook:
+    """Return where *mode* wants events to be posted. Raises Refused."""
+    address, token = mode.get("address"), mode.get("verificationToken", "")
+    if call.gateway or not isinstance(address, str) or not re.fullmatch(r"https?://[^/\s@]+(/\S*)?", address):
+        raise invalid("deliveryMode.address")
+    if not isinstance(token, str) or len(token) > TOKEN_MAX_LENGTH or not token.isascii() or not token.isprintable():
+        raise invalid("deliveryMode.verificationToken")
+    return Webhook(world.sender, address, token)
+
+
+def _webhook_life_s(world: World, body: dict[str, Any]) -> int:
+    asked_s = body.get("expiresIn")
+    if asked_s is not None and (type(asked_s) is not int or not 1 <= asked_s <= WEBHOOK_LIFE_MAX_S):
+        raise invalid("expiresIn")
+    return world.clock.whole_s(asked_s or world.knobs.webhook_life_s)
 
 
 def _user(call: Call) -> User:
@@ -125,7 +195,10 @@ def _is_encrypted(mode: dict[str, Any]) -> bool:
 
 
 def _extend(world: World, subscription: Subscription, body: dict[str, Any]) -> None:
-    """Let a PubNub subscription live on; a fault may change where and how it delivers."""
+    """Let a subscription live on that needs it; a fault may change where and how PubNub delivers."""
+    if subscription.webhook:
+        subscription.expires_at = world.clock.now() + _webhook_life_s(world, body)
+        return
     if subscription.delivery is None:
         return
     subscription.expires_at = world.clock.now() + _lifetime_s(world, body)
@@ -183,7 +256,7 @@ def _set_filters(world: World, subscription: Subscription, event_filters: list[s
 def _info(world: World, call: Call, subscription: Subscription) -> dict[str, Any]:
     delivery = subscription.delivery
     left_s = subscription.expires_at - world.clock.now()
-    lifetime_s = math.ceil(left_s) if delivery else world.clock.whole_s(SUBSCRIPTION_S)
+    lifetime_s = world.clock.whole_s(SUBSCRIPTION_S) if left_s == math.inf else math.ceil(left_s)
     info: dict[str, Any] = {
         "uri": _uri(world, call, f"{PATH}/{subscription.id}"),
         "id": subscription.id,
@@ -192,8 +265,12 @@ def _info(world: World, call: Call, subscription: Subscription) -> dict[str, Any
         "eventFilters": subscription.event_filters,
         "expirationTime": world.clock.iso(lifetime_s),
         "expiresIn": announced_s(lifetime_s),
-        "deliveryMode": delivery.mode() if delivery else {"transportType": "WebSocket", "encryption": False},
+        "deliveryMode": {"transportType": "WebSocket", "encryption": False},
     }
+    if outlet := delivery or subscription.webhook:
+        info["deliveryMode"] = outlet.mode()
+    if subscription.webhook:
+        info |= subscription.webhook.status()
     if delivery and world.knobs.pubnub_secret_key:
         info["deliveryMode"]["secretKey"] = world.secret_key
     if subscription.disabled:

@@ -196,6 +196,8 @@ class Daemon:
         await self._insist(journal.prove)
         await self._insist(lambda: journal.save_session("main", b"tokens"))
         assert await self._insist(lambda: journal.load_session("main")) == b"tokens"
+        await self._insist(lambda: journal.save_webhook("team", b"{}"))
+        assert await self._insist(lambda: journal.load_webhook("team")) == b"{}"
         await self._insist(lambda: self.look(parked_rows))
         await self._insist(lambda: picky.drop([1]))
         self.handlers["picky"].takes_all = True

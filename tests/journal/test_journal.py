@@ -119,12 +119,14 @@ async def test_the_state_of_loops_and_accounts_is_kept(tmp_path):
         assert await journal.load_session("main") is None
         await journal.append(Batch("team", [envelope(1)], cursor=cursor))
         await journal.save_session("main", b"tokens")
+        await journal.save_webhook("team", b"token")
         assert await journal.register_handler("file") == Registered(1, is_paused=False)
         await journal.save_progress("file", Advance(7, unfinished={1: PARKED}))
         await journal.change_progress(lambda rows: rows.pause("file", is_paused=True))
     async with Journal(path) as journal:
         assert await journal.cursor("team") == cursor
         assert await journal.load_session("main") == b"tokens"
+        assert await journal.load_webhook("team") == b"token"
         assert await journal.register_handler("file") == Registered(7, is_paused=True)
         assert await journal.prune(1 << 60) == 0, "the one event is parked"
 

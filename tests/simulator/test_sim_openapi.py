@@ -12,6 +12,8 @@ import pytest
 import requests
 from sim_client import POSTS, SUBSCRIPTION
 
+from rc_push.simulator.webhooks import Webhook
+
 SPEC = Path(__file__).resolve().parents[2] / ".." / "shared" / "openapi-excerpt.json"
 MODE = {"transportType": "WebSocket"}
 EXTENSION = "/restapi/v1.0/account/~/extension/~"
@@ -203,6 +205,27 @@ async def test_refusals_of_pubnub_subscriptions(client, sim, clock, check):
     check(await client.call("POST", SUBSCRIPTION, json=body | {"expiresIn": 0}), 400)
     sim.state.knobs.turn({"permissions": ""})
     check(await client.call("POST", SUBSCRIPTION, json=body), 403)
+
+
+async def test_webhook_subscriptions(client, sim, check, monkeypatch):
+    async def nothing(_: Webhook) -> None:
+        """Take the address for good."""
+
+    monkeypatch.setattr(Webhook, "validate", nothing)
+    await client.login()
+    mode = {"transportType": "WebHook", "address": "https://example.com/hook", "verificationToken": "x"}
+    body = {"eventFilters": [POSTS], "deliveryMode": mode, "expiresIn": 3600}
+    subscription_id = check(await client.call("POST", SUBSCRIPTION, json=body), 200)["id"]
+    path = f"{SUBSCRIPTION}/{subscription_id}"
+    check(await client.call("PUT", path, json={"eventFilters": [POSTS], "expiresIn": 60}), 200)
+    check(await client.call("POST", f"{path}/renew"), 200)
+    webhook = sim.state.subscriptions[subscription_id].webhook
+    assert webhook
+    webhook.end("I/O operation is failed. Details: [Read timed out]")
+    assert check(await client.call("GET", path), 200)["status"] == "Blacklisted"
+    assert check(await client.call("GET", SUBSCRIPTION), 200)["records"]
+    check(await client.call("DELETE", path), 204)
+    check(await client.call("GET", path), 404)
 
 
 async def test_subscriptions_over_the_gateway(client, contract):

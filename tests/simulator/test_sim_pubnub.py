@@ -143,7 +143,7 @@ async def test_a_changed_filter_forces_encryption_too_and_then_keeps_the_key(cli
         ({"deliveryMode": PLAIN | {"encryption": "maybe"}}, "deliveryMode.encryption"),
         ({"deliveryMode": PLAIN | {"encryption": []}}, "deliveryMode.encryption"),
         ({"deliveryMode": {"transportType": ["PubNub"]}}, "deliveryMode.transportType"),
-        ({"deliveryMode": {"transportType": "WebHook"}}, "deliveryMode.transportType"),
+        ({"deliveryMode": {"transportType": "RC/APNS"}}, "deliveryMode.transportType"),
         ({"deliveryMode": PLAIN, "expiresIn": 0}, "expiresIn"),
         ({"deliveryMode": PLAIN, "expiresIn": "900"}, "expiresIn"),
         ({"deliveryMode": PLAIN, "expiresIn": True}, "expiresIn"),

@@ -1,0 +1,136 @@
+"""The command that lists an account's webhook subscriptions, and says what would replace each."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rc_push.cli import Settings
+from rc_push.cli.show import printable
+from rc_push.errors import EXIT_OK, JournalError, RcPushError
+
+if TYPE_CHECKING:
+    from rc_push.config import Config
+    from rc_push.transports.webhook_subscription import WebhookInfo
+
+COLOURS = {"Active": "green", "Blacklisted": "red", "Suspended": "red"}
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per webhook.")
+@click.pass_obj
+def webhooks(settings: Settings, *, as_json: bool) -> int:
+    """List the accounts' webhook subscriptions, ours or not, with the lines for the file that would replace each."""
+    from rc_push.log import configure
+
+    config = settings.load()
+    configure(config.log)
+    return asyncio.run(_all_accounts(config, as_json=as_json))
+
+
+async def _all_accounts(config: Config, *, as_json: bool) -> int:
+    """Go through the accounts; one that fails does not keep the others from being shown."""
+    codes, ours, names = [EXIT_OK], _ours(config), set(config.subscriptions)
+    for account in config.accounts:
+        try:
+            found = await _listed(config, account)
+        except RcPushError as exc:
+            click.echo(f"rc-push: account {account}: {exc}", err=True)
+            codes.append(exc.exit_code)
+            continue
+        for info in found:
+            name = ours.get(info.id, "")
+            lines = list(_replacement(config, account, info, name, names))
+            _show(account, info, name, lines, as_json=as_json)
+    return max(codes)
+
+
+async def _listed(config: Config, name: str) -> list[WebhookInfo]:
+    """Return the webhooks of an account; a session that this has opened is ended."""
+    from rc_push.cli.check_online import Glance
+    from rc_push.rest import Account
+    from rc_push.transports.webhook_subscription import TRANSPORT_TYPE, listed
+
+    glance = Glance(config)
+    async with Account(config.accounts[name], config.network, glance) as account:
+        found = await listed(account)
+        if glance.has_logged_in:
+            await account.revoke()
+    return [info for info in found if info.delivery_mode.transport_type == TRANSPORT_TYPE]
+
+
+def _ours(config: Config) -> dict[str, str]:
+    """Return our subscriptions' names by RingCentral's ids, as the journal knows them."""
+    from rc_push.journal.reader import Reader
+    from rc_push.transports.webhook_state import state_from
+
+    try:
+        reader = Reader(config.journal.path)
+    except JournalError:  # no journal yet: nothing is ours
+        return {}
+    try:
+        states = reader.webhooks()
+    finally:
+        reader.close()
+    return {hook.id: name for name, saved in states.items() for hook in state_from(saved, name).hooks() if hook.id}
+
+
+def _replacement(config: Config, account: str, info: WebhookInfo, name: str, names: set[str]) -> Iterator[str]:
+    """Yield the lines of the file that would let its events come over a connection of the daemon's own."""
+    if name in config.subscriptions:
+        yield f"[subscriptions.{name}]"
+        yield 'transport = "websocket"   # in the place of "webhook"; leave address and listen until it has moved'
+        return
+    new = _name_for(info, names)
+    names.add(new)
+    yield f"[subscriptions.{new}]"
+    if len(config.accounts) > 1:
+        yield f"account = {json.dumps(account)}"
+    yield 'transport = "websocket"'
+    yield f"event_filters = {json.dumps(info.event_filters)}"
+
+
+def _name_for(info: WebhookInfo, names: set[str]) -> str:
+    """Return a name that the file does not have yet, after what the first event filter ends with."""
+    path = (info.event_filters or [""])[0].partition("?")[0].rstrip("/")
+    base = re.sub(r"[^A-Za-z0-9_-]", "", path.rpartition("/")[2]).lstrip("0123456789") or "events"
+    number, name = 1, base
+    while name in names:
+        number, name = number + 1, f"{base}-{number + 1}"
+    return name
+
+
+def _show(account: str, info: WebhookInfo, name: str, lines: list[str], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(_fields(account, info, name, lines)))
+        return
+    status = printable(info.status or "Active")
+    reason = printable(f" ({info.why_ended})") if info.is_ended else ""
+    whose = f"ours: {name}" if name else "not ours"
+    click.echo(
+        f"{account}  {click.style(status, fg=COLOURS.get(status))}{reason}  {printable(info.delivery_mode.address)}"
+        f"  until {printable(info.expiration_time) or 'unknown'}  {whose}"
+    )
+    click.echo(f"  {printable(info.id)}: {printable(', '.join(info.event_filters))}")
+    for line in lines:
+        click.echo(f"    {printable(line)}")
+
+
+def _fields(account: str, info: WebhookInfo, name: str, lines: list[str]) -> dict[str, Any]:
+    return {
+        "account": account,
+        "id": info.id,
+        "subscription": name or None,
+        "address": info.delivery_mode.address,
+        "eventFilters": info.event_filters,
+        "status": info.status,
+        "reason": info.blacklisted_data.reason or None,
+        "createdAt": info.creation_time or None,
+        "expiresAt": info.expiration_time or None,
+        "replacement": "\n".join(lines),
+    }

@@ -1,0 +1,119 @@
+"""What of a webhook subscription outlives the process? Its token above all: without it, nobody knows whose a post is.
+
+Kept beside the cursor, not in it: a token has to be stored before RingCentral is told of it, and while a subscription
+moves from one transport to another, the cursor is still the other's.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from rc_push.envelope import Cursor
+
+log = structlog.get_logger()
+
+NAME = "webhook"
+TOKEN_BYTES = 32
+
+
+class Store(Protocol):
+    """Where it is kept (`journal.Journal`)."""
+
+    async def load_webhook(self, subscription: str) -> bytes | None:
+        """Return what was saved last, or None."""
+        ...
+
+    async def save_webhook(self, subscription: str, state: bytes) -> None:
+        """Keep *state* durably."""
+        ...
+
+
+class Hook(msgspec.Struct, omit_defaults=True):
+    """One webhook subscription at RingCentral. *id* is empty as long as RingCentral has not said it.
+
+    *event_filters* are those that we asked for, *asked_at_ms* is when we began to ask for it.
+    """
+
+    token: str
+    address: str
+    id: str = ""
+    event_filters: list[str] = []
+    asked_at_ms: int = 0
+    expires_at_ms: int = 0
+
+    def __repr__(self) -> str:
+        """Hide the token."""
+        return f"Hook({self.id!r}, {self.address!r})"
+
+
+class State(msgspec.Struct, omit_defaults=True):
+    """The present one, and those that it has replaced, until RingCentral has deleted them."""
+
+    hook: Hook | None = None
+    past: list[Hook] = []
+
+    def hooks(self) -> Iterator[Hook]:
+        """Yield all, the present one first."""
+        if self.hook:
+            yield self.hook
+        yield from self.past
+
+
+class CursorState(msgspec.Struct, omit_defaults=True):
+    """What a cursor keeps. *heard_at_ms* is when RingCentral last reached us."""
+
+    subscription_id: str = ""
+    heard_at_ms: int = 0
+
+
+class Seen:
+    """How far we have seen: everything that was sent before *at_ms* is stored; None = there is no cursor yet."""
+
+    def __init__(self, cursor: Cursor | None, wall: Callable[[], float]) -> None:
+        self._wall = wall
+        # A clock that was put back must not hide what is missing.
+        self.at_ms = min(cursor.seen_at_ms, self.now_ms()) if cursor else None
+        known = _cursor_state_from(cursor.state) if cursor and cursor.transport == NAME else CursorState()
+        self.heard_at_ms = max(known.heard_at_ms, self.at_ms or 0)
+
+    def now_ms(self) -> int:
+        """Return the wall clock in ms since 1970 UTC."""
+        return round(self._wall() * 1000)
+
+    def move(self, at_ms: int) -> None:
+        """Move on to *at_ms*, never back, and never ahead of the clock."""
+        self.at_ms = min(max(self.at_ms or 0, at_ms), self.now_ms())
+
+    def cursor(self, subscription: str, subscription_id: str, *, is_clean: bool) -> Cursor:
+        """Return what the journal keeps of it."""
+        state = msgspec.json.encode(CursorState(subscription_id, self.heard_at_ms))
+        return Cursor(subscription, NAME, self.now_ms() if self.at_ms is None else self.at_ms, state, is_clean)
+
+
+def new_hook(address: str, event_filters: list[str], at_ms: int) -> Hook:
+    """Return one that nobody has asked for yet, with a token that nobody can guess."""
+    return Hook(secrets.token_urlsafe(TOKEN_BYTES), address, event_filters=event_filters, asked_at_ms=at_ms)
+
+
+def state_from(saved: bytes | None, subscription: str) -> State:
+    """Return what was saved; nothing where that cannot be read."""
+    if saved is None:
+        return State()
+    try:
+        return msgspec.json.decode(saved, type=State)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        log.warning("webhook_state_unusable", subscription=subscription)
+        return State()
+
+
+def _cursor_state_from(state: bytes) -> CursorState:
+    """Return what a cursor of ours keeps; nothing where that cannot be read."""
+    try:
+        return msgspec.json.decode(state, type=CursorState)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return CursorState()

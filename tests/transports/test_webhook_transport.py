@@ -1,0 +1,434 @@
+"""What does a webhook's link make of posts and of the subscription? Over loopback, against the simulator."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from webhook_world import Clock, Kept, Poster, config_for, linked, payload, wait_for
+
+from rc_push.config import AccountConfig, NetworkConfig, Secret
+from rc_push.envelope import Cursor
+from rc_push.errors import PermissionRefused, UnreachableError
+from rc_push.rest import Account
+from rc_push.simulator.knobs import Knobs
+from rc_push.simulator.server import Simulator
+from rc_push.transports import webhook_keeper
+from rc_push.transports.webhook import WebhookLink, WebhookTransport
+from rc_push.transports.webhook_server import WebhookServers
+
+SUBSCRIPTION = "/restapi/v1.0/subscription"
+ONE = f"{SUBSCRIPTION}/{{subscriptionId}}"
+REMINDER = "/restapi/v1.0/subscription/~?threshold=60&interval=15"
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def sim(clock) -> AsyncIterator[Simulator]:
+    async with Simulator(knobs=Knobs(rate_limits=False), now=clock.now) as simulator:
+        simulator.state.clock._wall = clock.wall
+        yield simulator
+
+
+@pytest.fixture
+def kept() -> Kept:
+    return Kept()
+
+
+@pytest.fixture
+async def account(sim, kept) -> AsyncIterator[Account]:
+    config = AccountConfig("main", sim.server, sim.client_id, Secret(sim.client_secret), Secret(sim.jwt))
+    async with Account(config, NetworkConfig(), kept) as opened:
+        yield opened
+
+
+@pytest.fixture
+def servers() -> WebhookServers:
+    return WebhookServers()
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture
+def make(account, kept, servers, port, clock) -> Callable[..., WebhookTransport]:
+    def make(*event_filters: str, **more: Any) -> WebhookTransport:
+        config = config_for(port, *event_filters, **more)
+        return WebhookTransport(config, account, kept, servers, look_every_s=0.05, wall=clock.wall)
+
+    return make
+
+
+@pytest.fixture
+async def poster(port) -> AsyncIterator[Poster]:
+    one = Poster(port)
+    yield one
+    await one.close()
+
+
+def calls(sim: Simulator, endpoint: str) -> list[int]:
+    return [call.status for call in sim.state.calls.get(endpoint, [])]
+
+
+def only(sim: Simulator) -> Any:
+    """Return the one subscription that is there."""
+    (subscription,) = sim.state.subscriptions.values()
+    return subscription
+
+
+async def first_cursor(transport: WebhookTransport) -> Cursor:
+    async with linked(transport) as reading, reading.pump():
+        await reading.until_live()
+    return reading.cursor
+
+
+# ------------------------------------------------------------------------------------------------------------- events
+
+
+async def test_a_subscription_is_created_and_its_events_arrive_once(sim, make):
+    async with linked(make()) as reading, reading.pump():
+        await reading.until_live()
+        assert reading.link.evidence.state == "live"
+        uuids = [sim.emit_sample("post.added") for _ in range(20)]
+        await reading.until(lambda reading: len(reading.uuids) >= 20)
+        await wait_for(lambda: len(only(sim).webhook.posted) == 20)
+    assert sorted(reading.uuids) == sorted(uuids)
+    assert {post.status for post in only(sim).webhook.posted} == {200}
+    assert {envelope.transport for batch in reading.batches for envelope in batch.envelopes} == {"webhook"}
+
+
+async def test_the_token_is_kept_before_ringcentral_knows_it(sim, make, kept):
+    async with linked(make()) as reading:
+        await reading.read_once()  # the moment of beginning: not yet stored
+        assert kept.webhooks == {}
+        async with reading.pump():
+            await reading.until_live()
+    assert only(sim).webhook.token == kept.token()
+    assert len(kept.token()) >= 32
+
+
+async def test_a_post_is_answered_only_when_the_batch_is_stored(make, kept, poster):
+    async with linked(make()) as reading:
+        async with reading.pump():
+            await reading.until_live()
+        poster.token = kept.token()
+        posting = asyncio.create_task(poster.post(payload("u-1")))
+        await reading.until(lambda reading: "u-1" in reading.uuids)
+        await asyncio.sleep(0.05)
+        assert not posting.done()
+        reader = asyncio.create_task(reading.link.read())  # this says that it is stored
+        assert await posting == 200
+        reader.cancel()
+
+
+async def test_posts_that_wait_come_as_one_batch(make, kept, poster):
+    async with linked(make()) as reading:
+        async with reading.pump():
+            await reading.until_live()
+        poster.token = kept.token()
+        posting = [asyncio.create_task(poster.post(payload(f"u-{number}"))) for number in range(10)]
+        await wait_for(lambda: len(reading.link._posts._queue) == 10)
+        batch = await reading.read_once()
+        assert len(batch.envelopes) == 10
+        async with reading.pump():
+            assert await asyncio.gather(*posting) == [200] * 10
+
+
+async def test_the_validation_tokens_header_counts_as_the_other_spelling(make, kept, poster):
+    async with linked(make()) as reading, reading.pump():
+        await reading.until_live()
+        assert await poster.post(payload("u-1"), Validation_Token=kept.token()) == 200
+        assert await poster.post(payload("u-2"), Validation_Token="wrong") == 401
+    assert reading.uuids == ["u-1"]
+
+
+@pytest.mark.parametrize("spelling", ["verification", "validation", "both"])
+async def test_all_spellings_of_the_simulator_arrive(sim, make, spelling):
+    sim.state.knobs.turn({"webhook_token_header": spelling})
+    async with linked(make()) as reading, reading.pump():
+        await reading.until_live()
+        uuid = sim.emit_sample("post.added")
+        await reading.until(lambda reading: uuid in reading.uuids)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [(b"not JSON", "not JSON"), (b"[]", "not a JSON object"), (b"{}", "no usable uuid"), (b"\xff", "not UTF-8")],
+)
+async def test_what_is_no_event_is_recorded_and_refused(make, kept, poster, body, reason):
+    async with linked(make()) as reading, reading.pump():
+        await reading.until_live()
+        poster.token = kept.token()
+        assert await poster.post(body) == 400
+        assert await poster.post(payload("u-1")) == 200
+    assert reading.uuids == ["u-1"]
+    (found,) = reading.unreadable
+    assert found.startswith(reason)
+    assert found.endswith("from 127.0.0.1")
+
+
+async def test_a_post_that_waits_for_too_long_is_told_to_come_again(make, kept, poster, monkeypatch):
+    monkeypatch.setattr("rc_push.transports.webhook_posts.ANSWER_WITHIN_S", 0.1)
+    async with linked(make()) as reading:
+        async with reading.pump():
+            await reading.until_live()
+        poster.token = kept.token()
+        first = asyncio.create_task(poster.whole(payload("u-1")))
+        await reading.until(lambda reading: reading.uuids)  # taken, and then the disk takes its time
+        second = asyncio.create_task(poster.post(payload("u-2")))
+        status, headers = await first
+        assert (status, headers["Retry-After"]) == (503, "1")
+        assert await second == 503
+        async with reading.pump():
+            assert await poster.post(payload("u-3")) == 200
+    assert reading.uuids == ["u-1", "u-3"]  # nobody stores what was refused before it was taken
+
+
+async def test_more_than_can_wait_is_refused_at_once(make, kept, poster, monkeypatch):
+    monkeypatch.setattr("rc_push.transports.webhook_posts.WAITING_MAX", 2)
+    async with linked(make()) as reading:
+        async with reading.pump():
+            await reading.until_live()
+        poster.token = kept.token()
+        waiting = [asyncio.create_task(poster.post(payload(f"u-{number}"))) for number in range(2)]
+        await wait_for(lambda: len(reading.link._posts._queue) == 2)
+        assert await poster.post(payload("u-9")) == 503
+        async with reading.pump():
+            assert await asyncio.gather(*waiting) == [200, 200]
+
+
+async def test_what_comes_while_it_closes_is_stored_and_answered(make, kept, poster):
+    """As the receive loop does it: close, store, and leave by the cancellation."""
+    posting = None
+    with pytest.raises(asyncio.CancelledError):  # noqa: PT012 - what ends the context
+        async with linked(make()) as reading:
+            async with reading.pump():
+                await reading.until_live()
+            poster.token = kept.token()
+            posting = asyncio.create_task(poster.post(payload("u-1")))
+            await wait_for(lambda: reading.link._posts)
+            reading.batches.append(await reading.link.close())
+            assert reading.uuids == ["u-1"]
+            assert await poster.post(payload("u-2")) == 503
+            raise asyncio.CancelledError
+    assert await posting == 200
+
+
+async def test_a_post_whose_storing_failed_is_told_to_come_again(make, kept, poster):
+    posting = None
+    with pytest.raises(RuntimeError):  # noqa: PT012 - what ends the context
+        async with linked(make()) as reading:
+            async with reading.pump():
+                await reading.until_live()
+            poster.token = kept.token()
+            posting = asyncio.create_task(poster.post(payload("u-1")))
+            await reading.until(lambda reading: reading.uuids)
+            raise RuntimeError
+    assert await posting == 503
+
+
+# ------------------------------------------------------------------------------------------------------- the lifecycle
+
+
+async def test_a_restart_goes_on_with_the_same_subscription(sim, make, kept):
+    cursor = await first_cursor(make())
+    token = kept.token()
+    async with linked(make(), cursor) as reading, reading.pump():
+        await reading.until_live()
+        uuid = sim.emit_sample("post.added")
+        await reading.until(lambda reading: uuid in reading.uuids)
+    assert calls(sim, f"POST {SUBSCRIPTION}") == [200]
+    assert kept.token() == token
+    assert reading.gaps == []
+
+
+async def test_a_subscription_whose_creation_was_not_told_is_found_again(sim, make, kept):
+    cursor = await first_cursor(make())
+    state = kept.webhooks["team"]
+    kept.webhooks["team"] = state.replace(only(sim).id.encode(), b"")
+    async with linked(make(), cursor) as reading, reading.pump():
+        await reading.until_live()
+        assert reading.link.subscription_id == only(sim).id
+    assert calls(sim, f"POST {SUBSCRIPTION}") == [200]
+
+
+async def test_other_event_filters_are_put_to_the_same_subscription(sim, make):
+    cursor = await first_cursor(make())
+    async with linked(make("/team-messaging/v1/chats"), cursor) as reading, reading.pump():
+        await reading.until_live()
+        await wait_for(lambda: only(sim).event_filters == ["/team-messaging/v1/chats"])
+    assert calls(sim, f"PUT {ONE}") == [200]
+
+
+async def test_another_address_gets_another_subscription_and_the_old_one_is_deleted(sim, make, port, kept):
+    cursor = await first_cursor(make())
+    old = only(sim).id
+    async with linked(make(address=f"http://localhost:{port}/other"), cursor) as reading, reading.pump():
+        await reading.until_live()
+        await wait_for(lambda: len(sim.state.subscriptions) == 1)
+        assert only(sim).id != old
+        assert only(sim).webhook.address.endswith("/other")
+    assert b'"past"' not in kept.webhooks["team"]
+
+
+async def test_it_is_renewed_before_it_ends_for_as_long_as_the_file_says(sim, make, clock):
+    async with linked(make(expires_in_days=0.5)) as reading, reading.pump():
+        await reading.until_live()
+        first = only(sim).expires_at
+        assert first - clock.now() == pytest.approx(43_200, abs=5)
+        clock.jump(20_000)
+        await asyncio.sleep(0.2)
+        assert calls(sim, f"PUT {ONE}") == []
+        clock.jump(10_000)
+        await wait_for(lambda: only(sim).expires_at > first)
+        assert only(sim).expires_at - clock.now() == pytest.approx(43_200, abs=5)
+
+
+async def test_a_reminder_is_an_event_and_is_acted_on(sim, make, clock, monkeypatch):
+    monkeypatch.setattr(webhook_keeper, "RENEW_BEFORE_S", 0.0)
+    sim.state.clock.speed = 60.0
+    async with linked(make("/team-messaging/v1/posts", REMINDER, expires_in_days=0.01)) as reading, reading.pump():
+        await reading.until_live()
+        first = only(sim).expires_at
+        clock.jump(first - clock.now() - 0.9)  # within the last 60 s of RingCentral's time
+        sim.state.remind(only(sim))  # its own sleeps by the real clock
+        await reading.until(lambda reading: reading.uuids)
+        await wait_for(lambda: only(sim).expires_at > first)
+    types = {envelope.type for batch in reading.batches for envelope in batch.envelopes}
+    assert types == {"subscription.reminder"}
+
+
+@pytest.mark.parametrize("status", ["Blacklisted", "Suspended"])
+async def test_one_that_ringcentral_has_ended_is_made_anew_when_the_address_answers(sim, make, clock, status):
+    sim.state.knobs.turn({"webhook_ended_status": status})
+    async with linked(make()) as reading, reading.pump():
+        await reading.until_live()
+        old, heard_ms = only(sim), reading.cursor.seen_at_ms
+        clock.jump(100)
+        old.webhook.end("I/O operation is failed. Details: [Read timed out]")
+        clock.jump(300)
+        await wait_for(lambda: old.id not in sim.state.subscriptions)
+        await reading.until(lambda reading: len(reading.gaps) == 2)
+        await reading.until(lambda reading: reading.link.evidence.state == "live")
+        uuid = sim.emit_sample("post.added")
+        await reading.until(lambda reading: uuid in reading.uuids)
+    possible, certain = reading.gaps
+    assert (possible.certainty, certain.certainty) == ("possible", "certain")
+    assert possible.since_ms >= heard_ms - 2000
+    assert possible.until_ms == certain.since_ms == old.webhook.ended_at_ms
+    assert certain.until_ms is None
+    assert possible.reason == "webhook ended by RingCentral"
+
+
+async def test_as_long_as_the_address_does_not_answer_the_reason_is_told(sim, make, monkeypatch):
+    monkeypatch.setattr("rc_push.transports.webhook_keeper.delays_s", lambda: iter([0.05] * 1000))
+    async with linked(make()) as reading, reading.pump():
+        await reading.until_live()
+        old = only(sim)
+        monkeypatch.setattr(WebhookLink, "is_validating", property(lambda _: False))
+        old.webhook.end("I/O operation is failed. Details: [Read timed out]")
+        await reading.until(lambda reading: "SUB-522" in reading.link.evidence.why)
+        evidence = reading.link.evidence
+        assert evidence.state == "down"
+        assert "Blacklisted by RingCentral: I/O operation is failed. Details: [Read timed out]" in evidence.why
+        assert "let the proxy pass POST requests" in evidence.why
+        monkeypatch.undo()
+        await reading.until(lambda reading: reading.link.evidence.state == "live")
+    assert [gap.certainty for gap in reading.gaps].count("certain") == 1  # told once, however often it was tried
+
+
+async def test_one_that_somebody_has_deleted_is_made_anew_with_a_gap(sim, make):
+    async with linked(make()) as reading, reading.pump():
+        await reading.until_live()
+        old = only(sim).id
+        sim.state.subscriptions.clear()
+        await wait_for(lambda: sim.state.subscriptions)
+        await reading.until(lambda reading: reading.link.evidence.state == "live")
+        assert only(sim).id != old
+    assert {gap.certainty for gap in reading.gaps} == {"possible", "certain"}
+
+
+async def test_an_unreachable_ringcentral_ends_nothing(sim, make, monkeypatch):
+    monkeypatch.setattr("rc_push.transports.webhook_keeper.delays_s", lambda: iter([0.05] * 1000))
+    async with linked(make()) as reading, reading.pump():
+        await reading.until_live()
+        await sim.admin.faults({"fault": "http-error", "path": SUBSCRIPTION, "times": 3})
+        await reading.until(lambda reading: reading.link.evidence.state == "degraded")
+        uuid = sim.emit_sample("post.added")
+        await reading.until(lambda reading: uuid in reading.uuids)
+        await reading.until(lambda reading: reading.link.evidence.state == "live")
+    assert reading.gaps == []
+
+
+async def test_a_missing_permission_ends_it_for_good(sim, make):
+    sim.state.knobs.turn({"permissions": "ReadAccounts,ReadMessages,TeamMessaging"})
+    async with linked(make()) as reading:
+        with pytest.raises(PermissionRefused, match=r"SUB-528.*SubscriptionWebhook"):
+            await reading.until_live()
+
+
+async def test_a_place_that_is_in_use_is_worth_another_try(make, port):
+    with socket.create_server(("127.0.0.1", port)), pytest.raises(UnreachableError, match=r"listen = .*in use"):
+        async with linked(make()):
+            pass
+
+
+async def test_leaving_ends_the_subscription_and_forgets_its_token(sim, make, kept, poster):
+    async with linked(make()) as reading:
+        async with reading.pump():
+            await reading.until_live()
+        token = kept.token()
+        await reading.link.leave()
+        poster.token = token
+        assert await poster.post(payload()) == 401
+    assert sim.state.subscriptions == {}
+    assert kept.webhooks["team"] == b"{}"
+
+
+async def test_a_replayed_post_is_answered_and_has_the_same_identity(sim, make):
+    async with linked(make()) as reading, reading.pump():
+        await reading.until_live()
+        await sim.admin.faults({"fault": "webhook-replay"})
+        uuid = sim.emit_sample("post.added")
+        await reading.until(lambda reading: len(reading.uuids) == 2)
+        await wait_for(lambda: len(only(sim).webhook.posted) == 2)
+    assert reading.uuids == [uuid, uuid]  # the journal stores it once
+    assert [post.status for post in only(sim).webhook.posted] == [200, 200]
+
+
+@pytest.mark.parametrize(
+    ("fault", "status"), [("webhook-no-token", 401), ("webhook-wrong-token", 401), ("webhook-slow-body", 408)]
+)
+async def test_posts_that_are_not_as_they_should_be_are_refused(sim, make, monkeypatch, fault, status):
+    monkeypatch.setattr("rc_push.transports.webhook_server.BODY_WITHIN_S", 0.2)
+    async with linked(make()) as reading, reading.pump():
+        await reading.until_live()
+        await sim.admin.faults({"fault": fault})
+        lost, uuid = sim.emit_sample("post.added"), sim.emit_sample("post.added")
+        await reading.until(lambda reading: uuid in reading.uuids)
+        await wait_for(lambda: len(only(sim).webhook.posted) == 2)
+    posted = {post.uuid: post.status for post in only(sim).webhook.posted}
+    assert sorted(posted.values()) == [200, status]
+    assert len(reading.uuids) == 1
+    assert {lost, uuid} == posted.keys()
+
+
+async def test_a_storm_is_taken_or_told_to_come_again(sim, make):
+    async with linked(make()) as reading, reading.pump():
+        await reading.until_live()
+        await sim.admin.faults({"fault": "webhook-storm", "count": 500})
+        sim.emit_sample("post.added")
+        await wait_for(lambda: len(only(sim).webhook.posted) == 501)
+    statuses = {post.status for post in only(sim).webhook.posted}
+    assert statuses <= {200, 503}
+    assert 200 in statuses
