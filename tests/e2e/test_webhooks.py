@@ -132,6 +132,21 @@ async def test_moving_is_one_line_and_loses_nothing(simulator, daemon, port, mov
     assert audit["duplicate"] > 0  # both were there
 
 
+async def test_a_reload_moves_without_a_restart(simulator, daemon, port):
+    daemon.start()
+    await daemon.wait_live()
+    await daemon.events.wait([simulator.emit_sample("post.added")])
+    daemon.subscriptions = subscription(port, transport="websocket")
+    daemon.write_config()
+    done = await daemon.run("reload")
+    assert done.returncode == 0, done.stderr
+    await daemon.wait_line("transport_changed", now="websocket")
+    uuid = simulator.emit_sample("post.added")
+    await daemon.events.wait([uuid])
+    assert daemon.events.events[-1]["rcPush"]["transport"] == "websocket"
+    assert [entry.webhook for entry in simulator.state.subscriptions.values()] == [None]
+
+
 async def test_every_answer_comes_in_time_while_the_disk_is_slow(simulator, daemon, tmp_path):
     daemon.environ["LD_PRELOAD"] = slow_disk(tmp_path, 50_000)
     daemon.start()
