@@ -111,7 +111,7 @@ async def test_moving_is_one_line_and_loses_nothing(simulator, daemon, port, mov
     daemon.start()
     await daemon.wait_live()
 
-    numbers, moved = [0], asyncio.create_task(daemon.wait_line("transport_changed", now=becomes))
+    numbers, moved = [0], asyncio.create_task(daemon.wait_line("transport_changed", 40, now=becomes))
     while not moved.done() or numbers[-1] < 100:
         numbers.append(len(numbers))
         simulator.emit("/team-messaging/v1/posts", {"id": str(numbers[-1]), "text": "moving"})
@@ -122,7 +122,7 @@ async def test_moving_is_one_line_and_loses_nothing(simulator, daemon, port, mov
         daemon.events.look()
         return sorted(int(e["body"]["id"]) for e in daemon.events.events if e["body"].get("text") == "moving")
 
-    await daemon.wait_until(lambda: len(got()) >= len(numbers) - 1)
+    await daemon.wait_until(lambda: len(got()) >= len(numbers) - 1, 40)
     assert got() == numbers[1:]
     assert {event["rcPush"]["transport"] for event in daemon.events.events} == {was, becomes}
     webhooks = [entry for entry in simulator.state.subscriptions.values() if entry.webhook]

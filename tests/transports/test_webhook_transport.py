@@ -278,7 +278,7 @@ async def test_another_address_gets_another_subscription_and_the_old_one_is_dele
         await wait_for(lambda: len(sim.state.subscriptions) == 1)
         assert only(sim).id != old
         assert only(sim).webhook.address.endswith("/other")
-    assert b'"past"' not in kept.webhooks["team"]
+        await wait_for(lambda: b'"past"' not in kept.webhooks["team"])
 
 
 async def test_it_is_renewed_before_it_ends_for_as_long_as_the_file_says(sim, make, clock):
