@@ -64,7 +64,7 @@ def test_what_is_the_same_looks_the_same_and_what_is_not_does_not(one, other):
     body = hidden({"a": {"name": one}, "b": [{"name": one}], "c": {"name": other}}).body
     assert body["a"] == body["b"][0]
     is_same = one == other or (
-        re.fullmatch(r"[+\d() -]+", one + other) and re.sub(r"\D", "", one) == re.sub(r"\D", "", other)
+        re.fullmatch(r"[+\d() -]+", one + other, re.ASCII) and re.sub(r"\D", "", one) == re.sub(r"\D", "", other)
     )
     assert (body["a"] == body["c"]) == bool(is_same)
 

@@ -15,9 +15,9 @@ import pytest
 from sqlite_trouble import ERRORS, TOLD, troubled
 from structlog.testing import capture_logs
 
-import rc_push.app
 from rc_push.app import App
 from rc_push.config import Config, HandlerConfig, JournalConfig, LogConfig, NetworkConfig, ServiceConfig
+from rc_push.crew import Crew, Member
 from rc_push.dispatch import Dispatcher
 from rc_push.dispatch.replay import Selection
 from rc_push.envelope import Batch, Cursor, Envelope, Gap, Source, Unreadable
@@ -153,7 +153,9 @@ class Daemon:
         """Go through the scenario; *fault* is what goes wrong."""
         async with Journal(self.path) as self.journal:
             app = self._app()
-            await rc_push.app._register(app.config, list(self.dispatchers.values()), self.journal)
+            for dispatcher in self.dispatchers.values():
+                await dispatcher.register()
+            await app._note_idle_handlers()
             self.trouble.arm(fails=FAILS, **fault)
             running = asyncio.create_task(app.run())
             try:
@@ -173,15 +175,19 @@ class Daemon:
         clock = Clock()
         times = {"sleep": clock.sleep, "now": clock.now, "wall": clock.wall}
         configs = {name: HandlerConfig(name, "test") for name in self.handlers}
+        loaded = {name: adapt(name, handler) for name, handler in self.handlers.items()}
         self.dispatchers = {
-            name: Dispatcher(configs[name], adapt(name, handler), self.journal, note_every_s=0, **times)
-            for name, handler in self.handlers.items()
+            name: Dispatcher(configs[name], handler, self.journal, note_every_s=0, **times)
+            for name, handler in loaded.items()
         }
         configs["leaving"] = HandlerConfig("leaving", "test", enabled=False)
         kept = JournalConfig(self.path, retention_days=30)
         config = Config({}, {}, configs, kept, NetworkConfig(), LogConfig(), ServiceConfig())
         receiver = Receiver("team", self.transport, self.journal, sleep=clock.sleep, wall=clock.wall)
-        app = App(config, self.journal, [receiver], list(self.dispatchers.values()))
+        crew = Crew(self.journal)
+        crew._receivers = {"team": Member(receiver)}
+        crew._handlers = {name: Member((self.dispatchers[name], handler)) for name, handler in loaded.items()}
+        app = App(config, self.journal, crew)
         app._retention = Retention(kept, self.journal, sleep=clock.sleep, wall=clock.wall, every_s=0.01)
         return app
 

@@ -14,7 +14,7 @@ from test_disk_trouble import run_through, where_it_fails
 import rc_push.journal.store
 from rc_push.__main__ import main
 from rc_push.envelope import Batch, Envelope, Gap, Source, Unreadable
-from rc_push.errors import EXIT_JOURNAL
+from rc_push.errors import EXIT_DOWN, EXIT_JOURNAL, EXIT_OK
 from rc_push.journal.progress import Advance, Attempt, Unfinished
 from rc_push.journal.store import Store
 
@@ -47,6 +47,7 @@ COMMANDS = [
     "journal stats",
     "journal export --since 2026-01-01T00:00:00Z --until 2027-12-31T00:00:00Z",
     "journal compact",
+    "tail",
 ]
 # Places that no daemon and no command in this list comes to.
 NOT_MET = {
@@ -65,17 +66,21 @@ def trouble(monkeypatch):
 
 @pytest.fixture
 def command(tmp_path, capfd):
-    """Return a function that runs a command on a copy of a journal that has something of everything."""
+    """Return a function that runs a command on a copy of a journal that has something of everything.
+
+    It returns the exit code, and what is told of mistakes, or (*shows*) what is shown.
+    """
     original, path, config = tmp_path / "original.db", tmp_path / "journal.db", tmp_path / "rc-push.toml"
     fill(original)
     config.write_text(f"journal.path = '{path}'\n{FILE}")
 
-    def command(text, *, is_fresh=True):
+    def command(text, *, is_fresh=True, shows=False):
         if is_fresh:
             shutil.copy(original, path)
         capfd.readouterr()
         code = main(["-c", str(config), *text.split()])
-        return code, capfd.readouterr().err
+        printed = capfd.readouterr()
+        return code, printed.out if shows else printed.err
 
     return command
 
@@ -99,7 +104,7 @@ def fill(path):
 @pytest.mark.parametrize("text", COMMANDS)
 def test_a_command_that_cannot_use_the_journal_says_why_and_ends_with_74(command, trouble, text):
     trouble.arm()
-    assert command(text)[0] == 0
+    assert command(text)[0] == EXIT_OK
     for kind in sorted(trouble.kinds):
         for error in ERRORS:
             with where_it_fails(f"{kind} ({error})"):
@@ -110,7 +115,7 @@ def test_a_command_that_cannot_use_the_journal_says_why_and_ends_with_74(command
                 assert (code, told.startswith("rc-push: "), TOLD[error] in told) == (EXIT_JOURNAL, True, True), err
         trouble.is_armed = False
         with where_it_fails(kind):
-            assert command(text, is_fresh=False)[0] == 0, "nothing of it has stayed"
+            assert command(text, is_fresh=False)[0] == EXIT_OK, "nothing of it has stayed"
 
 
 @pytest.mark.parametrize("text", COMMANDS)
@@ -128,13 +133,25 @@ def test_a_journal_that_another_program_holds_is_told_as_such(command, tmp_path,
     )
 
 
+def test_status_tells_of_the_journal_beside_what_else_is_wrong(command, trouble):
+    trouble.arm()
+    assert command("status", shows=True)[0] == EXIT_DOWN
+    for kind in sorted(trouble.kinds):
+        for error in ERRORS:
+            with where_it_fails(f"{kind} ({error})"):
+                trouble.arm(kind, error, 1 << 30)
+                code, shown = command("status", shows=True)
+                assert (code, TOLD[error] in " ".join(shown.split())) == (EXIT_DOWN, True), shown
+
+
 async def test_no_statement_is_left_out(command, trouble, tmp_path):
     """Whoever adds a statement adds what a daemon, or a command, needs it for."""
     await run_through(tmp_path / "first.db", trouble)
     trouble.arm()
     fill(tmp_path / "new.db")
     for text in COMMANDS:
-        assert command(text)[0] == 0
+        assert command(text)[0] == EXIT_OK
+    assert command("status")[0] == EXIT_DOWN
     modules = [path for path in sorted(FOLDER.glob("*.py")) if path.name != "salvage.py"]  # not in this journal
     sites = {site for path in modules for site in sites_in(path)}
     missed = {(site.module, site.function) for site in sites if not site.is_met(trouble.frames)}
