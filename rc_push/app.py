@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -18,7 +18,15 @@ import structlog
 
 from rc_push import __version__
 from rc_push import log as logging
-from rc_push.config import Changes, Config, HandlerConfig, changes_between, everything_in, load
+from rc_push.config import (
+    Changes,
+    Config,
+    HandlerConfig,
+    SubscriptionConfig,
+    changes_between,
+    everything_in,
+    load,
+)
 from rc_push.control.server import ControlServer
 from rc_push.crew import Crew, Recruits
 from rc_push.errors import ConfigError, ControlError, HandlerError, RcPushError, RefusedError, UnreachableError
@@ -27,6 +35,8 @@ from rc_push.journal import Journal
 from rc_push.notify import Notifier
 from rc_push.operations import Operations
 from rc_push.receive import ReceiverStatistics
+from rc_push.reconcile import Reconciler
+from rc_push.rest import Account
 from rc_push.retention import Retention
 from rc_push.status import AppStatistics, ConfigStatistics
 from rc_push.systemd import Systemd
@@ -93,6 +103,13 @@ class App:
         """Return what commands may ask for, by name."""
         return {**self._operations.table(), **self.views.table(), "reload": self._reload_asked}
 
+    def _served(self) -> Iterator[tuple[Account, list[SubscriptionConfig]]]:
+        """Yield each account that has subscriptions, with these."""
+        for account in self._crew.accounts:
+            its = [one for one in self.config.subscriptions.values() if one.account == account.config.name]
+            if its:
+                yield account, its
+
     def statistics(self) -> AppStatistics:
         """Return what is known now."""
         return AppStatistics(
@@ -120,6 +137,7 @@ class App:
                 self._crew.begin(group)
                 group.create_task(self._retention.run())
                 group.create_task(self.journal.wait_damage())
+                group.create_task(Reconciler(self._served, self.journal).run())
                 group.create_task(self._reload_at_hangup())
                 group.create_task(self.notifier.run())
                 self._group = group

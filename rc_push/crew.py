@@ -151,7 +151,7 @@ class Crew:
         return recruits
 
     async def _account(self, config: Config, name: str) -> Member[Account]:
-        account = Account(config.accounts[name], config.network, self._journal)
+        account = Account(config.accounts[name], config.network, self._journal, records=self._journal)
         member = Member(account)
         await member.stack.enter_async_context(account)
         return member

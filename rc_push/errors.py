@@ -10,6 +10,7 @@
     │   ├── RateLimited              429: stay silent for retry_after_s
     │   └── ServerError              5xx
     ├── UnreachableError         no answer: DNS, TCP, TLS, proxy, time-out           exit 69
+    │   └── UpgradeBlocked           HTTP works, the WebSocket upgrade does not get through
     ├── ProtocolError            the server broke the gateway's rules
     ├── JournalError             the journal cannot be used                          exit 74
     │   ├── JournalInUse             another daemon holds it
@@ -147,13 +148,34 @@ class FiltersRefused(RefusedError):
 
 
 class UnreachableError(RcPushError):
-    """Raised when no answer came: DNS, TCP, TLS, proxy, or a time-out. *phase* says how far it got."""
+    """Raised when no answer came: DNS, TCP, TLS, proxy, or a time-out. *phase* says how far it got.
+
+    *status* is set where something answered with HTTP all the same, *retry_after_s* where that asked us to wait.
+    """
 
     exit_code = EXIT_UNREACHABLE
 
-    def __init__(self, message: str, *, phase: str = "connect") -> None:
+    def __init__(
+        self, message: str, *, phase: str = "connect", status: int = 0, retry_after_s: float | None = None
+    ) -> None:
         self.phase = phase
+        self.status = status
+        self.retry_after_s = retry_after_s
         super().__init__(message)
+
+
+class UpgradeBlocked(UnreachableError):
+    """Raised when HTTP works and WebSocket does not: *found* says how the upgrade ended. Trying often cannot help."""
+
+    def __init__(self, found: str, *, status: int = 0, retry_after_s: float | None = None) -> None:
+        self.found = found
+        super().__init__(
+            f"HTTP works, WebSocket is blocked: {found}; what is on the way (a proxy, a firewall) has to let WebSocket"
+            " upgrades pass",
+            phase="upgrade",
+            status=status,
+            retry_after_s=retry_after_s,
+        )
 
 
 class ProtocolError(RcPushError):

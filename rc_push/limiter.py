@@ -15,9 +15,12 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import msgspec
+
 # Requests per user, app and window. Source: RingCentral's defaults; the headers of answers correct them.
 LIMITS = {"light": 50, "medium": 40, "heavy": 10, "auth": 5}
 WINDOW_S = 60.0
+WINDOW_MAX_S = 3600.0
 LIMIT_MAX = 10_000  # no matter what a header says: each request of a window is remembered
 # The server counts a request when it arrives, we when it is sent.
 MARGIN_S = 1.0
@@ -48,23 +51,46 @@ _ID = re.compile(r"(?<=/)(?!v\d)[^/]*\d[^/]*")
 
 @dataclass(slots=True)
 class _Group:
+    """*sent*: when the server had each request at the latest, that is, answered it. *waiting*: those without answer."""
+
     limit: int
     window_s: float = WINDOW_S
     silent_until: float = -math.inf
     sent: deque[float] = field(default_factory=deque)
+    waiting: deque[float] = field(default_factory=deque)
 
     def left(self, now: float) -> int:
         """Return how many more the window has room for."""
-        used = sum(1 for at in self.sent if at > now - self.window_s - MARGIN_S)
+        used = sum(1 for at in (*self.sent, *self.waiting) if at > now - self.window_s - MARGIN_S)
         return max(0, self.limit - used)
 
-    def free_at(self, now: float) -> float:
+    def free_at(self, now: float, limit: int) -> float:
         """Return when the sliding window has room for one more; forget what has left it."""
-        while self.sent and self.sent[0] <= now - self.window_s - MARGIN_S:
-            self.sent.popleft()
-        if len(self.sent) < self.limit:
+        for times in (self.sent, self.waiting):
+            while times and times[0] <= now - self.window_s - MARGIN_S:
+                times.popleft()
+        if self.count < limit:
             return now
-        return self.sent[len(self.sent) - self.limit] + self.window_s + MARGIN_S
+        return sorted((*self.sent, *self.waiting))[self.count - limit] + self.window_s + MARGIN_S
+
+    @property
+    def count(self) -> int:
+        return len(self.sent) + len(self.waiting)
+
+    def answered(self, now: float) -> None:
+        """Take note of an answer: the server may have had that request only now."""
+        if self.waiting:
+            self.waiting.popleft()
+            self.sent.append(now)
+
+
+class LimitState(msgspec.Struct, frozen=True, rename="camel"):
+    """What of the limits outlives the process: the Auth group's, and when its requests were sent. Epoch seconds."""
+
+    sent: tuple[float, ...] = ()
+    silent_until: float = 0.0
+    limit: int = LIMITS["auth"]
+    window_s: float = WINDOW_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +110,24 @@ class Limiter:
         self._group_of = dict(GROUPS)
         self._silent_until = -math.inf
 
-    def reserve(self, method: str, path: str, *, now: float) -> float:
-        """Count one request as sent and return 0, or count nothing and return the seconds before it is worth asking."""
+    def reserve(self, method: str, path: str, *, now: float, spare: int = 0) -> float:
+        """Count one request as sent and return 0, or count nothing and return the seconds before it is worth asking.
+
+        *spare* requests of the group are left to others, but for a last one.
+        """
         group = self._group(method, path)
-        wait_s = max(group.free_at(now), group.silent_until, self._silent_until) - now
+        free_at = group.free_at(now, max(1, group.limit - spare))
+        wait_s = max(free_at, group.silent_until, self._silent_until) - now
         if wait_s > TICK_S:
             return wait_s
-        group.sent.append(now)
+        group.waiting.append(now)
         return 0.0
+
+    def give_back(self, method: str, path: str) -> None:
+        """Take back a request that was counted and has not reached RingCentral."""
+        waiting = self._group(method, path).waiting
+        if waiting:
+            waiting.pop()
 
     def learn(self, method: str, path: str, status: int, headers: Mapping[str, str], *, now: float) -> None:
         """Take in what an answer says: its group, its limits, and after a 429 how long to be silent."""
@@ -101,6 +137,7 @@ class Limiter:
             self._group_of[_endpoint(method, path)] = name
             self._groups.setdefault(name, _Group(LIMITS[UNKNOWN_GROUP]))
         group = self._group(method, path)
+        group.answered(now)
         _correct(group, lower, now)
         if status != 429:  # noqa: PLR2004 - an HTTP status says it best
             return
@@ -126,6 +163,25 @@ class Limiter:
             for name, group in self._groups.items()
         }
 
+    def state(self, *, now: float, wall: float) -> LimitState:
+        """Return what the next process has to know. *wall* is the same moment as *now*, in epoch seconds."""
+        auth, shift = self._groups["auth"], wall - now
+        silent_until = max(auth.silent_until, self._silent_until)
+        return LimitState(
+            tuple(at + shift for at in sorted((*auth.sent, *auth.waiting))),
+            silent_until + shift if silent_until > now else 0.0,
+            auth.limit,
+            auth.window_s,
+        )
+
+    def restore(self, state: LimitState, *, now: float, wall: float) -> None:
+        """Go on with what another process has left. A clock that was put back meanwhile makes nothing wait for long."""
+        auth, shift = self._groups["auth"], now - wall
+        auth.limit, auth.window_s = min(max(1, state.limit), LIMIT_MAX), min(max(1.0, state.window_s), WINDOW_MAX_S)
+        auth.sent.extend(min(now, at + shift) for at in state.sent[-LIMIT_MAX:])
+        if state.silent_until:
+            auth.silent_until = min(state.silent_until + shift, now + RETRY_AFTER_MAX_S)
+
     def _group(self, method: str, path: str) -> _Group:
         return self._groups[self._group_of.get(_endpoint(method, path), UNKNOWN_GROUP)]
 
@@ -144,11 +200,11 @@ def _correct(group: _Group, headers: Mapping[str, str], now: float) -> None:
     remaining = _number(headers.get("x-rate-limit-remaining", ""))
     if limit is not None and limit >= 1:
         group.limit = min(int(limit), LIMIT_MAX)
-    if window_s is not None and 0 < window_s <= RETRY_AFTER_MAX_S:
+    if window_s is not None and 0 < window_s <= WINDOW_MAX_S:
         group.window_s = window_s
     if remaining is not None:
-        group.free_at(now)
-        unseen = group.limit - int(remaining) - len(group.sent)
+        group.free_at(now, group.limit)
+        unseen = group.limit - int(remaining) - group.count
         group.sent.extend([now] * min(unseen, group.limit))
 
 

@@ -122,9 +122,10 @@ class Receiver:
     async def run(self) -> None:
         """Receive for ever. Raises RefusedError, or what else no further attempt can mend."""
         delays = delays_s()
+        before: tuple[Exception, float] | None = None
         while True:
             stored_before, self._linked_at = self._stored, math.inf
-            ended = await self._attempt()
+            ended = await self._attempt(before)
             if getattr(ended, "phase", "") == "upgrade":  # the server may have handed over what we never saw
                 self._ended_cleanly = False
             if not is_retryable(ended):
@@ -135,12 +136,17 @@ class Receiver:
                 raise ended
             if self._stored > stored_before or self._wall() > self._linked_at + PROVEN_AFTER_S:
                 delays = delays_s()
-            await self._wait_after(ended, max(next(delays), delay_asked_for_s(ended)))
+            before = ended, max(next(delays), delay_asked_for_s(ended))
 
-    async def _attempt(self) -> Exception:
-        """Receive over one connection; return how it ended. Only our own cancellation goes through."""
+    async def _attempt(self, before: tuple[Exception, float] | None) -> Exception:
+        """Receive over one connection; return how it ended. Only our own cancellation goes through.
+
+        *before* is how the one before ended, and how long to wait for that: here, where whatever fails ends no loop.
+        """
         ended: Exception = UnreachableError("the connection was given up from within", phase="read")
         try:
+            if before:
+                await self._wait_after(*before)
             await self._receive_once()
         except asyncio.CancelledError:
             pass  # ours, or one that a library let escape: told apart below
@@ -269,8 +275,10 @@ class Receiver:
             next_try_s=round(delay_s, 1),
             exc_info=None if expected else exc,
         )
-        await self._sleep(delay_s)
-        self._next_try_at = None
+        try:
+            await self._sleep(delay_s)
+        finally:
+            self._next_try_at = None
 
     def _become(self, evidence: Evidence) -> None:
         if evidence == self._evidence:

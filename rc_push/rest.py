@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import math
 import time
@@ -27,11 +28,21 @@ import structlog
 
 from rc_push import __version__
 from rc_push.config import AccountConfig, NetworkConfig, Secret
-from rc_push.errors import ConfigError, CredentialsRefused, Problem, ProtocolError, RcPushError, UnreachableError
+from rc_push.errors import (
+    ConfigError,
+    CredentialsRefused,
+    JournalError,
+    Problem,
+    ProtocolError,
+    RcPushError,
+    UnreachableError,
+)
 from rc_push.http import Answer, Http
-from rc_push.limiter import GroupStatistics, Limiter, retry_after_s_from
+from rc_push.limiter import TICK_S, GroupStatistics, Limiter, LimitState, retry_after_s_from
+from rc_push.protocol import subscription
 from rc_push.protocol.refusals import error_from_response
 from rc_push.threads import CallThreads
+from rc_push.upgrade_gate import UpgradeGate
 
 log = structlog.get_logger()
 
@@ -52,6 +63,10 @@ LIFE_MAX_S = 366 * 86400.0
 WORKERS = 4
 # What a refresh in flight gets at the end. One that is cut is repeated at the next start with the old refresh token.
 CLOSE_WITHIN_S = 3.0
+# Requests of the Auth group that are left to connections: a token for each of two, or a login and a token.
+RECONNECT_SPARE = 2
+# Where an exchange has failed before RingCentral got anything of it.
+NOT_SENT = frozenset({"dns", "connect", "proxy", "tls"})
 # Shorter ones cannot be told from ordinary words.
 SECRET_MIN_CHARS = 8
 
@@ -65,6 +80,22 @@ class SessionStore(Protocol):
 
     async def save_session(self, account: str, session: bytes) -> None:
         """Store *session* durably; b"" means that there is none any more."""
+        ...
+
+
+class Records(Protocol):
+    """What else of an account outlives the process: how much of the limits is used up, and what we have created."""
+
+    async def load_limits(self, account: str) -> bytes | None:
+        """Return what was saved last for *account*, or None."""
+        ...
+
+    async def save_limits(self, account: str, limits: bytes) -> None:
+        """Store *limits* durably."""
+        ...
+
+    async def note_created(self, account: str, subscription_id: str) -> None:
+        """Keep the id of a subscription that we have created: only what is provably ours may be removed."""
         ...
 
 
@@ -87,6 +118,7 @@ class AccountStatistics:
     """What an account has done since it opened. *expires_at* is the access token's end, where it is known.
 
     *budget*: what RingCentral's limits leave, by their group.
+    *scope* names the permissions that came with the token, as RingCentral writes them; empty where it did not say.
     """
 
     calls: int = 0
@@ -97,6 +129,7 @@ class AccountStatistics:
     expires_at: datetime | None = None
     owner_id: str = ""
     budget: Mapping[str, GroupStatistics] = field(default_factory=dict)
+    scope: str = ""
 
 
 class OAuthSession(msgspec.Struct, frozen=True):
@@ -110,6 +143,7 @@ class OAuthSession(msgspec.Struct, frozen=True):
     session_id: str = ""
     owner_id: str = ""
     fingerprint: str = ""
+    scope: str = ""
 
     def __repr__(self) -> str:
         """Hide the tokens."""
@@ -143,6 +177,7 @@ class _TokenInfo(msgspec.Struct):
     refresh_token_expires_in: float | None = None
     session_id: str | int | None = None
     owner_id: str | int | None = None
+    scope: str | None = None
 
 
 class _WsTokenInfo(msgspec.Struct):
@@ -166,6 +201,11 @@ class _Request:
     def name(self) -> str:
         return f"{self.method} {self.path.partition('?')[0]}"
 
+    @property
+    def is_scarce(self) -> bool:
+        """Say whether it counts for the Auth group, of which five a minute are allowed."""
+        return self.path in (TOKEN_PATH, WSTOKEN_PATH, REVOKE_PATH)
+
 
 _TOKEN = _Request("POST", TOKEN_PATH)
 _WSTOKEN = _Request("POST", WSTOKEN_PATH)
@@ -175,7 +215,11 @@ _REVOKE = _Request("POST", REVOKE_PATH)
 class Account:
     """One RingCentral user and app. `async with` opens it; all calls are safe to cancel and to make at the same time.
 
-    *wall* gives epoch seconds (tokens outlive the process), *now* monotonic seconds (limits do not).
+    Of the Auth group's requests, which logins, refreshes and the gateway's tokens share, some are left to whoever has
+    to connect: all but `wstoken` and what it needs leave `RECONNECT_SPARE`. With *spare*, everything leaves so many
+    more: to a daemon beside us.
+
+    *wall* gives epoch seconds (tokens and *records* outlive the process), *now* monotonic seconds.
     """
 
     def __init__(
@@ -184,6 +228,8 @@ class Account:
         network: NetworkConfig,
         sessions: SessionStore,
         *,
+        records: Records | None = None,
+        spare: int = 0,
         wall: Callable[[], float] = time.time,
         now: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Any] = asyncio.sleep,
@@ -191,10 +237,16 @@ class Account:
         self.config = config
         self._network = network
         self._sessions = sessions
+        self._records = records
+        self._spare = spare
         self._wall = wall
         self._now = now
         self._sleep = sleep
         self._limiter = Limiter()
+        self._gate = UpgradeGate()
+        self._one_by_one = asyncio.Lock()
+        self._connecting = 0
+        self._is_needed = asyncio.Event()
         self._workers = CallThreads(f"rest-{config.name}", WORKERS)
         self._session: OAuthSession | None = None
         self._is_saved = True
@@ -204,6 +256,7 @@ class Account:
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         self._session = self._static_session() or await self._stored_session()
+        await self._load_limits()
         self._http = await self._workers.run(Http, self._network)
         return self
 
@@ -225,14 +278,27 @@ class Account:
         return (await self._live_session()).access_token
 
     async def wstoken(self) -> WsToken:
-        """Return a fresh token for one connection to the gateway."""
-        info = self._decoded(_WSTOKEN, await self._call(_WSTOKEN), _WsTokenInfo)
+        """Return a fresh token for one connection to the gateway; `upgrade_worked` or `upgrade_failed` has to follow.
+
+        Raises UpgradeBlocked, and asks nobody, while the upgrade is known not to get through.
+        """
+        self._gate.enter(self._now())
+        with self._urgently():
+            info = self._decoded(_WSTOKEN, await self._call(_WSTOKEN), _WsTokenInfo)
         uri = info.uri or (PRODUCTION_GATEWAY if self._server == PRODUCTION else "")
         if not uri:
             raise ProtocolError(f"{self._where(_WSTOKEN)}: the answer has no uri")
         if not uri.startswith(("wss://", "ws://") if self._server.startswith("http://") else "wss://"):
             raise ProtocolError(f"{self._where(_WSTOKEN)}: the uri is no wss:// address")
         return WsToken(uri, info.ws_access_token, info.expires_in, self._session_end())
+
+    def upgrade_worked(self) -> None:
+        """Take note that a connection to the gateway was opened."""
+        self._gate.worked()
+
+    def upgrade_failed(self, exc: UnreachableError) -> UnreachableError:
+        """Take note that none was; return what that means, UpgradeBlocked where trying soon cannot help."""
+        return self._gate.failed(exc, self._now())
 
     async def request(
         self, method: str, path: str, *, query: Mapping[str, str | int] | None = None, body: Any = None
@@ -245,7 +311,10 @@ class Account:
             raise ValueError("a path begins with /")  # else the token could go to another host
         request = _Request(method, path, query, body)
         answer = await self._call(request)
-        return self._decoded(request, answer, Any) if answer.body else None
+        decoded = self._decoded(request, answer, Any) if answer.body else None
+        if (method, path) == ("POST", subscription.PATH) and isinstance(decoded, dict):
+            await self._note_created(decoded.get("id"))
+        return decoded
 
     async def revoke(self) -> None:
         """End the OAuth session at RingCentral, with its tokens and connections. A bot's token is left alone."""
@@ -254,7 +323,7 @@ class Account:
             return
         self._session = None
         try:
-            await self._exchange(_REVOKE, lambda platform: _revoke(platform, session), session)
+            await self._exchange(_REVOKE, lambda platform, _: _revoke(platform, session), session)
         except RcPushError as exc:  # RingCentral asks not to repeat it; the session ends by itself
             log.warning("oauth_revoke_failed", account=self.config.name, error=str(exc))
         await self._sessions.save_session(self.config.name, b"")
@@ -265,33 +334,36 @@ class Account:
         known = replace(self._statistics, budget=self._limiter.statistics(now=self._now()))
         if session is None or self.config.access_token:
             return known
-        return replace(known, expires_at=session.expires_at, owner_id=session.owner_id)
+        return replace(known, expires_at=session.expires_at, owner_id=session.owner_id, scope=session.scope)
 
     # ---------------------------------------------------------------------------------------------------------- calls
 
     async def _call(self, request: _Request) -> Answer:
         """Call with a live token; once more where RingCentral has ended it early (revoked, or superseded)."""
+        used: list[OAuthSession] = []
 
-        async def attempt(session: OAuthSession) -> Answer:
-            return await self._exchange(request, lambda platform: _call(platform, session, request), session)
+        def send(platform: Any, session: OAuthSession) -> Answer:
+            used.append(session)
+            return _call(platform, session, request)
 
         session = await self._live_session()
         try:
-            return await attempt(session)
+            return await self._exchange(request, send, session)
         except CredentialsRefused as exc:
             if exc.status != 401 or self.config.access_token:  # noqa: PLR2004 - an HTTP status says it best
                 raise
             log.warning("access_token_refused", account=self.config.name, error_code=exc.error_code)
-        self._expire(session)
-        return await attempt(await self._live_session())
+        self._expire(used[-1])
+        return await self._exchange(request, send, await self._live_session())
 
     async def _exchange(
-        self, request: _Request, send: Callable[[Any], Answer], session: OAuthSession | None = None
+        self, request: _Request, send: Callable[[Any, Any], Answer], session: OAuthSession | None = None
     ) -> Answer:
-        """Do one exchange within the limits; raise what a refused one means. *session* is what must not be told."""
-        await self._wait_allowed(request)
-        self._count(calls=1)
-        answer = await self._in_worker(self._send, request, send)
+        """Do one exchange within the limits; raise what a refused one means.
+
+        *send* gets the session of that moment, which may have taken the place of *session* while the limits forbade it.
+        """
+        answer = await self._sent(request, send, session)
         if answer.is_ok:
             return answer
         retry_after_s = retry_after_s_from(answer.headers)
@@ -299,18 +371,79 @@ class Account:
             self._count(rate_limited=1)
             retry_after_s = self._limiter.silence_s(request.method, request.path, now=self._now())
             log.warning("rate_limited", account=self.config.name, call=request.name, silence_s=round(retry_after_s, 1))
-        body = _without(self._secrets(session), answer.body)
+            await self._save_limits()
+        body = _without(self._secrets(session, self._session), answer.body)
         raise error_from_response(answer.status, body, where=self._where(request), retry_after_s=retry_after_s)
+
+    async def _sent(
+        self, request: _Request, send: Callable[[Any, Any], Answer], session: OAuthSession | None
+    ) -> Answer:
+        """Return the answer to *request*, sent as soon as the limits allow it.
+
+        Those of the Auth group go one by one: what is on its way when a 429 comes would start the penalty anew.
+        """
+        while True:
+            await self._wait_allowed(request)
+            if not request.is_scarce:
+                return await self._in_worker(self._send, request, send, self._session or session)
+            is_sent = False
+            try:
+                async with self._one_by_one:
+                    if self._limiter.silence_s(request.method, request.path, now=self._now()) <= TICK_S:
+                        is_sent = True
+                        return await self._in_worker(self._send, request, send, self._session or session)
+            finally:
+                if not is_sent:
+                    self._limiter.give_back(request.method, request.path)
 
     async def _wait_allowed(self, request: _Request) -> None:
         """Wait while the limits forbid this request, however long: it would only start the penalty anew."""
-        while wait_s := self._limiter.reserve(request.method, request.path, now=self._now()):
+        while wait_s := self._limiter.reserve(
+            request.method, request.path, now=self._now(), spare=self._spare_for(request)
+        ):
             log.info("rate_limit_wait", account=self.config.name, call=request.name, wait_s=round(wait_s, 1))
-            await self._sleep(wait_s)
+            await self._pause(wait_s, request)
+        if request.is_scarce:
+            await self._save_limits()  # before it is sent: whoever comes after a crash has to know of it
 
-    def _send(self, request: _Request, send: Callable[[Any], Answer]) -> Answer:
+    def _spare_for(self, request: _Request) -> int:
+        """Return how many requests of its group this one has to leave to others."""
+        if not request.is_scarce:
+            return 0
+        return self._spare + (0 if self._connecting else RECONNECT_SPARE)
+
+    async def _pause(self, wait_s: float, request: _Request) -> None:
+        """Wait; no longer than until somebody has to connect, where that lets this request pass sooner."""
+        if not request.is_scarce or self._connecting:
+            await self._sleep(wait_s)
+            return
+        waits = [asyncio.ensure_future(self._sleep(wait_s)), asyncio.ensure_future(self._is_needed.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    @contextlib.contextmanager
+    def _urgently(self) -> Iterator[None]:
+        """Let what is done inside, and a login that it has to wait for, have all of the Auth group's requests."""
+        self._connecting += 1
+        self._is_needed.set()
+        try:
+            yield
+        finally:
+            self._connecting -= 1
+            if not self._connecting:
+                self._is_needed.clear()
+
+    def _send(self, request: _Request, send: Callable[[Any, Any], Answer], session: OAuthSession | None) -> Answer:
         """Do one exchange; runs in a worker. The limiter learns of the answer even if the caller has gone."""
-        answer = send(_platform_from(self.config, self._http))
+        try:
+            answer = send(_platform_from(self.config, self._http), session)
+        except UnreachableError as exc:
+            if exc.phase in NOT_SENT:
+                self._loop.call_soon_threadsafe(self._limiter.give_back, request.method, request.path)
+            raise
         self._loop.call_soon_threadsafe(self._learn, request, answer)
         return answer
 
@@ -318,12 +451,45 @@ class Account:
         self._limiter.learn(request.method, request.path, answer.status, answer.headers, now=self._now())
 
     async def _in_worker(self, function: Callable[..., T], *args: Any) -> T:
+        self._count(calls=1)
         try:
             answer: T = await self._workers.run(function, *args)
         except RcPushError as exc:
             self._count(unreachable=isinstance(exc, UnreachableError))
             raise exc.with_traceback(None) from None  # the worker's frames have secrets in their locals
         return answer
+
+    # -------------------------------------------------------------------------------------------------------- records
+
+    async def _load_limits(self) -> None:
+        """Go on with the limits as the last process has left them: RingCentral goes on counting, too."""
+        stored = await self._records.load_limits(self.config.name) if self._records else None
+        if not stored:
+            return
+        try:
+            state = msgspec.json.decode(stored, type=LimitState)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            log.warning("rest_limits_discarded", account=self.config.name)
+            return
+        self._limiter.restore(state, now=self._now(), wall=self._wall())
+
+    async def _save_limits(self) -> None:
+        """Save what is used up. A journal that cannot is no reason not to connect: then it matters most."""
+        if self._records is None:
+            return
+        state = msgspec.json.encode(self._limiter.state(now=self._now(), wall=self._wall()))
+        try:
+            await self._records.save_limits(self.config.name, state)
+        except JournalError as exc:
+            log.warning("rest_limits_not_saved", account=self.config.name, error=str(exc))
+
+    async def _note_created(self, subscription_id: Any) -> None:
+        if self._records is None or not isinstance(subscription_id, str):
+            return
+        try:
+            await self._records.note_created(self.config.name, subscription_id)
+        except JournalError as exc:  # it works without; it only cannot be told from others' later
+            log.warning("subscription_not_noted", account=self.config.name, id=subscription_id, error=str(exc))
 
     # ---------------------------------------------------------------------------------------------------- the session
 
@@ -368,7 +534,7 @@ class Account:
             key = f"accounts.{self.config.name}.jwt"
             raise ConfigError([Problem(key, "missing", "set jwt, or access_token for a bot")])
         started_at = self._now()
-        answer = await self._exchange(_TOKEN, lambda platform: platform.login(jwt=jwt.reveal()))
+        answer = await self._exchange(_TOKEN, lambda platform, _: platform.login(jwt=jwt.reveal()))
         session = self._session_from(answer)
         self._count(logins=1)
         log.info("oauth_login", account=self.config.name, took_s=round(self._now() - started_at, 3))
@@ -378,7 +544,7 @@ class Account:
         """Refresh. A lost answer is asked for again at once: for a while the old refresh token gives the same one."""
 
         async def attempt() -> Answer:
-            return await self._exchange(_TOKEN, lambda platform: _refresh(platform, old), old)
+            return await self._exchange(_TOKEN, lambda platform, _: _refresh(platform, old), old)
 
         started_at = self._now()
         try:
@@ -407,6 +573,7 @@ class Account:
             session_id=str(info.session_id or (old.session_id if old else "")),
             owner_id=str(info.owner_id or (old.owner_id if old else "")),
             fingerprint=self._fingerprint(),
+            scope=info.scope or (old.scope if old else ""),
         )
 
     def _expire(self, session: OAuthSession) -> None:
@@ -472,11 +639,11 @@ class Account:
         parts = (self._server, self.config.client_id, _revealed(self.config.jwt))
         return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
-    def _secrets(self, session: OAuthSession | None) -> Iterator[str]:
+    def _secrets(self, *sessions: OAuthSession | None) -> Iterator[str]:
         secret = _revealed(self.config.client_secret)
         yield base64.b64encode(f"{self.config.client_id}:{secret}".encode()).decode()  # as Basic authorization has it
         yield from (secret, _revealed(self.config.jwt), _revealed(self.config.access_token))
-        if session:
+        for session in filter(None, sessions):
             yield from (session.access_token, session.refresh_token)
 
 

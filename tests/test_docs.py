@@ -19,10 +19,13 @@ import pytest
 
 import rc_push
 from rc_push import __main__, cli, config, errors, event_types, handlers, templates
+from rc_push.cli.hops import Hop, Level
 from rc_push.config import HandlerConfig
 from rc_push.envelope import Envelope, Source
 from rc_push.errors import ConfigError, Reject, Retry
 from rc_push.journal import salvage
+from rc_push.protocol import codes
+from rc_push.reconcile import State
 from rc_push.routing import Route
 from rc_push.simulator import faults
 from rc_push.simulator.admin import Admin
@@ -416,6 +419,34 @@ def test_every_reason_of_a_gap_is_documented_and_no_other():
     documented = {code_in(reason)[0].partition("…")[0] for reason, *_ in rows("docs/events.md", "Gaps")}
     assert "connection lost" in gap_reasons()
     assert documented == gap_reasons() | {salvage.REASON}  # written by SQL
+
+
+# ------------------------------------------------------------------------------------------------------------ network
+
+
+def test_every_code_is_documented_with_what_is_done_and_no_other():
+    documented = [(code_in(code)[0], status, does, means)
+                  for code, status, does, means in rows("docs/network.md", "What each code means")]  # fmt: skip
+    assert documented == [(name, str(code.status or NO_DEFAULT), code.action, code.means)
+                          for name, code in codes.CODES.items()]  # fmt: skip
+
+
+def test_every_hop_of_doctor_is_documented_and_no_other():
+    code = "\n".join(path.read_text("utf-8") for path in CODE.glob("cli/doctor*.py"))
+    told = re.findall(r"report\.(?:ok|failed|skipped)\(\s*\"(\w+)\"", code)
+    told += re.findall(r"Hop\(\s*\"\w+\", \"(\w+)\"", code)
+    assert {code_in(hop)[0] for hop, _ in rows("docs/network.md", "`doctor`")} == set(told) | {"connect"}
+
+
+def test_what_doctor_prints_as_json_is_documented():
+    named = set(code_in(prose("docs/network.md")))
+    assert set(Hop("ok", "dns", "x", "y").to_dict()) | {"host", "port", "protocol", "ask"} <= named
+    assert set(get_args(Level)) <= named
+
+
+def test_every_state_of_a_subscription_at_ringcentral_is_documented_and_no_other():
+    documented = {code_in(state)[0] for state, _ in rows("docs/network.md", "Subscriptions at RingCentral")}
+    assert documented == set(get_args(State))
 
 
 # ---------------------------------------------------------------------------------------------------------- simulator

@@ -22,11 +22,11 @@ ROWS = (
     {"metrics"},
     {"status"},
     {"health"},
-    {"receive", "dispatch", "retention", "web", "simulator"},
+    {"receive", "reconcile", "dispatch", "retention", "web", "simulator"},
     {"transports", "journal", "handlers", "systemd", "routing", "ordering"},
     {"rest"},
-    {"protocol", "limiter", "http", "threads", "stalls", "running", "templates", "asgi"},
-    {"log"},  # beside config, whose settings it takes
+    {"protocol", "limiter", "upgrade_gate", "http", "dial", "threads", "stalls", "running", "templates", "asgi"},
+    {"log", "network"},  # above config, whose settings they take
     {"envelope", "config", "backoff", "control", "measures"},
     {"event_types"},  # of envelope alone
     {"errors"},

@@ -158,3 +158,51 @@ def test_no_header_makes_the_limiter_remember_without_bound():
     limiter = Limiter()
     limiter.learn(*TOKEN, 200, {**GROUP_HEADERS, "X-Rate-Limit-Limit": "999999999999"}, now=0.0)
     assert len(limiter._groups["auth"].sent) == LIMIT_MAX
+
+
+def test_what_is_spared_is_left_to_others_but_for_a_last_one():
+    limiter = Limiter()
+    assert [limiter.reserve(*TOKEN, now=0.0, spare=2) for _ in range(3)] == [0.0] * 3
+    assert limiter.reserve(*TOKEN, now=0.0, spare=2) == 60.0 + MARGIN_S
+    assert [limiter.reserve(*WSTOKEN, now=0.0) for _ in range(2)] == [0.0] * 2
+    assert Limiter().reserve(*TOKEN, now=0.0, spare=9) == 0.0
+
+
+def test_a_request_counts_from_its_answer_on():
+    limiter = Limiter()
+    for _ in range(5):
+        limiter.reserve(*TOKEN, now=0.0)
+    for _ in range(5):
+        limiter.learn(*TOKEN, 200, {}, now=20.0)
+    assert limiter.reserve(*TOKEN, now=20.0) == 60.0 + MARGIN_S
+
+
+def test_what_never_reached_ringcentral_is_given_back():
+    limiter = Limiter()
+    for _ in range(5):
+        limiter.reserve(*TOKEN, now=0.0)
+    limiter.give_back(*TOKEN)
+    assert [limiter.reserve(*TOKEN, now=0.0) for _ in range(2)] == [0.0, 60.0 + MARGIN_S]
+
+
+def test_another_process_goes_on_with_what_is_used_up_by_the_wall_clock():
+    first, second = Limiter(), Limiter()
+    for now in (100.0, 110.0, 120.0, 130.0, 140.0):
+        first.reserve(*TOKEN, now=now)
+    second.restore(first.state(now=150.0, wall=1_000_150.0), now=7.0, wall=1_000_155.0)
+    assert second.reserve(*TOKEN, now=7.0) == pytest.approx(5.0 + MARGIN_S)
+
+
+def test_a_penalty_outlives_the_process():
+    first, second = Limiter(), Limiter()
+    first.learn(*WSTOKEN, 429, {**GROUP_HEADERS, "Retry-After": "60"}, now=0.0)
+    second.restore(first.state(now=10.0, wall=1_000_010.0), now=500.0, wall=1_000_020.0)
+    assert second.silence_s(*TOKEN, now=500.0) == pytest.approx(40.0)
+
+
+@pytest.mark.parametrize("shift_s", [-86_400.0, 86_400.0])
+def test_a_clock_that_was_moved_makes_nothing_wait_for_long(shift_s: float):
+    first, second = Limiter(), Limiter()
+    first.learn(*WSTOKEN, 429, {**GROUP_HEADERS, "Retry-After": "60"}, now=0.0)
+    second.restore(first.state(now=0.0, wall=1_000_000.0), now=0.0, wall=1_000_000.0 + shift_s)
+    assert second.silence_s(*TOKEN, now=0.0) <= RETRY_AFTER_MAX_S

@@ -931,3 +931,14 @@ async def _receive_under_faults(path, links, failures, cancel_at):
     assert passed <= set(in_journal)
     if not any(failures):
         assert set(given) == set(in_journal)
+
+
+def test_a_younger_proof_of_what_is_known_already_counts():
+    clock = Clock()
+    receiver = Receiver("team", FakeTransport(), None, wall=clock.wall)
+    for _ in range(3):
+        receiver._become(Evidence("live", "subscription confirmed again", proven_at=clock.now, good_for_s=10.0))
+        clock.now += 8.0
+        assert receiver.statistics().evidence.state == "live"
+    clock.now += 3.0
+    assert receiver.statistics().evidence.state == "degraded"

@@ -23,6 +23,8 @@ COMMANDS = {
     "reload": "rc_push.cli.reload:reload",
     "listen": "rc_push.cli.listen:listen",
     "check": "rc_push.cli.check:check",
+    "doctor": "rc_push.cli.doctor:doctor",
+    "subscriptions": "rc_push.cli.subscriptions:subscriptions",
     "init": "rc_push.cli.init:init",
     "simulate": "rc_push.cli.simulate:simulate",
     "trigger": "rc_push.cli.trigger:trigger",

@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from rc_push.cli.check import Finding
+from rc_push.cli.visit import visiting
 from rc_push.crew import transport_for
-from rc_push.errors import EXIT_FAILED, EXIT_UNREACHABLE, JournalError, RcPushError, RefusedError
-from rc_push.journal.reader import Reader
-from rc_push.protocol.subscription import PATH, info_from
-from rc_push.rest import Account, OAuthSession
+from rc_push.errors import EXIT_FAILED, EXIT_UNREACHABLE, RcPushError, RefusedError, UnreachableError
+from rc_push.rest import Account, WsToken
+from rc_push.transports import Transport
+from rc_push.transports.websocket import WebSocketTransport
 
 if TYPE_CHECKING:
     from rc_push.config import Config, SubscriptionConfig
@@ -27,38 +24,22 @@ if TYPE_CHECKING:
 CONFIRMED_WITHIN_S = 60.0
 
 
-class Glance:
-    """Lets an account use a live access token of the daemon, and keeps what a login gives to itself."""
+class _Once:
+    """Gives the token that is there already: waiting for it is not waiting for RingCentral."""
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
-        self.has_logged_in = False
+    def __init__(self, token: WsToken) -> None:
+        self._token = token
 
-    async def load_session(self, account: str) -> bytes | None:
-        """Return the daemon's session while its access token lives: refreshing it would take it from the daemon."""
-        try:
-            reader = Reader(self._config.journal.path)
-        except JournalError:  # no journal yet: nothing to use
-            return None
-        try:
-            stored = reader.oauth_session(account)
-        finally:
-            reader.close()
-        session = _live_from(stored)
-        return None if session is None else msgspec.json.encode(session)
+    async def wstoken(self) -> WsToken:
+        """Return the token."""
+        return self._token
 
-    async def save_session(self, account: str, session: bytes) -> None:  # noqa: ARG002 - the interface's
-        """Note that there is a session to revoke."""
-        self.has_logged_in = bool(session)
+    def upgrade_failed(self, exc: UnreachableError) -> UnreachableError:
+        """Return *exc* as it is."""
+        return exc
 
-
-def _live_from(stored: bytes | None) -> OAuthSession | None:
-    """Return the daemon's session without its refresh token, which is the daemon's to use."""
-    try:
-        session = msgspec.json.decode(stored or b"", type=OAuthSession)
-    except msgspec.DecodeError:
-        return None
-    return None if session.is_due(datetime.now(UTC)) else msgspec.structs.replace(session, refresh_token="")
+    def upgrade_worked(self) -> None:
+        """Leave it at that: there is no next connection."""
 
 
 def check_online(config: Config) -> list[Finding]:
@@ -75,8 +56,7 @@ async def _collect(config: Config) -> list[Finding]:
 
 async def _check_account(config: Config, name: str) -> AsyncIterator[Finding]:
     key = f"accounts.{name}"
-    glance = Glance(config)
-    async with Account(config.accounts[name], config.network, glance) as account:
+    async with visiting(config, name) as account:
         try:
             await account.access_token()
         except RcPushError as exc:
@@ -86,8 +66,6 @@ async def _check_account(config: Config, name: str) -> AsyncIterator[Finding]:
         for subscription in config.subscriptions.values():
             if subscription.account == name:
                 yield await _check_subscription(config, subscription, account)
-        if glance.has_logged_in:
-            await account.revoke()
 
 
 async def _check_subscription(config: Config, subscription: SubscriptionConfig, account: Account) -> Finding:
@@ -100,13 +78,9 @@ async def _check_subscription(config: Config, subscription: SubscriptionConfig, 
             return await check_webhook(config, subscription, account)
         except RcPushError as exc:
             return _problem(key, exc)
-    transport = transport_for(config, subscription, account)
     try:
-        async with (
-            asyncio.timeout(CONFIRMED_WITHIN_S),
-            _without_leftovers(subscription, account),
-            transport.connect(None) as link,
-        ):
+        transport = await _transport(config, subscription, account)
+        async with asyncio.timeout(CONFIRMED_WITHIN_S), transport.connect(None) as link:
             while link.evidence.state not in ("live", "degraded"):
                 await link.read()
     except TimeoutError:
@@ -119,24 +93,11 @@ async def _check_subscription(config: Config, subscription: SubscriptionConfig, 
     return Finding("ok", key, "RingCentral confirms the subscription")
 
 
-@asynccontextmanager
-async def _without_leftovers(subscription: SubscriptionConfig, account: Account) -> AsyncIterator[None]:
-    """Delete the PubNub subscription that comes into being inside; the gateway's end with their connection."""
-    if subscription.transport != "pubnub":
-        yield
-        return
-    before = await _pubnub_ids(account)
-    try:
-        yield
-    finally:
-        for id_ in await _pubnub_ids(account) - before:
-            await account.request("DELETE", f"{PATH}/{id_}")
-
-
-async def _pubnub_ids(account: Account) -> set[str]:
-    listed = await account.request("GET", PATH)
-    infos = [info_from(msgspec.json.encode(record)) for record in listed.get("records", [])]
-    return {info.id for info in infos if info.delivery_mode.transport_type == "PubNub"}
+async def _transport(config: Config, subscription: SubscriptionConfig, account: Account) -> Transport:
+    """Return the way in which the daemon would receive. What the limits make us wait for is over then."""
+    if subscription.transport == WebSocketTransport.name:
+        return WebSocketTransport(subscription, _Once(await account.wstoken()), config.network)
+    return transport_for(config, subscription, account)
 
 
 def _problem(key: str, exc: RcPushError) -> Finding:

@@ -52,7 +52,7 @@ async def _all_accounts(config: Config, *, as_json: bool) -> int:
 
 async def _listed(config: Config, name: str) -> list[WebhookInfo]:
     """Return the webhooks of an account; a session that this has opened is ended."""
-    from rc_push.cli.check_online import Glance
+    from rc_push.cli.visit import Glance
     from rc_push.rest import Account
     from rc_push.transports.webhook_subscription import TRANSPORT_TYPE, listed
 

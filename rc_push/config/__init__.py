@@ -1,7 +1,15 @@
 """What did the user ask for? The settings, and the file that they come from."""
 
 from rc_push.config.changes import Changes, changes_between, everything_in
-from rc_push.config.file import find_config, load, load_control, load_journal, load_routes, with_lines
+from rc_push.config.file import (
+    find_config,
+    load,
+    load_control,
+    load_journal,
+    load_routes,
+    load_what_works,
+    with_lines,
+)
 from rc_push.config.settings import (
     DEFAULT_SERVER,
     NAMED_TABLES,
@@ -52,6 +60,7 @@ __all__ = [
     "load_control",
     "load_journal",
     "load_routes",
+    "load_what_works",
     "options",
     "secret_from",
     "with_lines",

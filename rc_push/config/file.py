@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -41,6 +42,7 @@ from rc_push.config.values import (
     FOUND_IN_FILE,
     SOURCES_REMEDY,
     Mistake,
+    is_for_all,
     is_loopback,
     is_origin,
     is_server,
@@ -61,6 +63,9 @@ FILE_MAX_BYTES = 1 << 20
 FINGERPRINT_DIGITS = 12
 # An empty journal takes a tenth of it.
 JOURNAL_MIN_BYTES = 1_000_000
+PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
+# What the files under [network] hold, for people.
+_KINDS = {"ca_file": "certificates", "client_certificate": "a certificate", "client_key": "a private key"}
 
 
 def find_config(option: Path | None, environ: Mapping[str, str]) -> Path | None:
@@ -89,6 +94,16 @@ def load_routes(
     reading = _Reading(_required(path), {})
     subscriptions, handlers = reading.routes()
     return subscriptions, handlers, reading.warnings()
+
+
+def load_what_works(path: Path | None, environ: Mapping[str, str]) -> tuple[Config, list[Problem]]:
+    """Return what can be used of the file at *path*, with defaults in the place of mistakes, and all the mistakes.
+
+    Without a file, everything is its default. Raises ConfigError only where the file cannot be read at all.
+    """
+    reading = _Reading(path or SEARCHED[0], environ, "" if path is None else None)
+    config = reading.config()
+    return msgspec.structs.replace(config, path=path), reading.problems
 
 
 def load_journal(path: Path | None) -> JournalConfig:
@@ -182,8 +197,8 @@ def _unusable(path: Path, found: str, remedy: str, line: int | None = None) -> C
 class _Reading:
     """One pass over a file: makes settings of it, and notes every mistake in *problems*."""
 
-    def __init__(self, path: Path, environ: Mapping[str, str]) -> None:
-        text, self._fingerprint = _read(path)
+    def __init__(self, path: Path, environ: Mapping[str, str], text: str | None = None) -> None:
+        text, self._fingerprint = _read(path) if text is None else (text, "")
         self.problems: list[Problem] = []
         self._path = path
         self._document = _parse(text, path)
@@ -325,18 +340,18 @@ class _Reading:
     def _network(self) -> NetworkConfig:
         key = ("network",)
         network = NetworkConfig(**self.table(key, NetworkConfig))
-        if network.proxy is not None:
-            parts = split_url(network.proxy)
-            if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
-                remedy = 'write an address such as "http://proxy.example.com:3128"'
-                self._complain((*key, "proxy"), found_url(network.proxy), remedy)
-            elif parts.password:
-                remedy = "better: leave it out and set HTTPS_PROXY"
-                self._complain((*key, "proxy"), "a password in the file", remedy, warning=True)
-        if network.ca_file is not None and not network.ca_file.is_file():
-            self._complain(
-                (*key, "ca_file"), f"there is no file {network.ca_file}", "name a file of certificates (PEM)"
-            )
+        self._proxy(key, network)
+        for name in ("ca_file", "client_certificate", "client_key"):
+            path = getattr(network, name)
+            if path is not None and not path.is_file():
+                self._complain((*key, name), f"there is no file {path}", f"name a file of {_KINDS[name]} (PEM)")
+        key_file = network.client_key or network.client_certificate
+        if network.client_key and not network.client_certificate:
+            self._complain((*key, "client_key"), "given without client_certificate", "name the certificate, too")
+        elif key_file and is_for_all(key_file):
+            name = "client_key" if network.client_key else "client_certificate"
+            found = f"all users of this machine can read the key in {key_file}"
+            self._complain((*key, name), found, f"chmod o-rwx {shlex.quote(str(key_file))}")
         return network
 
     def _web(self) -> WebConfig:
@@ -352,6 +367,20 @@ class _Reading:
             remedy = f"give it, such as {SOURCES_REMEDY}; or listen at 127.0.0.1"
             self._complain(("web", "token"), f"missing, and others can ask at {short(web.listen)}", remedy)
         return web
+
+    def _proxy(self, key: Key, network: NetworkConfig) -> None:
+        parts = split_url(network.proxy) if network.proxy is not None else None
+        if network.proxy is not None and (
+            parts is None or parts.scheme not in PROXY_SCHEMES or not parts.hostname or parts.path.strip("/")
+        ):
+            remedy = 'write an address such as "http://proxy.example.com:3128"'
+            self._complain((*key, "proxy"), found_url(network.proxy), remedy)
+        elif parts and parts.password:
+            remedy = "better: proxy_user and proxy_password, or HTTPS_PROXY in the environment"
+            self._complain((*key, "proxy"), "a password in the file", remedy, warning=True)
+        if (network.proxy_user is None) != (network.proxy_password is None):
+            missing = "proxy_user" if network.proxy_user is None else "proxy_password"
+            self._complain((*key, missing), "missing", "give proxy_user and proxy_password together")
 
     # -------------------------------------------------------------------------------------------------------- one value
 

@@ -163,10 +163,30 @@ class NetworkConfig(msgspec.Struct, frozen=True):
     """The way to RingCentral."""
 
     proxy: Annotated[
-        str | None, _option("an HTTP proxy; else what the environment says", example="http://proxy.example.com:3128")
+        str | None,
+        _option(
+            "a proxy, http, https or socks5; else what the environment says", example="http://proxy.example.com:3128"
+        ),
     ] = None
+    proxy_user: Annotated[str | None, _option("who we are to the proxy", example="rc-push")] = None
+    proxy_password: Annotated[
+        Secret | None, _option("the proxy's password for that user", example={"credential": "rc-proxy-password"})
+    ] = None
+    no_proxy: Annotated[
+        tuple[str, ...],
+        _option(
+            "hosts that are reached without a proxy; else what the environment says", example=["pubnub.example.com"]
+        ),
+    ] = ()
     ca_file: Annotated[
         Path | None, _option("authorities to trust, as PEM; else the system's", example="/etc/ssl/certs/company.pem")
+    ] = None
+    client_certificate: Annotated[
+        Path | None, _option("our certificate, as PEM, where one is asked for", example="/etc/rc-push/client.pem")
+    ] = None
+    client_key: Annotated[
+        Path | None,
+        _option("its key, as PEM without a passphrase; else in the same file", example="/etc/rc-push/client-key.pem"),
     ] = None
     connect_timeout_s: Annotated[float, _option("until connected, in seconds", low=0.1, high=600)] = 10.0
     read_timeout_s: Annotated[float, _option("until an answer comes, in seconds", low=0.1, high=600)] = 30.0

@@ -148,6 +148,14 @@ def split_address(text: str) -> str | None:
         return None
 
 
+def is_for_all(path: Path) -> bool:
+    """Say whether every user of this machine can read *path*: a key is nobody else's. A group of its own may."""
+    try:
+        return bool(path.stat().st_mode & stat.S_IROTH)
+    except OSError:  # whoever opens it says why
+        return False
+
+
 def is_loopback(host: str) -> bool:
     """Say whether *host* is this machine itself."""
     try:

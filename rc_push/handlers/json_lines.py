@@ -32,7 +32,7 @@ log = structlog.get_logger()
 # Owner writes, group reads (a log shipper), others nothing: events are private. The umask may take more away.
 FILE_MODE = 0o640
 DIRECTORY_MODE = 0o750
-# A longer end without a newline is none of our lines: a frame has at most 16 MiB (transports/websocket.py), and we add
+# A longer end without a newline is none of our lines: a frame has at most 16 MiB (transports/gateway.py), and we add
 # less than a block.
 LINE_MAX_BYTES = (16 << 20) + (64 << 10)
 BLOCK_BYTES = 64 << 10

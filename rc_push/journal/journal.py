@@ -140,6 +140,20 @@ class Journal:
         """Keep the webhook of *subscription*."""
         await self._write(lambda store: store.save_webhook(subscription, state))
 
+    async def load_limits(self, account: str) -> bytes | None:
+        """Return how much of the limits of *account* is used up, as it was saved."""
+        state: bytes | None = await self._write(lambda store: store.rest_limits(account))
+        return state
+
+    async def save_limits(self, account: str, limits: bytes) -> None:
+        """Keep how much of the limits of *account* is used up."""
+        await self._write(lambda store: store.save_rest_limits(account, limits))
+
+    async def note_created(self, account: str, subscription_id: str) -> None:
+        """Keep the id of a subscription that we have created at RingCentral."""
+        at_ms = round(time.time() * 1000)
+        await self._write(lambda store: store.note_created(account, subscription_id, at_ms))
+
     async def register_handler(self, name: str, since_ms: int | None = None) -> Registered:
         """Return where the handler *name* stands; one that is new begins with what was received since *since_ms*.
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rc_push.envelope import Envelope, Gap, Source, iso_from_ms
+from rc_push.envelope import Cursor, Envelope, Gap, Source, iso_from_ms
 from rc_push.journal.store import connect_read_only, journal_error_from, position_before
 
 # What one read hands over at the most, so that a backlog of large events stays bounded in memory.
@@ -146,6 +146,26 @@ class Reader:
     def webhooks(self) -> dict[str, bytes]:
         """Return what is kept of webhooks, by our subscriptions' names. It holds tokens."""
         return {row[0]: bytes(row[1]) for row in self._query("SELECT subscription, state FROM webhooks")}
+
+    def rest_limits(self, account: str) -> bytes | None:
+        """Return how much of the limits of *account* is used up, as the daemon has saved it."""
+        row = next(self._query("SELECT state FROM rest_limits WHERE account = ?", (account,)), None)
+        return bytes(row[0]) if row else None
+
+    def created_subscriptions(self, account: str) -> set[str]:
+        """Return the ids of the subscriptions that we have created at RingCentral with *account*."""
+        rows = self._query("SELECT id FROM created_subscriptions WHERE account = ?", (account,))
+        return {row[0] for row in rows}
+
+    def cursors(self) -> list[Cursor]:
+        """Return where every subscription stands. The states hold tokens."""
+        rows = self._query(
+            "SELECT s.name, c.transport, c.seen_at, c.state, c.is_clean FROM cursors c"
+            " JOIN subscriptions s ON s.id = c.subscription ORDER BY s.name"
+        )
+        return [
+            Cursor(name, transport, at, bytes(state), bool(is_clean)) for name, transport, at, state, is_clean in rows
+        ]
 
     def tallies(self) -> list[Tally]:
         """Return the counts of every subscription."""

@@ -29,6 +29,8 @@ ROWS_AT_ONCE = (256, 32, 1)
 ROW_BYTES = 150
 BUSY_TIMEOUT_S = 5.0
 MODE = 0o600
+# How long it is known of a subscription at RingCentral that it was ours; one that nobody renews lives minutes.
+CREATED_KEPT_MS = 30 * 86_400_000
 # SQLite's codes for a full disk; the second where there is no room for the -shm file.
 DISK_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
 # Its primary codes for what a user can do something about.
@@ -209,6 +211,27 @@ class Store:
             "INSERT INTO webhooks (subscription, state) VALUES (?,?)"
             " ON CONFLICT (subscription) DO UPDATE SET state = excluded.state",
             (subscription, state),
+        )
+
+    def rest_limits(self, account: str) -> bytes | None:
+        """Return how much of the limits of *account* is used up, as it was saved."""
+        row = self._db.execute("SELECT state FROM rest_limits WHERE account = ?", (account,)).fetchone()
+        return bytes(row[0]) if row else None
+
+    def save_rest_limits(self, account: str, state: bytes) -> None:
+        """Keep how much of the limits of *account* is used up."""
+        self._db.execute(
+            "INSERT INTO rest_limits (account, state) VALUES (?,?)"
+            " ON CONFLICT (account) DO UPDATE SET state = excluded.state",
+            (account, state),
+        )
+
+    def note_created(self, account: str, subscription_id: str, at_ms: int) -> None:
+        """Keep the id of a subscription that we have created at RingCentral; forget those of long ago."""
+        self._db.execute("DELETE FROM created_subscriptions WHERE created_at < ?", (at_ms - CREATED_KEPT_MS,))
+        self._db.execute(
+            "INSERT INTO created_subscriptions (id, account, created_at) VALUES (?,?,?) ON CONFLICT DO NOTHING",
+            (subscription_id, account, at_ms),
         )
 
     def positions_before(self, since_ms: int, until_ms: int | None) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """What does a refused request mean, and who can change it? From status and body to one exception of `errors`.
 
-Knows RingCentral's error bodies and codes; knows nothing of how the answer came (REST, or the gateway).
+Knows RingCentral's error bodies; what each code means stands in `codes`. Knows nothing of how the answer came (REST, or
+the gateway).
 """
 
 from __future__ import annotations
@@ -12,14 +13,12 @@ from typing import Any
 import msgspec
 
 from rc_push.errors import CredentialsRefused, FiltersRefused, PermissionRefused, RateLimited, RestError, ServerError
+from rc_push.protocol.codes import ANY_CREDENTIALS, CODES, OAUTH_REMEDIES, TRANSPORT
 
 # Where a 429 says nothing else. Source: RingCentral's rate limit guide, "at least 30 seconds".
 SILENCE_S = 30.0
 MESSAGE_MAX_CHARS = 300
 CODE_MAX_CHARS = 40
-
-# The gateway's own status of an error is not documented, so that codes count there as the status does for REST.
-RATE_CODES = frozenset({"CMN-301", "CMN-302", "CMN-303", "CMN-304", "CMN-310"})
 
 # RFC 6749 and RingCentral's OAuthInvalidRequest. Other services put any text into "error".
 OAUTH_ERRORS = frozenset(
@@ -35,53 +34,6 @@ OAUTH_ERRORS = frozenset(
         "unsupported_grant_type",
     }
 )
-
-_CLIENT = "check client_id, client_secret and server of the account"
-_FLOW = "enable the JWT auth flow for the app in RingCentral's Developer Console"
-_TOKEN = "check access_token of the account, or jwt where it has one"  # noqa: S105 - a remedy
-_USER = "the user of the account's jwt must be enabled in RingCentral and not locked out"
-_GRANT = "check jwt of the account: it must belong to this app, and be neither expired nor deleted"
-_CREDENTIALS = "check client_id, client_secret and jwt (or access_token) of the account"
-CREDENTIAL_REMEDIES = {
-    "OAU-127": _CLIENT,
-    "OAU-146": _CLIENT,
-    "OAU-153": _CLIENT,
-    "invalid_client": _CLIENT,
-    "OAU-125": _FLOW,
-    "OAU-250": _FLOW,
-    "OAU-251": _FLOW,
-    "unauthorized_client": _FLOW,
-    "unsupported_grant_type": _FLOW,
-    "OAU-123": _TOKEN,
-    "OAU-128": _TOKEN,
-    "OAU-129": _TOKEN,
-    "OAU-134": _TOKEN,
-    "OAU-149": _TOKEN,
-    "OAU-213": _TOKEN,
-    "OAU-136": _USER,
-    "OAU-141": _USER,
-    "OAU-142": _USER,
-    "OAU-147": _USER,
-    "OAU-232": _USER,
-    "OAU-236": _USER,
-    "OAU-140": _GRANT,
-    "OAU-210": _GRANT,
-    "invalid_grant": _GRANT,
-}
-
-_APP = "give the app {permission} in RingCentral's Developer Console"
-_ROLE = "give the user {permission} by a role in RingCentral's Admin Portal"
-_FILTER = "take the event filter out of event_filters, or let RingCentral's administrator give the user access to it"
-PERMISSION_REMEDIES = {
-    "CMN-401": _APP,
-    "CMN-408": _ROLE,
-    "SUB-528": _APP,
-    **{f"SUB-{number}": _FILTER for number in range(402, 409)},
-}
-
-
-_FILTERS = "correct event_filters of the subscription"
-FILTER_CODES = ("SUB-508", "CMN-101")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,23 +52,54 @@ def error_from_response(status: int, body: bytes, *, where: str = "", retry_afte
     """
     refusal = _refusal_from(body)
     code, message = refusal.code or refusal.oauth_error, refusal.message
-    if status == 429 or refusal.code in RATE_CODES:  # noqa: PLR2004 - an HTTP status says it best
+    # The gateway's own status of an error is not documented, so that codes count there as the status does for REST.
+    row = CODES.get(refusal.code)
+    kind = row.kind if row else "other"
+    if status == 429 or kind == "rate":  # noqa: PLR2004 - an HTTP status says it best
         return RateLimited(SILENCE_S if retry_after_s is None else retry_after_s, code, message, where=where)
     if status >= 500:  # noqa: PLR2004
         return ServerError(status, code, message, where=where, retry_after_s=retry_after_s)
-    if refusal.code in PERMISSION_REMEDIES:
-        remedy = PERMISSION_REMEDIES[refusal.code].format(permission=_permission_in(message))
-        return PermissionRefused(status, code, message, remedy=remedy, where=where)
-    if refusal.code in FILTER_CODES and (refusal.code != "CMN-101" or "eventFilters" in message):
-        return FiltersRefused(status, code, message, remedy=_FILTERS, where=where)
-    if status == 401 or refusal.code.startswith("OAU-") or refusal.oauth_error:  # noqa: PLR2004
+    if row and kind == "permission":
+        return PermissionRefused(status, code, message, remedy=remedy_for(code, message), where=where)
+    remedy = _mistake_in(refusal)
+    if remedy:
+        return FiltersRefused(status, code, message, remedy=remedy, where=where)
+    if status == 401 or kind == "credentials" or refusal.code.startswith("OAU-") or refusal.oauth_error:  # noqa: PLR2004
         return CredentialsRefused(status, code, message, remedy=_credential_remedy(refusal), where=where)
-    return RestError(status, code, message, where=where)
+    return RestError(status, code, f"{message}; {row.remedy}" if row and row.remedy else message, where=where)
+
+
+def remedy_for(code: str, message: str) -> str:
+    """Return what people can do about *code*, with the permission that *message* names; empty where nothing helps."""
+    row = CODES.get(code)
+    return row.remedy.format(permission=_permission_in(message)) if row else ""
+
+
+def over_gateway(exc: RestError) -> RestError:
+    """Return what *exc* means as the answer to a request over a connection to the gateway.
+
+    That the session is over or the token dead, the next connection finds out: it asks for a token over REST, which is
+    where credentials are refused for good.
+    """
+    if isinstance(exc, CredentialsRefused):
+        return RestError(exc.status, exc.error_code, exc.message, where=exc.where)
+    return exc
+
+
+def _mistake_in(refusal: _Refusal) -> str:
+    """Return the remedy where *refusal* tells of a mistake in the file; empty where it does not."""
+    if refusal.code == "CMN-101":
+        named = {"eventFilters": CODES["SUB-508"].remedy, "deliveryMode": TRANSPORT}
+        return next((remedy for name, remedy in named.items() if name in refusal.message), "")
+    row = CODES.get(refusal.code)
+    return row.remedy if row and row.kind == "filters" else ""
 
 
 def _credential_remedy(refusal: _Refusal) -> str:
-    by_code = CREDENTIAL_REMEDIES.get(refusal.code)
-    return by_code or CREDENTIAL_REMEDIES.get(refusal.oauth_error, _CREDENTIALS)
+    row = CODES.get(refusal.code)
+    if row and row.kind == "credentials":
+        return row.remedy
+    return OAUTH_REMEDIES.get(refusal.oauth_error, ANY_CREDENTIALS)
 
 
 def _permission_in(message: str) -> str:

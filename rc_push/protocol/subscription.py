@@ -54,6 +54,7 @@ class SubscriptionInfo(msgspec.Struct, frozen=True, rename="camel"):
     disabled_filters: list[DisabledFilter] = []
     status: str = ""
     creation_time: str = ""
+    expiration_time: str = ""
     expires_in: float | None = None
     delivery_mode: DeliveryMode = DeliveryMode()
 
@@ -73,7 +74,9 @@ def refused_from(info: SubscriptionInfo) -> str:
 
 def is_gone(exc: RestError) -> bool:
     """Say whether *exc* means that the subscription is not there any more (protocol.md 3.3)."""
-    return exc.error_code == "SUB-507" or (exc.status == 404 and exc.error_code in ("CMN-102", ""))  # noqa: PLR2004
+    if exc.error_code == "CMN-102":
+        return exc.status == 404 or "subscriptionId" in exc.message  # noqa: PLR2004 - an HTTP status says it best
+    return exc.error_code == "SUB-507" or (exc.status == 404 and not exc.error_code)  # noqa: PLR2004
 
 
 def are_same_filters(ours: Sequence[str], theirs: Sequence[str], owner_id: str) -> bool:

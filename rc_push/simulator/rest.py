@@ -1,6 +1,6 @@
 """Which REST call is it, may it pass, and what does it answer? One table for HTTPS and for the gateway.
 
-Knows paths, limits and faults; what a call does stands in `oauth.py` and `subscriptions.py`.
+Knows paths, limits and faults; what a call does stands in `oauth.py`, `subscriptions.py` and `chats.py`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from rc_push.simulator import oauth, subscriptions
+from rc_push.simulator import chats, oauth, subscriptions
 from rc_push.simulator.answers import Answer, Call, Refused, not_found, rest_error
 from rc_push.simulator.faults import Hang, Slow
+from rc_push.simulator.samples import CHATS
 from rc_push.simulator.state import CallRecord, World
 
 OAUTH = "/restapi/oauth"
@@ -81,6 +82,9 @@ OPERATIONS = (
     Operation("DELETE", f"{subscriptions.PATH}/{{subscriptionId}}", "medium", subscriptions.delete),
     Operation("POST", f"{subscriptions.PATH}/{{subscriptionId}}/renew", "light", subscriptions.renew),
     Operation("GET", EXTENSION, "light", read_extension),
+    Operation("GET", CHATS, "light", chats.list_all),
+    Operation("POST", f"{CHATS}/{{chatId}}/posts", "medium", chats.add_post),
+    Operation("DELETE", f"{CHATS}/{{chatId}}/posts/{{postId}}", "medium", chats.delete_post),
 )
 
 
@@ -164,4 +168,5 @@ def routes(world: World) -> list[Route]:
         headers = {"Server": "nginx", "Date": formatdate(usegmt=True)} | said.headers
         return Response(said.content(), said.status, headers, "application/json")
 
-    return [Route("/restapi/{path:path}", endpoint, methods=["GET", "POST", "PUT", "DELETE", "PATCH"])]
+    methods = ["GET", "POST", "PUT", "DELETE", "PATCH"]
+    return [Route(f"{root}/{{path:path}}", endpoint, methods=methods) for root in ("/restapi", "/team-messaging")]

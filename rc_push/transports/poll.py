@@ -8,12 +8,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import ssl
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rc_push.config import NetworkConfig, is_loopback
 from rc_push.errors import UnreachableError
-from rc_push.http import proxy_for
+from rc_push.network import proxy_for, tls_context
 from rc_push.protocol.pubnub import Answer, answer_from
 
 if TYPE_CHECKING:
@@ -82,9 +81,8 @@ def _client(subscriber_key: str, origin: str, network: NetworkConfig) -> PubNubA
 
         def __init__(self, pubnub: Any) -> None:
             super().__init__(pubnub)
-            verify = ssl.create_default_context(cafile=network.ca_file)
             self._connector = PubNubAsyncHTTPTransport(
-                verify=verify, http2=not is_local, proxy=proxy_for(host, network)
+                verify=tls_context(network), http2=not is_local, proxy=_proxy(origin, network)
             )
 
     configuration = PNConfiguration()
@@ -99,6 +97,16 @@ def _client(subscriber_key: str, origin: str, network: NetworkConfig) -> PubNubA
     # A manager is asked for parameters at each request. Never told to subscribe, this one does nothing else, while the
     # default one leaves an event loop of its own open.
     return PubNubAsyncio(configuration, subscription_manager=AsyncioSubscriptionManager, custom_request_handler=Handler)
+
+
+def _proxy(origin: str, network: NetworkConfig) -> Any:
+    """Return the proxy as httpx takes it."""
+    from httpx import Proxy  # noqa: PLC0415 - only where PubNub is used
+
+    proxy = proxy_for(f"https://{origin}", network)
+    if proxy is None:
+        return None
+    return Proxy(proxy.url, ssl_context=tls_context(network) if proxy.scheme == "https" else None)
 
 
 def _unreachable_from(status: Any) -> UnreachableError:

@@ -23,7 +23,7 @@ from rc_push.errors import ProtocolError
 from rc_push.protocol import subscription as subscriptions
 from rc_push.protocol import wsg
 from rc_push.protocol.frames import HEARTBEAT, BadFrame, notification_in
-from rc_push.protocol.refusals import error_from_response
+from rc_push.protocol.refusals import error_from_response, over_gateway
 from rc_push.transports import Evidence, Expiries
 from rc_push.transports.lifetime import NO_BOUNDS, Bounds, Lifetime
 from rc_push.transports.recovery import Recovery
@@ -365,7 +365,7 @@ class WebSocketLink:
     def _subscription_answered(self, fact: wsg.Answered, at_ms: int, batch: Batch) -> None:
         self._subscribing = ""
         if not fact.ok:
-            self._ending = error_from_response(fact.status, fact.body, where="subscription")
+            self._ending = over_gateway(error_from_response(fact.status, fact.body, where="subscription"))
             return
         try:
             info = subscriptions.info_from(fact.body)

@@ -14,8 +14,18 @@ from rc_push.config import NAMED_TABLES, TABLES, RetryConfig, load, options
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
 ENVIRON = {"RC_APP_CLIENT_ID": "id", "RC_APP_CLIENT_SECRET": "secret", "RC_USER_JWT": "jwt"}
-# Has no place beside the jwt; are files that are not here, or need another setting.
-NOT_BESIDE = ("access_token", "ca_file", "certificate", "key", "token")
+# Has no place beside the jwt; are files that are not here, need another setting, or are a secret of systemd's.
+NOT_BESIDE = (
+    "access_token",
+    "ca_file",
+    "certificate",
+    "key",
+    "token",
+    "client_certificate",
+    "client_key",
+    "proxy_user",
+    "proxy_password",
+)
 
 
 def tables_of(text: str) -> dict[str, list[str]]:

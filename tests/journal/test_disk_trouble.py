@@ -201,6 +201,9 @@ class Daemon:
         await self._settle()
         await self._insist(journal.prove)
         await self._insist(lambda: journal.save_session("main", b"tokens"))
+        await self._insist(lambda: journal.save_limits("main", b"limits"))
+        assert await self._insist(lambda: journal.load_limits("main")) == b"limits"
+        await self._insist(lambda: journal.note_created("main", "1"))
         assert await self._insist(lambda: journal.load_session("main")) == b"tokens"
         await self._insist(lambda: journal.save_webhook("team", b"{}"))
         assert await self._insist(lambda: journal.load_webhook("team")) == b"{}"

@@ -53,6 +53,9 @@ COMMANDS = [
 NOT_MET = {
     ("store.py", "Store.salvaging"): "a new journal, before any daemon uses it",
     ("reader.py", "Reader.oauth_session"): "of check --online, which asks RingCentral",
+    ("reader.py", "Reader.rest_limits"): "of check --online, doctor and subscriptions, which ask RingCentral",
+    ("reader.py", "Reader.created_subscriptions"): "of subscriptions, which asks RingCentral",
+    ("reader.py", "Reader.cursors"): "of subscriptions, which asks RingCentral",
     ("reader.py", "Reader.webhooks"): "of webhooks and check --online, which ask RingCentral",
     ("reader.py", "Reader.tallies"): "of demo, which has a journal of its own",
     ("retention.py", "make_room"): "under max_bytes, with the statements of prune",

@@ -395,8 +395,15 @@ async def test_an_event_of_five_megabytes_is_received(sim, transport):
     assert reading.uuids == [uuid]
 
 
+class Untaught:
+    """An account that makes nothing of a failed upgrade."""
+
+    def upgrade_failed(self, exc: UnreachableError) -> UnreachableError:
+        return exc
+
+
 async def test_a_refused_upgrade_is_worth_another_try_and_shows_no_token(sim):
-    class Stale:
+    class Stale(Untaught):
         async def wstoken(self) -> WsToken:
             return WsToken(sim.state.gateway_url, "PLANTED-token", 30)
 
@@ -408,7 +415,7 @@ async def test_a_refused_upgrade_is_worth_another_try_and_shows_no_token(sim):
 
 
 async def test_nobody_listening_is_unreachable_and_shows_no_token(unused_tcp_port):
-    class Nowhere:
+    class Nowhere(Untaught):
         async def wstoken(self) -> WsToken:
             return WsToken(f"ws://127.0.0.1:{unused_tcp_port}/ws", "PLANTED-token", 30)
 
