@@ -270,7 +270,15 @@ async def test_what_is_a_matter_of_the_moment_is_a_failure_and_leaves_nothing():
     assert 4 <= len(failures) < 12, "with some room it works"
 
 
-async def test_how_it_ended_is_lost_where_sigchld_is_ignored_and_that_is_no_success():
+@pytest.mark.parametrize("looks_after_s", [0.0, 0.3])
+async def test_how_it_ended_is_lost_where_sigchld_is_ignored_and_that_is_no_success(monkeypatch, looks_after_s):
+    open_pidfd = os.pidfd_open
+
+    def open_late(pid):
+        time.sleep(looks_after_s)
+        return open_pidfd(pid)
+
+    monkeypatch.setattr(process.os, "pidfd_open", open_late)
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
         error = await ends(("/bin/true",))

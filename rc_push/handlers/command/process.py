@@ -28,6 +28,7 @@ READ_BYTES = 64 << 10
 LAST_READS = 32
 # A process that the kernel does not let go of (a dead network disk) is left to itself.
 GONE_WITHIN_S = 5.0
+LOST = "how the program has ended is lost; start rc-push without SIGCHLD being ignored"
 SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
@@ -75,7 +76,7 @@ async def run(program: Program, environment: Mapping[str, str], content: bytes, 
     finally:
         process.stop_listening()
     if returncode is None:
-        raise Failed("how the program has ended is lost; start rc-push without SIGCHLD being ignored")
+        raise Failed(LOST)
     return Ended(returncode, process.output.text())
 
 
@@ -166,6 +167,9 @@ def _start(
         )
         try:
             pidfd = os.pidfd_open(popen.pid)
+        except ProcessLookupError:  # it has ended, and the system has not kept how
+            popen.wait()
+            raise Failed(LOST) from None
         except OSError:  # no descriptor left: what cannot be waited for must not run
             os.killpg(popen.pid, signal.SIGKILL)
             popen.wait()
