@@ -621,4 +621,4 @@ async def test_a_rotation_admits_that_the_first_connection_had_lost_its_subscrip
         await reading.until(lambda reading: reading.gaps != [])
     (gap,) = reading.gaps
     assert gap.reason == "subscription lost"
-    assert gap.since_ms <= deaf_at_ms <= gap.until_ms
+    assert gap.since_ms - 1 <= deaf_at_ms <= gap.until_ms  # one side rounds to whole ms, the other cuts
