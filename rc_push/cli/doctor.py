@@ -88,7 +88,8 @@ def _configuration(path: Path | None, report: Report) -> tuple[Config, list[Prob
     if path is None:
         report.skipped("file", "configuration", "there is none: defaults, and what the environment says")
     elif mistakes:
-        found = f"{len(mistakes)} mistakes, such as {mistakes[0].key}: {mistakes[0].found}"
+        more = f"{len(mistakes)} mistakes, such as " if len(mistakes) > 1 else ""
+        found = f"{more}{mistakes[0].key}: {mistakes[0].found}"
         report.add(Hop("warning", "file", str(path), found, "rc-push check names all of them"))
     else:
         report.ok("file", str(path), "read")
