@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args, get_origin
 import click
 import msgspec
 import pytest
+from source import parsed
 
 import rc_push
 from rc_push import __main__, cli, config, errors, event_types, handlers, templates
@@ -386,7 +387,7 @@ def gap_reasons() -> set[str]:
     """Return every reason that the code gives to a gap; of an f-string, what stands before its first field."""
     found: set[str] = set()
     for path in CODE.rglob("*.py"):
-        for function in ast.walk(ast.parse(path.read_text("utf-8"))):
+        for function in ast.walk(parsed(path.read_text("utf-8"))):
             if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
                 found |= {text for call in gap_calls(function) for text in reason_in(call, function)}
     return found
@@ -495,7 +496,7 @@ def test_every_call_of_the_simulator_is_documented_and_no_other():
 def logged() -> Iterator[tuple[str, str, set[str | None]]]:
     """Yield name, level and fields of every line that the code logs. A field None stands for more of them."""
     for path in CODE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        for node in ast.walk(parsed(path.read_text("utf-8"))):
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
                 continue
             if ast.unparse(node.func.value) in ("log", "_log") and node.func.attr in LEVELS:

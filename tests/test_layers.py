@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from source import parsed
 
 import rc_push
 
@@ -58,7 +59,7 @@ def parts_of(path: Path) -> tuple[str, ...]:
 
 def imports_of(source: str) -> Iterator[str]:
     """Yield the dotted name of everything that *source* imports, at the top or inside of functions."""
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

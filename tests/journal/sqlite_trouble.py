@@ -11,6 +11,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from source import parsed
+
 import rc_push.journal
 
 FOLDER = Path(rc_push.journal.__file__).parent
@@ -138,5 +140,5 @@ def sites_in(path):
         for child in ast.iter_child_nodes(node):
             look(child, function)
 
-    look(ast.parse(path.read_text("utf-8")), "")
+    look(parsed(path.read_text("utf-8")), "")
     return found

@@ -8,11 +8,15 @@ from __future__ import annotations
 import ast
 import asyncio
 import contextlib
+import copy
+import functools
 import inspect
 import types
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
+
+from source import parsed
 
 HOOKS = ("_at_await", "_at_async_with")
 
@@ -60,10 +64,13 @@ class _Points(ast.NodeTransformer):
         return ast.fix_missing_locations(ast.copy_location(call, value))
 
 
-def _instrumented(module: types.ModuleType) -> tuple[ast.Module, list[str]]:
-    tree = ast.parse(Path(str(module.__file__)).read_text("utf-8"))
+@functools.cache  # at the import of the tests: later, other threads may parse as well (see `source.parsed`)
+def _instrumented(module: types.ModuleType) -> tuple[dict[str, types.CodeType], list[str]]:
+    """Return the code of all functions of *module*, which asks at each point, and the points."""
+    tree = copy.deepcopy(parsed(Path(str(module.__file__)).read_text("utf-8")))
     points = _Points(module.__name__)
-    return points.visit(tree), points.found
+    code = compile(points.visit(tree), str(module.__file__), "exec")
+    return dict(_codes_in(code)), points.found
 
 
 def points_in(modules: list[types.ModuleType]) -> list[str]:
@@ -111,8 +118,7 @@ class Awaits:
         """Exchange the code of all functions of *modules*; put it back at the end."""
         with contextlib.ExitStack() as stack:
             for module in modules:
-                tree, _ = _instrumented(module)
-                codes = dict(_codes_in(compile(tree, str(module.__file__), "exec")))
+                codes, _ = _instrumented(module)
                 for hook, answer in zip(HOOKS, (self.at_await, self.at_async_with), strict=True):
                     setattr(module, hook, answer)
                     stack.callback(delattr, module, hook)
