@@ -13,7 +13,7 @@ demo: $(VENV)/.run  ## watch the main job on the embedded simulator
 
 test: $(VENV)/.dev  ## all tests
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not alone" $(TESTS)
-	@$(BIN)/python -m pytest -m alone $(TESTS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m alone $(TESTS)
 
 test-fast: $(VENV)/.dev  ## the tests that start no processes
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not e2e" $(TESTS)
