@@ -26,7 +26,21 @@ ROWS = (
     {"receive", "reconcile", "dispatch", "retention", "web", "simulator"},
     {"transports", "journal", "handlers", "systemd", "routing", "ordering"},
     {"rest"},
-    {"protocol", "limiter", "upgrade_gate", "http", "dial", "threads", "stalls", "running", "templates", "asgi"},
+    {"exchanges"},
+    {"sdk"},
+    {
+        "protocol",
+        "limiter",
+        "upgrade_gate",
+        "http",
+        "dial",
+        "threads",
+        "stalls",
+        "running",
+        "templates",
+        "asgi",
+        "oauth",
+    },
     {"log", "network"},  # above config, whose settings they take
     {"envelope", "config", "backoff", "control", "measures"},
     {"event_types"},  # of envelope alone

@@ -642,7 +642,7 @@ async def test_a_wait_for_the_limit_can_be_cancelled(server: Server, store: Stor
         await asyncio.Event().wait()
 
     async with account_at(server.url, store, clock) as account:
-        account._sleep = sleep
+        account._exchanges._sleep = sleep
         for _ in range(4):
             await account.wstoken()
         caller = asyncio.create_task(account.wstoken())
@@ -661,7 +661,7 @@ async def test_a_429_counts_even_if_its_caller_has_gone(server: Server, account:
     caller.cancel()
     await asyncio.wait({caller})
     gate.set()
-    await wait_until(lambda: account._limiter.silence_s("POST", WSTOKEN, now=clock.now))
+    await wait_until(lambda: account._exchanges._limiter.silence_s("POST", WSTOKEN, now=clock.now))
     await account.wstoken()
     assert clock.slept == [60.0]
 

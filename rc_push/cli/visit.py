@@ -14,9 +14,11 @@ import msgspec
 import structlog
 
 from rc_push.errors import JournalError, RcPushError
+from rc_push.exchanges import RECONNECT_SPARE
 from rc_push.journal.reader import Reader
+from rc_push.oauth import OAuthSession
 from rc_push.protocol.subscription import PATH
-from rc_push.rest import RECONNECT_SPARE, Account, OAuthSession
+from rc_push.rest import Account
 
 if TYPE_CHECKING:
     from rc_push.config import Config

@@ -161,8 +161,9 @@ class Daemon:
             try:
                 async with asyncio.timeout(WITHIN_S):
                     await self._live()
-                    while 0 < self.trouble.failed < FAILS:  # noqa: ASYNC110 - in a thread; the last may be unheard
+                    while 0 < self.trouble.failed < FAILS:  # noqa: ASYNC110 - in a thread
                         await asyncio.sleep(0.005)
+                    await self._insist(self.journal.prove)  # what failed before it is heard before it
                 assert not running.done(), "all is up"
             finally:
                 running.cancel()

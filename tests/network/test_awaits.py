@@ -20,7 +20,7 @@ from awaits import Awaits, points_in
 from far import far_away
 from stub_network import HttpProxy, SocksProxy, running
 
-from rc_push import dial, receive, rest, threads, transports
+from rc_push import dial, exchanges, receive, rest, sdk, threads, transports
 from rc_push.config import AccountConfig, NetworkConfig, Secret, SubscriptionConfig
 from rc_push.crew import transport_for
 from rc_push.envelope import Batch, Cursor
@@ -39,6 +39,7 @@ OTHERS = ("webhook", "moving", "ways")
 MODULES: list[types.ModuleType] = [
     receive,
     rest,
+    exchanges,
     dial,
     threads,
     *(
@@ -61,7 +62,8 @@ ELSEWHERE = {
     "receive.Receiver._admit_refusal": "the loop has ended: RingCentral has refused for good",
     "receive.Receiver._insist_on_cursor": "the journal has lost its cursor: test_receive.py",
     "rest.Account.__aenter__": "the daemon's start",
-    "rest.Account._load_limits": "the daemon's start",
+    "exchanges.Exchanges.open": "the daemon's start",
+    "exchanges.Exchanges._load_limits": "the daemon's start",
     "rest.Account._stored_session": "the daemon's start",
     "rest.Account.__aexit__": "the daemon's end",
     "rest.Account.access_token": "commands",
@@ -123,7 +125,7 @@ class Scene:
             Journal(self.folder / "journal.db") as self.journal,
             Account(self.account, self.network, store, records=store, sleep=pause) as self.rest,
         ):
-            self.rest._limiter._groups["auth"].limit = 1000
+            self.rest._exchanges._limiter._groups["auth"].limit = 1000
             begin()
             for turn in (happen, None):
                 subscription = SubscriptionConfig("team", "main", self.transport, self.filters)
@@ -235,13 +237,15 @@ async def tokens_end(scene: Scene) -> None:
 
 async def limits(scene: Scene) -> None:
     """All calls of the minute are spent, so that logins have to wait for them."""
-    scene.rest._limiter.learn("POST", "/restapi/oauth/wstoken", 429, {"Retry-After": "1"}, now=scene.rest._now())
+    scene.rest._exchanges._limiter.learn(
+        "POST", "/restapi/oauth/wstoken", 429, {"Retry-After": "1"}, now=scene.rest._now()
+    )
     await scene.reconnect()
 
 
 async def answers_lost(scene: Scene) -> None:
     """The access token ends, and the answer to its renewal is lost."""
-    real, count = rest._refresh, itertools.count()
+    real, count = sdk.refresh, itertools.count()
 
     def refresh(platform: Any, session: Any) -> Any:
         answer = real(platform, session)
@@ -250,7 +254,7 @@ async def answers_lost(scene: Scene) -> None:
         return answer
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rest, "_refresh", refresh)
+        patch.setattr(sdk, "refresh", refresh)
         await scene.sim.admin.faults({"fault": "expire-token"})
         await scene.reconnect()
 
@@ -431,7 +435,7 @@ async def too_many(scene: Scene) -> None:
 async def login_waits(scene: Scene) -> None:
     """The access token ends while the minute's logins are spent; nobody waits for a connection."""
     headers = {"Retry-After": "1", "X-Rate-Limit-Group": "auth"}
-    scene.rest._limiter.learn("POST", "/restapi/oauth/token", 429, headers, now=scene.rest._now())
+    scene.rest._exchanges._limiter.learn("POST", "/restapi/oauth/token", 429, headers, now=scene.rest._now())
     await scene.sim.admin.faults({"fault": "expire-token"})
     await asyncio.sleep(1.5)
 

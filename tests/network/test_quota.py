@@ -12,7 +12,7 @@ import pytest
 import structlog
 from day import LIMIT, WINDOW_S, Counting, DayLoop, DayTransport, Faults, InlineThreads, NoHttp, Platform
 
-from rc_push import rest
+from rc_push import exchanges
 from rc_push.config import AccountConfig, NetworkConfig, Secret
 from rc_push.journal.store import Appended
 from rc_push.receive import Receiver
@@ -163,9 +163,9 @@ SCRIPTS: dict[str, Script] = {
 def day(monkeypatch: pytest.MonkeyPatch):
     loop = DayLoop()
     day = Day(loop)
-    monkeypatch.setattr(rest, "CallThreads", InlineThreads)
-    monkeypatch.setattr(rest, "Http", NoHttp)
-    monkeypatch.setattr(rest, "_platform_from", lambda *_: Platform(day.server))
+    monkeypatch.setattr(exchanges, "CallThreads", InlineThreads)
+    monkeypatch.setattr(exchanges, "Http", NoHttp)
+    monkeypatch.setattr(exchanges, "platform_from", lambda *_: Platform(day.server))
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))  # a day of warnings
     state = random.getstate()
     random.seed(6)
