@@ -135,7 +135,7 @@ def _handlers(dispatchers: tuple[DispatcherStatistics, ...], noted: dict[str, di
     """Return the part `handlers`: those that run, then those that only the journal knows."""
     running = [_handler(dispatcher) for dispatcher in dispatchers]
     found = [noted.pop(one["handler"], {}) | one for one in running]
-    return [*found, *(one | {"state": "paused" if one["isPaused"] else "not running"} for one in noted.values())]
+    return [*found, *noted.values()]
 
 
 def _handler(dispatcher: DispatcherStatistics) -> dict[str, Any]:

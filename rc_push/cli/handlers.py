@@ -44,7 +44,7 @@ def handlers(ctx: click.Context, *, as_json: bool) -> None:
         lags = {row.handler: _lag_s(journal, row) for row in rows}
     for row in rows:
         known = live.get(row.handler, {})
-        fields = row.to_dict() | {"lagS": lags[row.handler], "state": known.get("state", _offline_state(row))}
+        fields = row.to_dict() | {"lagS": lags[row.handler], "state": known.get("state", row.state)}
         fields |= {name: known.get(name) for name in ("inHand", "lastError", "nextTryAtMs")}
         click.echo(json.dumps(fields) if as_json else _handler_line(fields))
     if not rows and not as_json:
@@ -58,10 +58,6 @@ def _handler_line(fields: dict[str, Any]) -> str:
     next_try = f"  next try at {time_of_day(fields['nextTryAtMs'])}" if fields["nextTryAtMs"] else ""
     error = f"\n    {printable(fields['lastError'])}" if fields["lastError"] else ""
     return f"{fields['handler']:<16} {state} at {fields['position']}  {counts}{lag}{next_try}{error}"
-
-
-def _offline_state(row: HandlerRow) -> str:
-    return "paused" if row.is_paused else "not running"
 
 
 def _lag_s(journal: Reader, row: HandlerRow) -> float:

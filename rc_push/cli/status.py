@@ -87,7 +87,7 @@ def _from_journal(settings: Settings, why: str) -> dict[str, Any]:
         "config": None,
         "accounts": [],
         "subscriptions": [] if found is None else [_subscription(tally) for tally in found.tallies],
-        "handlers": [] if found is None else [_handler(one) for one in found.handlers_to_dict().values()],
+        "handlers": [] if found is None else list(found.handlers_to_dict().values()),
         "events": {} if found is None else found.events_to_dict(),
         "gaps": {} if found is None else found.gaps_to_dict(),
         "journal": {} if found is None else found.journal_to_dict(),
@@ -105,7 +105,3 @@ def _facts(settings: Settings) -> Facts:
 def _subscription(tally: Any) -> dict[str, Any]:
     counts = {name: getattr(tally, name) for name in ("received", "stored", "duplicate", "unreadable")}
     return {"subscription": tally.subscription, "state": "not running", **counts}
-
-
-def _handler(noted: dict[str, Any]) -> dict[str, Any]:
-    return noted | {"state": "paused" if noted["isPaused"] else "not running"}

@@ -76,8 +76,10 @@ class Facts:
         }
 
     def handlers_to_dict(self) -> dict[str, dict[str, Any]]:
-        """Return what is known of each handler, by its name."""
-        return {row.handler: row.to_dict() | {"lagS": self.lags_s[row.handler]} for row in self.handlers}
+        """Return what is known of each handler, by its name; its state is that without a daemon."""
+        return {
+            row.handler: row.to_dict() | {"state": row.state, "lagS": self.lags_s[row.handler]} for row in self.handlers
+        }
 
 
 def facts(db: sqlite3.Connection, path: Path, now_ms: int) -> Facts:

@@ -34,6 +34,11 @@ class HandlerRow:
     replays: int
     oldest_waiting: int | None = None
 
+    @property
+    def state(self) -> str:
+        """How it stands while no daemon runs it."""
+        return "paused" if self.is_paused else "not running"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the form that `handlers --json` prints."""
         return {
