@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from rc_push.cli import Settings
-from rc_push.cli.journal import reader
+from rc_push.cli.journal import reader, writer
 from rc_push.cli.show import printable
 from rc_push.config.values import Mistake
 from rc_push.config.where import check_where
@@ -53,12 +52,9 @@ def _tell(result: Any, *, is_live: bool) -> Any:
 
 
 def _offline(settings: Settings, op: str, fields: dict[str, Any]) -> Any:
-    from rc_push.journal.store import Store
     from rc_push.operations import OfflineOperations
 
-    with reader(settings):  # there has to be a journal: this is no command that makes one
-        pass
-    with closing(Store(settings.journal_path())) as store:
+    with writer(settings) as store:
         return OfflineOperations(store).run(op, fields)
 
 

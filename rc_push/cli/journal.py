@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,9 @@ from rc_push.envelope import Envelope
 from rc_push.errors import EXIT_FAILED
 from rc_push.journal.progress import Attempt, Unfinished
 from rc_push.journal.reader import Reader
+
+if TYPE_CHECKING:
+    from rc_push.journal.store import Store
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 
@@ -28,6 +31,17 @@ def reader(settings: Settings) -> Iterator[Reader]:
         yield opened
     finally:
         opened.close()
+
+
+@contextlib.contextmanager
+def writer(settings: Settings) -> Iterator[Store]:
+    """Open the journal that the configuration names to change it, while no daemon runs. Makes none."""
+    from rc_push.journal.store import Store
+
+    with reader(settings) as opened:
+        path = opened.path
+    with contextlib.closing(Store(path)) as store:
+        yield store
 
 
 @click.command()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from contextlib import closing
 from fnmatch import fnmatchcase
 from typing import Any
 
 import click
 
 from rc_push.cli import Settings
-from rc_push.cli.journal import json_option, reader
+from rc_push.cli.journal import json_option, reader, writer
 from rc_push.cli.show import Since, printable
 from rc_push.errors import EXIT_FAILED, EXIT_OK
 
@@ -94,12 +93,9 @@ def export(settings: Settings, since: int, until: int | None, types: tuple[str, 
 @click.pass_obj
 def compact(settings: Settings) -> None:
     """Give the room of what was removed back to the disk. The daemon has to be stopped, and the disk needs room."""
-    from rc_push.journal.store import Store
-
-    with reader(settings) as opened:  # there has to be one: this is no command that makes it
-        path = opened.path
-    before = path.stat().st_size
-    with closing(Store(path)) as store:
+    path = settings.journal_path()
+    with writer(settings) as store:
+        before = path.stat().st_size
         store.compact()
     after = path.stat().st_size
     click.echo(f"{_mb(before)} before, {_mb(after)} now", err=True)
