@@ -7,6 +7,7 @@ nothing of who uses the way.
 from __future__ import annotations
 
 import base64
+import contextlib
 import ipaddress
 import os
 import ssl
@@ -134,10 +135,8 @@ def is_exempt(host: str, port: int, no_proxy: Iterable[str]) -> bool:
 def _matches(host: str, port: int, entry: str) -> bool:
     if entry == "*":
         return True
-    try:
+    with contextlib.suppress(ValueError):  # one of the two is a name
         return ipaddress.ip_address(host) in ipaddress.ip_network(entry.strip("[]"), strict=False)
-    except ValueError:
-        pass  # one of the two is a name
     name, colon, number = entry.rpartition(":")
     if not colon:
         name = entry

@@ -120,8 +120,7 @@ class Notifier:
                 await self._prove()
         except TimeoutError:
             return f"the journal does not answer within {within_s:g} s"
-        except JournalFull:  # it waits for room, and a restart would make none
-            pass
         except JournalError as exc:
-            return str(exc)
+            if not isinstance(exc, JournalFull):  # that waits for room, and a restart would make none
+                return str(exc)
         return stuck(self._statistics(), self._wall())

@@ -31,6 +31,7 @@ CONFIRMED_WITHIN_S = 60.0
 # A long poll is held so long without a word (PubNub's own SDKs wait for up to 310 s).
 POLL_HELD_S = 310.0
 FILTERS_TRIED_ALONE = 20
+REFUSED_REMEDY = "give the app or the user the missing permission, or take the event filter out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +105,8 @@ class AccountDoctor:
             rule = Rule(
                 way.host, way.port, "WebSocket over TLS", "let WebSocket upgrades pass, and do not inspect them"
             )
-            hop = "upgrade" if exc.phase == "upgrade" else exc.phase
             self._report.failed(
-                hop, way.target, exc, rule if isinstance(exc, UpgradeBlocked) or not exc.status else None
+                exc.phase, way.target, exc, rule if isinstance(exc, UpgradeBlocked) or not exc.status else None
             )
 
     async def _look_at_connection(self, account: Account, probe: Probe, way: Way) -> None:
@@ -171,8 +171,9 @@ class AccountDoctor:
     def _tell_granted(self, info: SubscriptionInfo, filters: Sequence[str]) -> None:
         for disabled in info.disabled_filters:
             found = f"refused: {disabled.reason} {disabled.message}".strip()
-            remedy = "give the app or the user the missing permission, or take the event filter out"
-            self._report.add(Hop("problem", "permission", disabled.filter, found, remedy, exit_code=EXIT_FAILED))
+            self._report.add(
+                Hop("problem", "permission", disabled.filter, found, REFUSED_REMEDY, exit_code=EXIT_FAILED)
+            )
         refused = len(info.disabled_filters)
         count = f"{len(filters) - refused} of {len(filters)} event filters" if refused else "all event filters"
         self._report.ok("subscribe", self._name, f"RingCentral confirms {count}")
@@ -225,8 +226,7 @@ class AccountDoctor:
 
     def _tell_evidence(self, subscription: SubscriptionConfig, link: Link) -> None:
         if link.evidence.state == "degraded":
-            remedy = "give the app or the user the missing permission, or take the event filter out"
-            self._report.add(Hop("problem", "permission", subscription.name, link.evidence.why, remedy))
+            self._report.add(Hop("problem", "permission", subscription.name, link.evidence.why, REFUSED_REMEDY))
         self._report.ok("subscribe", subscription.name, "RingCentral confirms the PubNub subscription")
 
     async def _look_at_poll(self, link: Link, way: Way) -> None:

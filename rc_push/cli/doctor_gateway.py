@@ -83,8 +83,9 @@ class Probe:
 
     async def _prove_alive(self) -> None:
         self._session.heartbeat(time.monotonic())
-        while not isinstance(await self._fact(HEARTBEAT_WITHIN_S, "answer to a Heartbeat"), wsg.HeartbeatAnswered):
-            pass
+        fact: wsg.Fact | None = None
+        while not isinstance(fact, wsg.HeartbeatAnswered):
+            fact = await self._fact(HEARTBEAT_WITHIN_S, "answer to a Heartbeat")
 
     async def _receive(self) -> bytes:
         """Return the next frame. Raises UnreachableError where there is none any more."""

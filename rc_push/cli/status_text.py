@@ -19,7 +19,14 @@ COLOURS = {
     **dict.fromkeys(("down", "failing", "refused"), "red"),
 }
 # Of these, what is 0 is no news.
-HANDLER_COUNTS = ("pending", "waiting", "inHand", "parked", "dropped", "failures")
+HANDLER_COUNTS = {
+    "pending": "pending",
+    "waiting": "waiting",
+    "inHand": "in hand",
+    "parked": "parked",
+    "dropped": "dropped",
+    "failures": "failures",
+}
 TROUBLES = {"rateLimited": "rate limited", "unreachable": "unreachable"}
 NAME_WIDTH, STATE_WIDTH = 16, 12
 MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86400
@@ -28,12 +35,12 @@ MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86400
 def status_lines(document: dict[str, Any], now: float) -> Iterator[str]:
     """Yield the lines for *document*, seen from the epoch second *now*."""
     yield _head(document, now)
-    yield from (f"  {_safe(reason)}" for reason in document["reasons"])
+    yield from (f"  {printable(reason)}" for reason in document["reasons"])
     yield from _part("accounts", [_account(one, now) for one in document["accounts"]])
     yield from _part("subscriptions", [line for one in document["subscriptions"] for line in _subscription(one, now)])
     yield from _part("handlers", [line for one in document["handlers"] for line in _handler(one, now)])
     yield from _part("journal", _journal(document, now))
-    yield from _part("next", [f"{_safe(one['what'])}: {_safe(one['do'])}" for one in document["actions"]])
+    yield from _part("next", [f"{printable(one['what'])}: {printable(one['do'])}" for one in document["actions"]])
 
 
 def _part(title: str, lines: list[str]) -> Iterator[str]:
@@ -74,11 +81,11 @@ def _subscription(one: dict[str, Any], now: float) -> Iterator[str]:
     yield f"{name} {'  '.join(told)}".rstrip()
     if state != "live":
         again = f"; next try in {_span_until(now, one['nextTryAt'])}" if one["nextTryAt"] else ""
-        yield f"  {_safe(one['why'])}{again}"
+        yield f"  {printable(one['why'])}{again}"
 
 
 def _handler(one: dict[str, Any], now: float) -> Iterator[str]:
-    counts = "  ".join(f"{_words(name)} {one[name]}" for name in HANDLER_COUNTS if one.get(name))
+    counts = "  ".join(f"{word} {one[key]}" for key, word in HANDLER_COUNTS.items() if one.get(key))
     lag = f"{one['lagS']:.1f} s behind  " if one.get("lagS") else ""
     yield (
         f"{one['handler']:<{NAME_WIDTH}} {_coloured(one['state'], STATE_WIDTH)}"
@@ -86,7 +93,7 @@ def _handler(one: dict[str, Any], now: float) -> Iterator[str]:
     )
     if one.get("lastError"):
         again = f"; next try in {_span_until(now, one['nextTryAt'])}" if one["nextTryAt"] else ""
-        yield f"  {_safe(one['lastError'])}{again}"
+        yield f"  {printable(one['lastError'])}{again}"
 
 
 def _journal(document: dict[str, Any], now: float) -> list[str]:
@@ -106,14 +113,6 @@ def _journal(document: dict[str, Any], now: float) -> list[str]:
 
 def _coloured(state: str, width: int) -> str:
     return click.style(f"{state:<{width}}", fg=COLOURS.get(state, "white"), bold=not width)
-
-
-def _safe(text: str) -> str:
-    return printable(text)
-
-
-def _words(name: str) -> str:
-    return {"inHand": "in hand"}.get(name, name)
 
 
 def _span(now: float, since: str | None) -> str:
