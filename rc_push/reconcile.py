@@ -18,7 +18,7 @@ import structlog
 from rc_push.config import SubscriptionConfig
 from rc_push.envelope import Cursor
 from rc_push.errors import ProtocolError, RcPushError
-from rc_push.protocol.subscription import PATH, SubscriptionInfo, are_same_filters, info_from
+from rc_push.protocol.subscription import PATH, SubscriptionInfo, are_same_filters, info_from, records_in
 
 log = structlog.get_logger()
 
@@ -77,7 +77,7 @@ async def listed(account: Rest) -> list[SubscriptionInfo]:
     """Return all that RingCentral has for this user and app; what cannot be read is left out."""
     answer = await account.request("GET", PATH)
     infos = []
-    for record in answer.get("records", []) if isinstance(answer, dict) else []:
+    for record in records_in(answer):
         try:
             infos.append(info_from(msgspec.json.encode(record)))
         except ProtocolError as exc:

@@ -131,7 +131,9 @@ async def test_nothing_is_removed_whatever_is_there():
     assert lines == []
 
 
-@pytest.mark.parametrize("answer", [None, [], "x", {"records": [{"id": 7}]}, {"records": [{}, 5, None]}])
+@pytest.mark.parametrize(
+    "answer", [None, [], "x", {"records": None}, {"records": 5}, {"records": [{"id": 7}]}, {"records": [{}, 5, None]}]
+)
 async def test_a_list_that_makes_no_sense_is_an_empty_one(answer: Any):
     class Odd(Account):
         async def request(self, method: str, path: str, *, body: Any = None) -> Any:

@@ -6,6 +6,7 @@ Knows the JSON of the subscription API; knows nothing of how it is sent.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -133,6 +134,12 @@ def _normal(event_filter: str, owner_id: str) -> _Normal:
         if parts[index - 1] in ("extension", "extensions") and owner_id and parts[index] == owner_id:
             parts[index] = "~"
     return "/".join(parts), tuple(sorted(parse_qsl(query, keep_blank_values=True)))
+
+
+def records_in(answer: Any) -> list[Any]:
+    """Return what the parsed *answer* lists; nothing where it is no list of RingCentral's."""
+    records = answer.get("records") if isinstance(answer, dict) else None
+    return records if isinstance(records, list) else []
 
 
 def info_from(body: bytes) -> SubscriptionInfo:

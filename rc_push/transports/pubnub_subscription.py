@@ -96,7 +96,7 @@ class PubNubSubscription:
     async def _listed(self) -> list[SubscriptionInfo]:
         answer = await self._account.request("GET", PATH)
         infos: list[SubscriptionInfo] = []
-        for record in answer.get("records", []) if isinstance(answer, dict) else []:
+        for record in subscriptions.records_in(answer):
             with suppress(ProtocolError):  # what we cannot read is not ours
                 infos.append(subscriptions.info_from(msgspec.json.encode(record)))
         return infos

@@ -150,7 +150,7 @@ async def listed(account: Rest) -> list[WebhookInfo]:
     """Return all subscriptions that this user and app have; what cannot be read is left out."""
     answer = await account.request("GET", PATH)
     infos: list[WebhookInfo] = []
-    for record in answer.get("records", []) if isinstance(answer, dict) else []:
+    for record in subscriptions.records_in(answer):
         with suppress(ProtocolError):
             infos.append(info_from(record))
     return infos
