@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rc_push.cli.check import Finding
+from rc_push.cli.visit import our_webhooks
 from rc_push.errors import EXIT_CONFIG, EXIT_UNREACHABLE, UnreachableError
-from rc_push.journal.reader import Reader
-from rc_push.transports.webhook_state import state_from
 from rc_push.transports.webhook_subscription import REMEDIES, listed
 from rc_push.transports.webhook_tls import Certificate
 
@@ -25,8 +24,8 @@ async def check_webhook(config: Config, subscription: SubscriptionConfig, accoun
         except UnreachableError as exc:
             found, _, remedy = str(exc).partition("; ")
             return Finding("problem", f"{key}.certificate", found, remedy, exit_code=EXIT_CONFIG)
-    ids = _ids(config, subscription.name)
-    info = next((info for info in await listed(account) if info.id in ids), None)
+    ours = our_webhooks(config)
+    info = next((info for info in await listed(account) if ours.get(info.id) == subscription.name), None)
     if info is None:
         found = f"RingCentral has none of ours yet: `run` has it made, and RingCentral then asks {subscription.address}"
         return Finding("warning", key, found, REMEDIES["SUB-521"])
@@ -37,14 +36,3 @@ async def check_webhook(config: Config, subscription: SubscriptionConfig, accoun
         found = f"RingCentral still posts to {info.delivery_mode.address}"
         return Finding("warning", key, found, "`run` has another made for the address in the file")
     return Finding("ok", key, f"RingCentral posts to {subscription.address}, until {info.expiration_time or 'unknown'}")
-
-
-def _ids(config: Config, name: str) -> set[str]:
-    if not config.journal.path.exists():
-        return set()
-    reader = Reader(config.journal.path)
-    try:
-        saved = reader.webhooks().get(name)
-    finally:
-        reader.close()
-    return {hook.id for hook in state_from(saved, name).hooks() if hook.id}

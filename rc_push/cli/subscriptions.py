@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -69,41 +70,26 @@ async def _all_accounts(config: Config, *, prune: bool, as_json: bool, yes: bool
 
 
 async def _standings(config: Config, account: Account) -> list[Standing]:
+    from rc_push.cli.visit import our_webhooks
     from rc_push.reconcile import compare, listed, used_ids
 
     name = account.config.name
     ours = [mine for mine in config.subscriptions.values() if mine.account == name]
     cursors, created = _known(config, name)
-    used = _webhooks(config) | used_ids(cursors, [mine.name for mine in ours], round(time.time() * 1000))
+    # A webhook that is kept is in use, also one of a name that has left the file.
+    used = our_webhooks(config) | used_ids(cursors, [mine.name for mine in ours], round(time.time() * 1000))
     return compare(ours, used, await listed(account), created, account.statistics().owner_id)
-
-
-def _webhooks(config: Config) -> dict[str, str]:
-    """Return the ids of the webhooks that are kept, with our names for them; one of another name's is in use, too."""
-    from rc_push.journal.reader import Reader
-    from rc_push.transports.webhook_state import state_from
-
-    if not config.journal.path.exists():
-        return {}
-    reader = Reader(config.journal.path)
-    try:
-        saved = reader.webhooks()
-    finally:
-        reader.close()
-    return {hook.id: name for name, state in saved.items() for hook in state_from(state, name).hooks() if hook.id}
 
 
 def _known(config: Config, account: str) -> tuple[list[Any], set[str]]:
     """Return the cursors in the journal, and what we have created; nothing of it where there is no journal yet."""
-    from rc_push.journal.reader import Reader
+    from rc_push.cli.visit import journal_of
 
-    if not config.journal.path.exists():
+    opened = journal_of(config)
+    if opened is None:
         return [], set()
-    reader = Reader(config.journal.path)
-    try:
+    with closing(opened) as reader:
         return reader.cursors(), reader.created_subscriptions(account)
-    finally:
-        reader.close()
 
 
 async def _prune(account: Account, name: str, standing: Standing, *, as_json: bool, yes: bool, dry_run: bool) -> None:

@@ -6,7 +6,7 @@ Knows the daemon's journal and an account; knows nothing of what the command ask
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -42,6 +42,26 @@ async def visiting(config: Config, name: str) -> AsyncIterator[Account]:
                 await _delete(account, subscription_id)
             if glance.has_logged_in:
                 await account.revoke()
+
+
+def journal_of(config: Config) -> Reader | None:
+    """Open the daemon's journal; None where there is none yet. Raises JournalError where it cannot be read."""
+    with suppress(PermissionError):  # whether it is there cannot be seen: opening it says why
+        if not config.journal.path.exists():
+            return None
+    return Reader(config.journal.path)
+
+
+def our_webhooks(config: Config) -> dict[str, str]:
+    """Return our subscriptions' names by the ids of the webhooks that the journal has of them. Raises JournalError."""
+    from rc_push.transports.webhook_state import state_from
+
+    opened = journal_of(config)
+    if opened is None:
+        return {}
+    with closing(opened) as reader:
+        states = reader.webhooks()
+    return {hook.id: name for name, saved in states.items() for hook in state_from(saved, name).hooks() if hook.id}
 
 
 async def _delete(account: Account, subscription_id: str) -> None:

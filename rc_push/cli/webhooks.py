@@ -12,7 +12,7 @@ import click
 
 from rc_push.cli import Settings
 from rc_push.cli.show import printable
-from rc_push.errors import EXIT_OK, JournalError, RcPushError
+from rc_push.errors import EXIT_OK, RcPushError
 
 if TYPE_CHECKING:
     from rc_push.config import Config
@@ -35,7 +35,9 @@ def webhooks(settings: Settings, *, as_json: bool) -> int:
 
 async def _all_accounts(config: Config, *, as_json: bool) -> int:
     """Go through the accounts; one that fails does not keep the others from being shown."""
-    codes, ours, names = [EXIT_OK], _ours(config), set(config.subscriptions)
+    from rc_push.cli.visit import our_webhooks
+
+    codes, ours, names = [EXIT_OK], our_webhooks(config), set(config.subscriptions)
     for account in config.accounts:
         try:
             found = await _listed(config, account)
@@ -52,32 +54,12 @@ async def _all_accounts(config: Config, *, as_json: bool) -> int:
 
 async def _listed(config: Config, name: str) -> list[WebhookInfo]:
     """Return the webhooks of an account; a session that this has opened is ended."""
-    from rc_push.cli.visit import Glance
-    from rc_push.rest import Account
+    from rc_push.cli.visit import visiting
     from rc_push.transports.webhook_subscription import TRANSPORT_TYPE, listed
 
-    glance = Glance(config)
-    async with Account(config.accounts[name], config.network, glance) as account:
+    async with visiting(config, name) as account:
         found = await listed(account)
-        if glance.has_logged_in:
-            await account.revoke()
     return [info for info in found if info.delivery_mode.transport_type == TRANSPORT_TYPE]
-
-
-def _ours(config: Config) -> dict[str, str]:
-    """Return our subscriptions' names by RingCentral's ids, as the journal knows them."""
-    from rc_push.journal.reader import Reader
-    from rc_push.transports.webhook_state import state_from
-
-    try:
-        reader = Reader(config.journal.path)
-    except JournalError:  # no journal yet: nothing is ours
-        return {}
-    try:
-        states = reader.webhooks()
-    finally:
-        reader.close()
-    return {hook.id: name for name, saved in states.items() for hook in state_from(saved, name).hooks() if hook.id}
 
 
 def _replacement(config: Config, account: str, info: WebhookInfo, name: str, names: set[str]) -> Iterator[str]:

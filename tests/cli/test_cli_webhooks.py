@@ -6,6 +6,7 @@ import asyncio
 import json
 import tomllib
 from contextlib import closing
+from pathlib import Path
 from types import SimpleNamespace
 
 import msgspec
@@ -13,6 +14,7 @@ import pytest
 
 from rc_push.__main__ import main
 from rc_push.envelope import Batch
+from rc_push.errors import JournalError, ServerError
 from rc_push.journal.store import Store
 from rc_push.simulator.knobs import Knobs
 from rc_push.simulator.server import Simulator
@@ -99,6 +101,39 @@ async def test_people_see_the_reason_of_an_end_and_no_control_characters(world, 
 async def test_it_leaves_no_session_behind(world):
     await run(world, "webhooks")
     assert all(session.is_over for session in world.simulator.state.tokens.sessions)
+
+
+async def test_it_leaves_no_session_behind_where_the_list_is_refused_either(world, monkeypatch):
+    async def refused(account):
+        await account.access_token()
+        raise ServerError(503, "CMN-201", "unavailable")
+
+    monkeypatch.setattr("rc_push.transports.webhook_subscription.listed", refused)
+    assert await run(world, "webhooks") == 1
+    (session,) = world.simulator.state.tokens.sessions
+    assert session.is_over
+
+
+async def test_a_journal_that_somebody_else_keeps_is_no_missing_one(world, capsys, monkeypatch):
+    exists = Path.exists
+
+    def hidden(path, **options):
+        if path.name == "journal.db":
+            raise PermissionError(13, "Permission denied")
+        return exists(path, **options)
+
+    monkeypatch.setattr(Path, "exists", hidden)
+    for command in ("webhooks", "subscriptions"):
+        assert await run(world, command, "--json") in (0, 1)
+        assert '"subscription": "team"' in capsys.readouterr().out
+
+    def unreadable(path):
+        raise JournalError(f"{path}: no right to read it")
+
+    monkeypatch.setattr("rc_push.cli.visit.Reader", unreadable)
+    for command in ("webhooks", "subscriptions"):
+        assert await run(world, command) == 74
+        assert "no right to read it" in capsys.readouterr().err
 
 
 async def test_an_account_that_cannot_be_asked_is_told(world, capsys, monkeypatch):
