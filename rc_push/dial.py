@@ -46,25 +46,32 @@ async def dial(host: str, port: int, proxy: Proxy | None, network: NetworkConfig
     raise UnreachableError(f"{where}: {failure}", phase=phase)
 
 
-async def start_tls(
+async def secured(
     transport: asyncio.Transport, protocol: asyncio.BaseProtocol, context: ssl.SSLContext, host: str
 ) -> asyncio.Transport:
     """Return *transport* with TLS on it, spoken to *host*, for *protocol*; let go of it where that fails.
 
-    Raises UnreachableError with the phase tls.
+    Raises OSError: the system's, or OpenSSL's.
     """
     try:
-        secured = await asyncio.get_running_loop().start_tls(transport, protocol, context, server_hostname=host)
-    except OSError as exc:
-        failure = words_of(exc)
-    except asyncio.CancelledError:
+        found = await asyncio.get_running_loop().start_tls(transport, protocol, context, server_hostname=host)
+    except BaseException:
         transport.abort()
         raise
-    else:
-        if secured is not None:
-            return secured
-        failure = "the connection was closed"
-    transport.abort()
+    if found is None:
+        transport.abort()
+        raise ConnectionResetError
+    return found
+
+
+async def start_tls(
+    transport: asyncio.Transport, protocol: asyncio.BaseProtocol, context: ssl.SSLContext, host: str
+) -> asyncio.Transport:
+    """Do as `secured`. Raises UnreachableError with the phase tls."""
+    try:
+        return await secured(transport, protocol, context, host)
+    except OSError as exc:
+        failure = words_of(exc)
     raise UnreachableError(f"TLS with {host}: {failure}", phase="tls")
 
 

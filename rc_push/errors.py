@@ -128,9 +128,14 @@ class RefusedError(RestError):
         super().__init__(status, error_code, message, where=where)
         self.remedy = remedy
 
+    @property
+    def found(self) -> str:
+        """The error without its remedy."""
+        return super().__str__()
+
     def __str__(self) -> str:
         """Return the error with its remedy."""
-        return f"{super().__str__()}: {self.remedy}"
+        return f"{self.found}: {self.remedy}"
 
 
 class CredentialsRefused(RefusedError):

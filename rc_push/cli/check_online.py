@@ -101,7 +101,6 @@ async def _transport(config: Config, subscription: SubscriptionConfig, account: 
 
 
 def _problem(key: str, exc: RcPushError) -> Finding:
-    remedy = exc.remedy if isinstance(exc, RefusedError) else ""
-    found = str(exc).removesuffix(f": {remedy}") if remedy else str(exc)
+    found, remedy = (exc.found, exc.remedy) if isinstance(exc, RefusedError) else (str(exc), "")
     code = exc.exit_code if exc.exit_code != EXIT_FAILED else EXIT_UNREACHABLE
     return Finding("problem", key, found, remedy, exit_code=code)

@@ -7,11 +7,13 @@ import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import structlog
 
 from rc_push.config import is_loopback
 from rc_push.errors import RcPushError
+from rc_push.protocol.subscription import records_in
 from rc_push.rest import Account
 
 log = structlog.get_logger()
@@ -43,18 +45,14 @@ async def caused_event(account: Account, event_filters: Sequence[str]) -> AsyncI
 
 def _simulated(server: str, event_filter: str) -> str:
     """Have the simulator at *server* emit an event; return its uuid, empty where it is no simulator."""
-    from urllib.error import URLError
-    from urllib.parse import urlsplit
-    from urllib.request import ProxyHandler, Request, build_opener
+    from rc_push.cli.trigger import post_to
 
     if not is_loopback(urlsplit(server).hostname or ""):
         return ""
-    body = json.dumps({"event": event_filter.partition("?")[0], "body": {"eventType": "PostAdded", "text": TEXT}})
-    request = Request(f"{server}/simulator/events", body.encode(), {"Content-Type": "application/json"})  # noqa: S310
+    event = {"event": event_filter.partition("?")[0], "body": {"eventType": "PostAdded", "text": TEXT}}
     try:
-        with build_opener(ProxyHandler({})).open(request, timeout=SIMULATOR_WITHIN_S) as answer:
-            return str(json.load(answer)["uuids"][0])
-    except (URLError, OSError, ValueError, KeyError, TypeError, IndexError):
+        return str(post_to(f"{server}/simulator/events", event, SIMULATOR_WITHIN_S)["uuids"][0])
+    except (RcPushError, ValueError, KeyError, TypeError, IndexError):
         return ""
 
 
@@ -62,7 +60,7 @@ def _simulated(server: str, event_filter: str) -> str:
 async def _post_to_oneself(account: Account) -> AsyncIterator[str | None]:
     """Post into the user's own chat, where nobody else reads, and remove it. Gives the post's id."""
     chats = await account.request("GET", CHATS, query={"type": "Personal", "recordCount": 1})
-    chat_id = _id_of(next(iter(chats.get("records", [])), None) if isinstance(chats, dict) else None)
+    chat_id = _id_of(next(iter(records_in(chats)), None))
     post_id = None
     if chat_id:
         post_id = _id_of(await account.request("POST", f"{CHATS}/{chat_id}/posts", body={"text": TEXT}))

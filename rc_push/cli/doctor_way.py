@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from rc_push.cli.certificate import Certificate, certificate_from
 from rc_push.cli.hops import Hop, Report, Rule
 from rc_push.config import NetworkConfig, is_loopback
-from rc_push.dial import dial, words_of
+from rc_push.dial import dial, secured, words_of
 from rc_push.errors import EXIT_UNREACHABLE, ConfigError, UnreachableError
 from rc_push.http import Answer, Http
 from rc_push.network import Proxy, proxy_for, tls_context, unverified_context
@@ -149,17 +149,8 @@ class Way:
 
     async def _secured(self, context: ssl.SSLContext, protocol: asyncio.Protocol) -> asyncio.Transport:
         transport = await dial(self.host, self.port, self._proxy, self._network)
-        try:
-            async with asyncio.timeout(self._network.connect_timeout_s):
-                loop = asyncio.get_running_loop()
-                secured = await loop.start_tls(transport, protocol, context, server_hostname=self.host)
-        except BaseException:
-            transport.abort()
-            raise
-        if secured is None:
-            transport.abort()
-            raise ConnectionResetError
-        return secured
+        async with asyncio.timeout(self._network.connect_timeout_s):
+            return await secured(transport, protocol, context, self.host)
 
     async def _tell_distrust(self, exc: ssl.SSLCertVerificationError) -> None:
         """Tell why the certificate is not trusted: whose it is, and what the clock has to do with it."""
@@ -180,15 +171,17 @@ class Way:
         """Return whose certificate answers, and its Date, from a connection that carries nothing of ours."""
         head = _Head()
         try:
-            async with asyncio.timeout(PEEK_WITHIN_S):
+            async with asyncio.timeout(PEEK_WITHIN_S / 2):
                 transport = await self._secured(unverified_context(self._network), head)
-                der = transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
-                transport.write(f"HEAD / HTTP/1.1\r\nHost: {self.host}\r\nConnection: close\r\n\r\n".encode())
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(head.ended.wait(), PEEK_WITHIN_S / 2)
-                transport.abort()
         except (OSError, UnreachableError):
             return None, ""
+        try:
+            der = transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
+            transport.write(f"HEAD / HTTP/1.1\r\nHost: {self.host}\r\nConnection: close\r\n\r\n".encode())
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(head.ended.wait(), PEEK_WITHIN_S / 2)
+        finally:
+            transport.abort()
         return certificate_from(der or b""), head.value_of("date")
 
     def _get(self, path: str) -> Answer:

@@ -93,8 +93,7 @@ class Report:
 
     def failed(self, hop: str, target: str, exc: RcPushError, rule: Rule | None = None) -> None:
         """Tell of a hop that *exc* has ended."""
-        remedy = exc.remedy if isinstance(exc, RefusedError) else ""
-        found = str(exc).removesuffix(f": {remedy}") if remedy else str(exc)
+        found, remedy = (exc.found, exc.remedy) if isinstance(exc, RefusedError) else (str(exc), "")
         if isinstance(exc, ConfigError):
             found, remedy = exc.problems[0].found, exc.problems[0].remedy
         code = exc.exit_code

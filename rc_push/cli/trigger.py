@@ -35,7 +35,7 @@ def trigger(type_: str, settings: tuple[str, ...], count: int, server: str) -> N
         for setting in settings:
             _set(envelope, setting)
         events.append(envelope)
-    for uuid in _post(f"{server.rstrip('/')}/simulator/events", events)["uuids"]:
+    for uuid in post_to(f"{server.rstrip('/')}/simulator/events", events)["uuids"]:
         click.echo(uuid)
 
 
@@ -79,13 +79,14 @@ def _value(text: str) -> Any:
         return text
 
 
-def _post(url: str, body: Any) -> dict[str, Any]:
+def post_to(url: str, body: Any, within_s: float = WITHIN_S) -> dict[str, Any]:
+    """Have the simulator do what *url* stands for; return its answer. Raises RcPushError, UnreachableError."""
     from urllib.error import HTTPError, URLError
     from urllib.request import ProxyHandler, Request, build_opener
 
     request = Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})  # noqa: S310 - checked
     try:
-        with build_opener(ProxyHandler({})).open(request, timeout=WITHIN_S) as response:
+        with build_opener(ProxyHandler({})).open(request, timeout=within_s) as response:
             answer: dict[str, Any] = json.load(response)
     except HTTPError as exc:
         with exc:
