@@ -14,6 +14,8 @@ import sqlite3
 from dataclasses import dataclass, field
 from typing import Any
 
+from rc_push.journal.figures import head, number
+
 # Offending positions that are told; one that is wrong is enough to look.
 NAMED_MAX = 20
 
@@ -105,9 +107,9 @@ class Audit:
 
 def audit(db: sqlite3.Connection) -> Audit:
     """Return the audit of the journal; call it within one read transaction."""
-    head = _number(db, "SELECT ifnull(max(seq), 0) FROM sqlite_sequence WHERE name = 'events'")
-    beyond = db.execute("SELECT name, position FROM handlers WHERE position > ?", (head,)).fetchall()
-    problems = [f"handler {name} is at {position}, beyond the head {head}" for name, position in beyond]
+    newest = head(db)
+    beyond = db.execute("SELECT name, position FROM handlers WHERE position > ?", (newest,)).fetchall()
+    problems = [f"handler {name} is at {position}, beyond the head {newest}" for name, position in beyond]
     return Audit(tuple(_subscriptions(db)), tuple(_handlers(db)), tuple(problems))
 
 
@@ -123,7 +125,7 @@ def _subscriptions(db: sqlite3.Connection) -> list[SubscriptionAudit]:
 
 
 def _handlers(db: sqlite3.Connection) -> list[HandlerAudit]:
-    total = _number(db, "SELECT ifnull(sum(stored + told), 0) FROM subscriptions")
+    total = number(db, "SELECT ifnull(sum(stored + told), 0) FROM subscriptions")
     handlers = db.execute(
         "SELECT id, name, position, stored_before, delivered, filtered, dropped FROM handlers ORDER BY name"
     )
@@ -141,16 +143,16 @@ def _handler(  # noqa: PLR0917 - the columns of one row
     filtered: int,
     dropped: int,
 ) -> HandlerAudit:
-    unread = _number(db, "SELECT count(*) FROM events WHERE position > ?", position)
+    unread = number(db, "SELECT count(*) FROM events WHERE position > ?", position)
     own = "handler = ? AND NOT is_replay"
-    parked = _number(db, f"SELECT count(*) FROM unfinished WHERE {own} AND state = 'parked'", id_)  # noqa: S608 - ours
-    ahead = _number(
+    parked = number(db, f"SELECT count(*) FROM unfinished WHERE {own} AND state = 'parked'", id_)  # noqa: S608 - ours
+    ahead = number(
         db,
         f"SELECT count(*) FROM unfinished WHERE {own} AND state = 'parked' AND position > ?",  # noqa: S608 - ours
         id_,
         position,
     )
-    waiting = _number(
+    waiting = number(
         db,
         f"SELECT count(*) FROM unfinished WHERE {own} AND state = 'waiting' AND position <= ?",  # noqa: S608 - ours
         id_,
@@ -171,7 +173,3 @@ def _handler(  # noqa: PLR0917 - the columns of one row
         pending=unread - ahead + waiting,
         offending=tuple(row[0] for row in strays),
     )
-
-
-def _number(db: sqlite3.Connection, sql: str, *values: object) -> int:
-    return int(db.execute(sql, values).fetchone()[0])

@@ -14,9 +14,9 @@ from typing import Any
 
 from rc_push.envelope import Gap, iso_from_ms
 from rc_push.journal.fates import HandlerRow, handler_rows
-from rc_push.journal.reader import Tally
+from rc_push.journal.figures import file_bytes, head, number, position_before
+from rc_push.journal.reader import Tally, tallies_of
 from rc_push.journal.retention import live_bytes
-from rc_push.journal.store import position_before
 
 # Gaps that are told one by one; `rc-push gaps` has the others.
 GAPS_TOLD_MAX = 10
@@ -88,19 +88,15 @@ def facts(db: sqlite3.Connection, path: Path, now_ms: int) -> Facts:
     newest = db.execute("SELECT received_at FROM events ORDER BY position DESC LIMIT 1").fetchone()
     handlers = tuple(handler_rows(db))
     disk = os.statvfs(path.parent)
+    in_file, in_log = file_bytes(path)
     return Facts(
         path=path,
-        head=_number(db, "SELECT ifnull(max(seq), 0) FROM sqlite_sequence WHERE name = 'events'"),
+        head=head(db),
         oldest_ms=oldest and oldest[0],
         newest_ms=newest and newest[0],
         last_minute=_since(db, now_ms - MINUTE_MS),
         last_hour=_since(db, now_ms - HOUR_MS),
-        tallies=tuple(
-            Tally(*row)
-            for row in db.execute(
-                "SELECT name, received, stored, duplicate, unreadable FROM subscriptions ORDER BY name"
-            )
-        ),
+        tallies=tuple(tallies_of(db)),
         handlers=handlers,
         lags_s={row.handler: _lag_s(db, row, now_ms) for row in handlers},
         gaps_open=dict(
@@ -109,11 +105,11 @@ def facts(db: sqlite3.Connection, path: Path, now_ms: int) -> Facts:
                 " WHERE g.until IS NULL GROUP BY s.name ORDER BY s.name"
             )
         ),
-        gaps_last_day=_number(db, "SELECT count(*) FROM gaps WHERE ifnull(until, ?2) >= ?1", now_ms - DAY_MS, now_ms),
+        gaps_last_day=number(db, "SELECT count(*) FROM gaps WHERE ifnull(until, ?2) >= ?1", now_ms - DAY_MS, now_ms),
         open_gaps=_open_gaps(db),
         live_bytes=live_bytes(db),
-        file_bytes=_size(path),
-        wal_bytes=_size(path.with_name(path.name + "-wal")),
+        file_bytes=in_file,
+        wal_bytes=in_log,
         disk_free_bytes=disk.f_bavail * disk.f_frsize,
         disk_bytes=disk.f_blocks * disk.f_frsize,
     )
@@ -121,7 +117,7 @@ def facts(db: sqlite3.Connection, path: Path, now_ms: int) -> Facts:
 
 def _since(db: sqlite3.Connection, at_ms: int) -> int:
     """Return how many events were stored since *at_ms*. Positions that no event has count, and there are few."""
-    newest = _number(db, "SELECT ifnull(max(position), 0) FROM events")
+    newest = number(db, "SELECT ifnull(max(position), 0) FROM events")
     return newest - position_before(db, at_ms) if newest else 0
 
 
@@ -142,14 +138,3 @@ def _open_gaps(db: sqlite3.Connection) -> tuple[Gap, ...]:
         (GAPS_TOLD_MAX,),
     )
     return tuple(Gap(*row) for row in rows)
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
-
-
-def _number(db: sqlite3.Connection, sql: str, *values: object) -> int:
-    return int(db.execute(sql, values).fetchone()[0])

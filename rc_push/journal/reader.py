@@ -6,14 +6,17 @@ Knows the schema; never writes, never checkpoints.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rc_push.envelope import Cursor, Envelope, Gap, Source, iso_from_ms
-from rc_push.journal.store import connect_read_only, journal_error_from, position_before
+from rc_push.journal.figures import position_before
+from rc_push.journal.opening import connect_read_only, journal_error_from
+
+T = TypeVar("T")
 
 # What one read hands over at the most, so that a backlog of large events stays bounded in memory.
 READ_MAX_BYTES = 4 << 20
@@ -37,6 +40,12 @@ class Tally:
     stored: int
     duplicate: int
     unreadable: int
+
+
+def tallies_of(db: sqlite3.Connection) -> list[Tally]:
+    """Return the counts of every subscription."""
+    rows = db.execute("SELECT name, received, stored, duplicate, unreadable FROM subscriptions ORDER BY name")
+    return [Tally(*row) for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +178,7 @@ class Reader:
 
     def tallies(self) -> list[Tally]:
         """Return the counts of every subscription."""
-        rows = self._query("SELECT name, received, stored, duplicate, unreadable FROM subscriptions ORDER BY name")
-        return [Tally(*row) for row in rows]
+        return self._ask(tallies_of)
 
     @contextmanager
     def snapshot(self) -> Iterator[sqlite3.Connection]:
@@ -186,8 +194,11 @@ class Reader:
             raise journal_error_from(exc, self.path) from exc
 
     def _before(self, at_ms: int) -> int:
+        return self._ask(lambda db: position_before(db, at_ms))
+
+    def _ask(self, query: Callable[[sqlite3.Connection], T]) -> T:
         try:
-            return position_before(self._db, at_ms)
+            return query(self._db)
         except sqlite3.Error as exc:
             raise journal_error_from(exc, self.path) from exc
 

@@ -6,11 +6,14 @@ Knows the schema; never writes.
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rc_push.envelope import iso_from_ms
 from rc_push.journal.fates import handler_rows
+from rc_push.journal.figures import file_bytes, head, number
+from rc_push.journal.reader import tallies_of
 from rc_push.journal.retention import live_bytes
 
 
@@ -22,31 +25,19 @@ def stats(db: sqlite3.Connection, path: Path) -> dict[str, Any]:
     """
     oldest = db.execute("SELECT position, received_at FROM events ORDER BY position LIMIT 1").fetchone()
     newest = db.execute("SELECT position, received_at FROM events ORDER BY position DESC LIMIT 1").fetchone()
-    tallies = db.execute("SELECT name, received, stored, duplicate, unreadable FROM subscriptions ORDER BY name")
-    names = ("subscription", "received", "stored", "duplicate", "unreadable")
+    in_file, in_log = file_bytes(path)
     return {
         "path": str(path),
         "liveBytes": live_bytes(db),
-        "fileBytes": _size(path),
-        "walBytes": _size(path.with_name(path.name + "-wal")),
+        "fileBytes": in_file,
+        "walBytes": in_log,
         "eventsAtMost": newest[0] - oldest[0] + 1 if oldest else 0,
         "oldest": iso_from_ms(oldest[1]) if oldest else None,
         "newest": iso_from_ms(newest[1]) if newest else None,
-        "head": _number(db, "SELECT ifnull(max(seq), 0) FROM sqlite_sequence WHERE name = 'events'"),
-        "unreadables": _number(db, "SELECT count(*) FROM unreadables"),
-        "gaps": _number(db, "SELECT count(*) FROM gaps"),
-        "openGaps": _number(db, "SELECT count(*) FROM gaps WHERE until IS NULL"),
-        "subscriptions": [dict(zip(names, row, strict=True)) for row in tallies],
+        "head": head(db),
+        "unreadables": number(db, "SELECT count(*) FROM unreadables"),
+        "gaps": number(db, "SELECT count(*) FROM gaps"),
+        "openGaps": number(db, "SELECT count(*) FROM gaps WHERE until IS NULL"),
+        "subscriptions": [asdict(tally) for tally in tallies_of(db)],
         "handlers": [row.to_dict() for row in handler_rows(db)],
     }
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
-def _number(db: sqlite3.Connection, sql: str) -> int:
-    return int(db.execute(sql).fetchone()[0])

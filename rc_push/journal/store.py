@@ -6,40 +6,26 @@ checkpoints (SQLite up to 3.51.2 can corrupt a WAL database that two connections
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
-from urllib.parse import quote
 
 from rc_push.envelope import Batch, Cursor, Envelope, Gap, Source, envelope_of_gap
-from rc_push.errors import JournalCorrupt, JournalError, JournalFull, JournalInUse, JournalTooNew
-from rc_push.journal import retention
+from rc_push.errors import JournalFull
+from rc_push.journal import figures, retention
+from rc_push.journal.opening import APPLICATION_ID, journal_error_from, open_alone
 from rc_push.journal.progress import ProgressRows
 
-APPLICATION_ID = 0x72635075  # "rcPu"
 # Rows of one INSERT. One statement for many rows: the writer thread gives the GIL away at each statement.
 ROWS_AT_ONCE = (256, 32, 1)
 # What a row takes beside its text, about: the other columns, and its place in the index.
 ROW_BYTES = 150
-BUSY_TIMEOUT_S = 5.0
-MODE = 0o600
 # How long it is known of a subscription at RingCentral that it was ours; one that nobody renews lives minutes.
 CREATED_KEPT_MS = 30 * 86_400_000
-# SQLite's codes for a full disk; the second where there is no room for the -shm file.
-DISK_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
-# Its primary codes for what a user can do something about.
-REMEDIES = {
-    sqlite3.SQLITE_BUSY: "another program holds it, and has to let it go (only rc-push may write it)",
-    sqlite3.SQLITE_IOERR: "look at the disk, and at what the kernel says of it",
-}
-DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-DAMAGED_REMEDY = "`rc-push run` moves it aside, never deletes it, and goes on with what can be read"
 
 _INSERT = "INSERT INTO events (subscription, source, uuid, type, received_at, payload) VALUES "
 _ON_CONFLICT = " ON CONFLICT (subscription, uuid) DO NOTHING"
@@ -73,20 +59,7 @@ class Store:
         self.path = path
         self.max_bytes: int | None = None
         self._wall = wall
-        is_ours = Path(f"{path}.lock").exists()
-        self._lock = _take_lock(path)
-        try:
-            self._db = _open_for_writing(path)
-        except JournalCorrupt as exc:
-            os.close(self._lock)
-            if is_ours:
-                raise
-            Path(f"{path}.lock").unlink(missing_ok=True)  # it would say the next time that the file is ours
-            remedy = "name another path under [journal], or move it away"
-            raise JournalError(f"{path}: this is no journal; {remedy}") from exc
-        except BaseException:
-            os.close(self._lock)
-            raise
+        self._lock, self._db = open_alone(path)
         self._subscriptions: dict[str, int] = {}
         self._sources: dict[Source, int] = {}
         self.progress = ProgressRows(self._db)
@@ -167,8 +140,7 @@ class Store:
 
     def head(self) -> int:
         """Return the newest position; 0 in an empty journal."""
-        row = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
-        return int(row[0]) if row else 0
+        return figures.head(self._db)
 
     def cursor(self, subscription: str) -> Cursor | None:
         """Return where *subscription* stands."""
@@ -235,9 +207,9 @@ class Store:
         )
 
     def positions_before(self, since_ms: int, until_ms: int | None) -> tuple[int, int]:
-        """Return `position_before` of both instants; the head where *until_ms* is None."""
-        until = self.head() if until_ms is None else position_before(self._db, until_ms)
-        return position_before(self._db, since_ms), until
+        """Return `figures.position_before` of both instants; the head where *until_ms* is None."""
+        until = self.head() if until_ms is None else figures.position_before(self._db, until_ms)
+        return figures.position_before(self._db, since_ms), until
 
     def prune(self, before_ms: int, limit: int) -> int:
         """Remove at most *limit* of the oldest events received before *before_ms*; return how many.
@@ -361,135 +333,3 @@ class Store:
         self.progress.forget_ids()
         if self._db.in_transaction:
             self._db.rollback()
-
-
-def position_before(db: sqlite3.Connection, at_ms: int) -> int:
-    """Return the newest position of what was received before *at_ms*; times are taken to rise with positions."""
-    low, high = 0, int(db.execute("SELECT ifnull(max(position), 0) FROM events").fetchone()[0])
-    while low < high:
-        middle = (low + high) // 2
-        row = db.execute(
-            "SELECT position, received_at FROM events WHERE position > ? ORDER BY position LIMIT 1", (middle,)
-        ).fetchone()
-        if row is None or row[1] >= at_ms:
-            high = middle
-        else:
-            low = int(row[0])
-    return low
-
-
-# ------------------------------------------------------------------------------------------------------------- opening
-
-
-def journal_error_from(exc: sqlite3.Error, path: Path) -> JournalError:
-    """Return what SQLite's *exc* means for a user."""
-    code = getattr(exc, "sqlite_errorcode", None) or 0
-    if code in DISK_FULL:
-        return JournalFull(f"{path}: no room on the disk; free some, what waits is then stored")
-    if code & 0xFF in DAMAGED:
-        return JournalCorrupt(f"{path}: the journal is damaged ({exc}); {DAMAGED_REMEDY}")
-    remedy = REMEDIES.get(code & 0xFF)
-    return JournalError(f"{path}: {exc}; {remedy}" if remedy else f"{path}: {exc}")
-
-
-def connect_read_only(path: Path) -> sqlite3.Connection:
-    """Return a connection that can only read. Raises JournalError where there is no journal that we understand."""
-    uri = f"file:{quote(str(path))}?mode=ro"
-    try:
-        db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
-    except sqlite3.Error as exc:
-        raise _cannot_read(path, exc) from exc
-    with _closed_on_error(db, path):
-        if _known_version(db, path) == 0:  # the file is there, the daemon has not come to fill it
-            raise _cannot_read(path)
-    return db
-
-
-def _cannot_read(path: Path, error: sqlite3.Error | None = None) -> JournalError:
-    try:
-        path.stat()
-    except PermissionError as exc:
-        return JournalError(f"{path}: {exc.strerror}; run this as the user that runs the daemon")
-    except OSError:
-        pass
-    else:
-        if not os.access(path, os.R_OK, effective_ids=True):
-            return JournalError(f"{path}: no right to read it; run this as the user that runs the daemon")
-        if error is not None:
-            return journal_error_from(error, path)
-    return JournalError(f"{path}: there is no journal yet; `rc-push run` creates it")
-
-
-@contextmanager
-def _closed_on_error(db: sqlite3.Connection, path: Path) -> Iterator[None]:
-    """Close *db* where something fails inside, and raise SQLite's errors as ours."""
-    try:
-        yield
-    except sqlite3.Error as exc:
-        db.close()
-        raise journal_error_from(exc, path) from exc
-    except JournalError:
-        db.close()
-        raise
-
-
-def _take_lock(path: Path) -> int:
-    """Return the descriptor that holds the journal for this process; the kernel lets go of it even after SIGKILL."""
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE)
-    except OSError as exc:
-        raise JournalError(f"{path}: {exc.strerror}; give this user the right to write in {path.parent}") from exc
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        pid = os.pread(lock, 20, 0).decode("ascii", "replace").strip() or "unknown"
-        os.close(lock)
-        raise JournalInUse(f"{path}: another rc-push (pid {pid}) uses this journal; stop it, or name another") from None
-    with suppress(OSError):  # a full disk: the lock holds all the same, only its owner stays unknown
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, str(os.getpid()).encode(), 0)
-    return lock
-
-
-def _open_for_writing(path: Path) -> sqlite3.Connection:
-    try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE))
-        path.chmod(MODE)  # SQLite gives its -wal and -shm files the same mode
-        db = sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
-    except OSError as exc:
-        raise JournalError(f"{path}: {exc.strerror}; give this user the right to write it") from exc
-    except sqlite3.Error as exc:
-        raise journal_error_from(exc, path) from exc
-    with _closed_on_error(db, path):
-        version = _known_version(db, path)
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute("PRAGMA foreign_keys = ON")
-        _migrate(db, version)
-    return db
-
-
-def _migrations() -> list[str]:
-    folder = resources.files("rc_push.journal").joinpath("migrations")
-    files = sorted((file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda file: file.name)
-    return [file.read_text("utf-8") for file in files]
-
-
-def _known_version(db: sqlite3.Connection, path: Path) -> int:
-    """Return the schema's version, 0 in an empty file. Raises JournalError where it is not ours, or newer than we."""
-    version = int(db.execute("PRAGMA user_version").fetchone()[0])
-    application = db.execute("PRAGMA application_id").fetchone()[0]
-    is_empty = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
-    if application != APPLICATION_ID and (application or version or not is_empty):
-        raise JournalError(f"{path}: this is another program's database; name another path under [journal]")
-    known = len(_migrations())
-    if version > known:
-        raise JournalTooNew(f"{path}: written by a newer rc-push (schema {version}, known {known}); upgrade rc-push")
-    return version
-
-
-def _migrate(db: sqlite3.Connection, version: int) -> None:
-    for number, script in enumerate(_migrations()[version:], version + 1):
-        stamp = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number}"
-        db.executescript(f"BEGIN IMMEDIATE; {script}; {stamp}; COMMIT;")

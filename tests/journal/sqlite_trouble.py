@@ -29,7 +29,7 @@ INSTEAD = {"PRAGMA synchronous = FULL": "PRAGMA synchronous = OFF"}
 OPENING = "opening the file"
 # What gives a statement to SQLite; and our own functions that are given one, or a part of it.
 TAKES_SQL = {"execute", "executemany", "executescript"}
-PASSES_SQL_ON = {"_query", "_number", "unfinished_of", "_change_parked"}
+PASSES_SQL_ON = {"_query", "number", "unfinished_of", "_change_parked"}
 
 
 class Trouble:

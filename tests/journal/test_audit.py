@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from rc_push.envelope import Batch, Envelope, Source, Unreadable
 from rc_push.journal.audit import NAMED_MAX, audit
 from rc_push.journal.fates import handler_rows
+from rc_push.journal.opening import APPLICATION_ID
 from rc_push.journal.progress import Advance, Unfinished
-from rc_push.journal.store import APPLICATION_ID, Store
+from rc_push.journal.store import Store
 
 SOURCE = Source("main", "team", "websocket")
 

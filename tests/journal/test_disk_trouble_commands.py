@@ -11,7 +11,7 @@ import pytest
 from sqlite_trouble import ERRORS, FOLDER, TOLD, sites_in, troubled
 from test_disk_trouble import run_through, where_it_fails
 
-import rc_push.journal.store
+import rc_push.journal.opening
 from rc_push.__main__ import main
 from rc_push.envelope import Batch, Envelope, Gap, Source, Unreadable
 from rc_push.errors import EXIT_DOWN, EXIT_JOURNAL, EXIT_OK
@@ -57,7 +57,6 @@ NOT_MET = {
     ("reader.py", "Reader.created_subscriptions"): "of subscriptions, which asks RingCentral",
     ("reader.py", "Reader.cursors"): "of subscriptions, which asks RingCentral",
     ("reader.py", "Reader.webhooks"): "of webhooks and check --online, which ask RingCentral",
-    ("reader.py", "Reader.tallies"): "of demo, which has a journal of its own",
     ("retention.py", "make_room"): "under max_bytes, with the statements of prune",
 }
 
@@ -123,7 +122,7 @@ def test_a_command_that_cannot_use_the_journal_says_why_and_ends_with_74(command
 
 @pytest.mark.parametrize("text", COMMANDS)
 def test_a_journal_that_another_program_holds_is_told_as_such(command, tmp_path, monkeypatch, text):
-    monkeypatch.setattr(rc_push.journal.store, "BUSY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(rc_push.journal.opening, "BUSY_TIMEOUT_S", 0.01)
     assert command("gaps")[0] == 0
     with closing(sqlite3.connect(tmp_path / "journal.db", isolation_level=None)) as holder:
         holder.execute("PRAGMA locking_mode = EXCLUSIVE")

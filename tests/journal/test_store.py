@@ -22,15 +22,10 @@ from rc_push.envelope import Batch, Cursor, Envelope, Gap, Source, Unreadable
 from rc_push.errors import JournalCorrupt, JournalError, JournalFull, JournalInUse, JournalTooNew
 from rc_push.journal.audit import audit
 from rc_push.journal.fates import handler_rows
+from rc_push.journal.opening import APPLICATION_ID, connect_read_only, journal_error_from
 from rc_push.journal.progress import Advance, Unfinished
 from rc_push.journal.reader import Reader, Tally
-from rc_push.journal.store import (
-    APPLICATION_ID,
-    Appended,
-    Store,
-    connect_read_only,
-    journal_error_from,
-)
+from rc_push.journal.store import Appended, Store
 
 SOURCE = Source("main", "team", "websocket")
 
@@ -772,14 +767,14 @@ def test_a_folder_in_place_of_the_journal_is_named(tmp_path):
 def test_migrating_is_all_or_nothing(tmp_path, monkeypatch):
     path = tmp_path / "journal.db"
     good = "CREATE TABLE first (a); CREATE TABLE second (a)"
-    monkeypatch.setattr("rc_push.journal.store._migrations", lambda: [good, "CREATE TABLE third (a); NONSENSE"])
+    monkeypatch.setattr("rc_push.journal.opening._migrations", lambda: [good, "CREATE TABLE third (a); NONSENSE"])
     with pytest.raises(JournalError, match="syntax error"):
         Store(path)
     with closing(sqlite3.connect(path)) as db:
         tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
         assert tables == {"first", "second"}
         assert db.execute("PRAGMA user_version").fetchone() == (1,)
-    monkeypatch.setattr("rc_push.journal.store._migrations", lambda: [good, "CREATE TABLE third (a)"])
+    monkeypatch.setattr("rc_push.journal.opening._migrations", lambda: [good, "CREATE TABLE third (a)"])
     with opened(path) as store:
         assert store._db.execute("PRAGMA user_version").fetchone() == (2,)
         store._db.execute("SELECT * FROM third")
