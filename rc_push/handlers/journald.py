@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import socket
 import struct
@@ -21,15 +20,14 @@ from msgspec import Meta, Struct
 
 from rc_push.envelope import Envelope, iso_from_ms
 from rc_push.handlers.hand_over import current_hand_over
+from rc_push.handlers.sealed import sealed_file
+from rc_push.handlers.stalling import STALL_MAX_S
 from rc_push.templates import Template
 
 Priority = Literal["debug", "info", "notice", "warning", "error"]
 
 _PRIORITIES: dict[Priority, str] = {"debug": "7", "info": "6", "notice": "5", "warning": "4", "error": "3"}
 _IDENTIFIER = "rc-push"
-# A journald that takes nothing for so long fails the call.
-STALL_MAX_S = 5.0
-_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
 class JournaldSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -147,11 +145,8 @@ def _send(journal: socket.socket, entry: bytes) -> None:
 
 def _send_large(journal: socket.socket, entry: bytes) -> None:
     """Send *entry* in a file that exists in memory only, and that nobody can change any more."""
-    fd = os.memfd_create("rc-push", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    fd = sealed_file("rc-push", entry)
     try:
-        with os.fdopen(os.dup(fd), "wb") as file:
-            file.write(entry)
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
         socket.send_fds(journal, [b""], [fd])
     finally:
         os.close(fd)

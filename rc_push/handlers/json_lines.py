@@ -16,7 +16,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import select
 import shlex
 import stat
 import sys
@@ -26,6 +25,7 @@ import structlog
 
 from rc_push.errors import HandlerError
 from rc_push.handlers.batch_note import BatchNote
+from rc_push.handlers.stalling import wait_writable
 
 log = structlog.get_logger()
 
@@ -36,8 +36,6 @@ DIRECTORY_MODE = 0o750
 # less than a block.
 LINE_MAX_BYTES = (16 << 20) + (64 << 10)
 BLOCK_BYTES = 64 << 10
-# A write to a FIFO whose reader stands still fails after it, so that the daemon can stop. Well below any timeout_s.
-STALL_MAX_S = 5.0
 
 # O_NONBLOCK: opening a FIFO without a reader fails at once instead of waiting for ever.
 _FLAGS = os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
@@ -228,14 +226,7 @@ def _write(fd: int, data: bytes) -> None:
         try:
             rest = rest[os.write(fd, rest) :]
         except BlockingIOError:
-            if not _wait_writable(fd):
-                raise TimeoutError(errno.ETIMEDOUT, f"its reader took nothing for {STALL_MAX_S:g} s") from None
-
-
-def _wait_writable(fd: int) -> bool:
-    poll = select.poll()  # select() takes no descriptor above 1023
-    poll.register(fd, select.POLLOUT)
-    return bool(poll.poll(STALL_MAX_S * 1000))
+            wait_writable(fd)
 
 
 def _sync_directory(path: Path) -> None:

@@ -7,7 +7,6 @@ that could be written in part only, the rest comes first at the next try.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import select
 import socket
@@ -22,11 +21,10 @@ from msgspec import Meta, Struct
 from rc_push.envelope import Envelope
 from rc_push.errors import HandlerError
 from rc_push.handlers.lines import Format, line_maker
+from rc_push.handlers.stalling import wait_writable
 from rc_push.templates import Template
 
 STDOUT = 1
-# A reader that takes nothing for so long fails the call, so that the daemon can stop. Well below any timeout_s.
-STALL_MAX_S = 5.0
 
 
 class StdoutSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -84,19 +82,12 @@ class StdoutHandler:
         mode = os.fstat(self._fd).st_mode
         if stat.S_ISREG(mode):
             return os.write(self._fd, data)
-        if not _is_writable(self._fd):
-            raise TimeoutError(errno.ETIMEDOUT, f"its reader took nothing for {STALL_MAX_S:g} s")
+        wait_writable(self._fd)
         if not stat.S_ISSOCK(mode):
             return os.write(self._fd, data[: select.PIPE_BUF])  # there is room for so much
         with socket.socket(fileno=os.dup(self._fd)) as end, contextlib.suppress(BlockingIOError):
             return end.send(data, socket.MSG_DONTWAIT)
         return 0
-
-
-def _is_writable(fd: int) -> bool:
-    poll = select.poll()
-    poll.register(fd, select.POLLOUT)
-    return bool(poll.poll(STALL_MAX_S * 1000))
 
 
 def _rest_of_line(data: bytes, written: int) -> bytes:

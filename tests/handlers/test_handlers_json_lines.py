@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from rc_push.errors import HandlerError
-from rc_push.handlers import json_lines
+from rc_push.handlers import json_lines, stalling
 from rc_push.handlers.json_lines import BLOCK_BYTES, FILE_MODE, LINE_MAX_BYTES, JsonLinesFile
 
 
@@ -409,7 +409,7 @@ def test_a_fifo_without_a_reader_stops_no_start_and_is_used_once_it_has_one(path
 def test_a_fifo_whose_reader_stands_still_fails_and_the_half_line_is_ended(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(json_lines, "STALL_MAX_S", 0.0)
+    monkeypatch.setattr(stalling, "STALL_MAX_S", 0.0)
     os.mkfifo(path)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     file = JsonLinesFile(path)

@@ -16,7 +16,7 @@ from rc_push import handlers
 from rc_push.config import HandlerConfig
 from rc_push.envelope import Envelope, Source
 from rc_push.errors import ConfigError, HandlerError
-from rc_push.handlers import stdout
+from rc_push.handlers import stalling
 from rc_push.handlers.stdout import StdoutHandler, StdoutSettings
 
 
@@ -85,7 +85,7 @@ def test_a_reader_that_went_away_fails_the_call_only(pipe):
 
 
 def test_a_reader_that_stands_still_fails_the_call_and_gets_whole_lines_in_the_end(pipe, monkeypatch):
-    monkeypatch.setattr(stdout, "STALL_MAX_S", 0.0)
+    monkeypatch.setattr(stalling, "STALL_MAX_S", 0.0)
     reader, writer = pipe
     handler = handler_for(writer)
     big = [envelope(number, 50_000) for number in range(3)]
@@ -111,7 +111,7 @@ def test_the_flags_of_the_descriptor_stay_as_they_are(pipe):
 
 
 def test_a_socket_gets_its_lines_and_never_blocks(monkeypatch):
-    monkeypatch.setattr(stdout, "STALL_MAX_S", 0.0)
+    monkeypatch.setattr(stalling, "STALL_MAX_S", 0.0)
     ours, theirs = socket.socketpair()
     with ours, theirs:
         handler = handler_for(ours.fileno())

@@ -8,7 +8,6 @@ grandchild may hold open for ever.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import signal
 import subprocess
@@ -20,6 +19,7 @@ import structlog
 
 from rc_push.errors import Failed
 from rc_push.handlers.command.excerpt import Excerpt
+from rc_push.handlers.sealed import sealed_file
 
 log = structlog.get_logger()
 
@@ -29,7 +29,6 @@ LAST_READS = 32
 # A process that the kernel does not let go of (a dead network disk) is left to itself.
 GONE_WITHIN_S = 5.0
 LOST = "how the program has ended is lost; start rc-push without SIGCHLD being ignored"
-SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +144,8 @@ def _start(
 ) -> tuple[subprocess.Popen[bytes], int, int]:
     """Return the process, a descriptor that is readable once it has ended, and the one that its output comes from."""
     with ExitStack() as until_started, ExitStack() as on_failure:
-        stdin = _sealed(content)
+        # A pipe would have to be filled beside the program's run, which may read slowly, never, or close it.
+        stdin = sealed_file("rc-push-events", content)
         until_started.callback(os.close, stdin)
         output, stdout = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         until_started.callback(os.close, stdout)
@@ -187,20 +187,3 @@ def _reaped(pidfd: int) -> int | None:
     if end is None:
         return None
     return end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
-
-
-def _sealed(content: bytes) -> int:
-    """Return a descriptor of *content* as a file in memory, which nobody can change, at its beginning.
-
-    A pipe would have to be filled beside the program's run, which may read slowly, never, or close it.
-    """
-    with ExitStack() as on_failure:
-        file = os.memfd_create("rc-push-events", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        on_failure.callback(os.close, file)
-        rest = memoryview(content)
-        while rest:
-            rest = rest[os.write(file, rest) :]
-        os.lseek(file, 0, os.SEEK_SET)
-        fcntl.fcntl(file, fcntl.F_ADD_SEALS, SEALS)
-        on_failure.pop_all()
-        return file
