@@ -28,7 +28,6 @@ PAUSE_S = 0.05
 HURRY_S = 0.005
 # Where nothing can go: until a handler has finished something.
 AGAIN_S = 5.0
-SLICE_ROWS = 500
 REACHED = "is reached, receiving has stopped"
 
 type_of_state = Literal["ok", "degraded"]
@@ -104,7 +103,7 @@ class Retention:
     async def _remove_slice(self) -> int:
         """Remove what is too old; where the journal is crowded, the oldest besides. Return how many records went."""
         before_ms = round((self._wall() - self.config.retention_days * 86400) * 1000)
-        removed = await self._journal.prune(before_ms, SLICE_ROWS)
+        removed = await self._journal.prune(before_ms)
         await self._journal.measure()
         more = await self._journal.make_room() if self._journal.is_crowded else 0
         self._become(self._trouble(removed + more))

@@ -60,7 +60,7 @@ class _Watch:
                     continue
                 self._tell(asked_at)
                 while not answered.wait(ASK_EVERY_S) and not self.is_over.is_set():
-                    pass
+                    pass  # it has been told; what is left to tell is when it goes on
                 log.warning("loop_goes_on", stalled_s=round(time.monotonic() - asked_at, 1))
 
     def _tell(self, asked_at: float) -> None:

@@ -189,7 +189,7 @@ def text_from(value: Any) -> str:
 
 def _tree_from(text: str) -> Any:
     import jmespath  # noqa: PLC0415 - see the top
-    from jmespath.exceptions import ParseError  # noqa: PLC0415
+    from jmespath.exceptions import ParseError  # noqa: PLC0415 - see the top
 
     try:
         with warnings.catch_warnings():

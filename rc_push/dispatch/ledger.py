@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Literal
 
 import structlog
 
@@ -190,12 +191,12 @@ class Ledger:
                 self._replays[id_].delivered += delivered
         self._changed.set()
 
-    def _record(self, entry: Entry, state: str, due_at_ms: int | None) -> None:
+    def _record(self, entry: Entry, state: Literal["waiting", "parked"], due_at_ms: int | None) -> None:
         now_ms = self._now_ms()
         entry.since_ms = entry.since_ms or now_ms
         self._advance.unfinished[entry.position] = Unfinished(
             entry.position,
-            "parked" if state == "parked" else "waiting",
+            state,
             entry.is_replay,
             entry.key or "",
             entry.attempts,

@@ -48,7 +48,7 @@ def binary(envelope: Envelope, *, meta: bool = False) -> tuple[dict[str, str], b
     The values of the headers are printable ASCII without spaces, whatever the event says.
     """
     from cloudevents.core.bindings.http import to_binary  # noqa: PLC0415 - see above
-    from cloudevents.core.formats.json import JSONFormat  # noqa: PLC0415
+    from cloudevents.core.formats.json import JSONFormat  # noqa: PLC0415 - see above
 
     body = _body(envelope)
     message = to_binary(_event(envelope, meta=meta, has_data=bool(body)), JSONFormat())

@@ -89,6 +89,7 @@ class _Types:
             return PathTemplate(value if isinstance(value, str) else "")
         if type_ is Template:
             return _template_from(value)
+        # what msgspec asks of its dec_hook for a type that it does not know
         raise NotImplementedError(f"a setting cannot be of the type {type_.__name__}")
 
 

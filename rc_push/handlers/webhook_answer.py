@@ -24,8 +24,8 @@ KEPT_MAX_BYTES = 4096
 RETRY_AFTER_MIN_S = 1.0
 RETRY_AFTER_MAX_S = 3600.0
 HOST_MAX_LENGTH = 100
-# Not the event's fault: request time-out, too early, too many requests.
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
+# Not the event's fault.
 _LATER = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
 
 

@@ -22,7 +22,7 @@ from rc_push.errors import JournalCorrupt, JournalError
 from rc_push.journal.progress import Advance, ProgressRows, Registered
 from rc_push.journal.reader import Reader
 from rc_push.journal.recent import Recent
-from rc_push.journal.retention import CROWDED
+from rc_push.journal.retention import CROWDED, SLICE_ROWS
 from rc_push.journal.store import Appended, Store
 from rc_push.measures import Durations
 
@@ -181,7 +181,7 @@ class Journal:
         changed: T = await self._write(lambda store: change(store.progress))
         return changed
 
-    async def prune(self, before_ms: int, limit: int = 500) -> int:
+    async def prune(self, before_ms: int, limit: int = SLICE_ROWS) -> int:
         """Remove at most *limit* old events that nobody needs; return how many."""
         pruned: int = await self._write(lambda store: store.prune(before_ms, limit))
         if pruned:

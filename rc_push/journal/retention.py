@@ -88,5 +88,6 @@ def _remove(db: sqlite3.Connection, table: str, key: str, keys: list[int]) -> No
     """Remove the rows, and with events what is known of calls for them."""
     if keys:
         tables = ("events", "attempts") if table == "events" else (table,)
-        for name in tables:  # names of our own, no input
-            db.execute(f"DELETE FROM {name} WHERE {key} IN (SELECT value FROM json_each(?))", (json.dumps(keys),))  # noqa: S608
+        for name in tables:
+            sql = f"DELETE FROM {name} WHERE {key} IN (SELECT value FROM json_each(?))"  # noqa: S608 - our own names
+            db.execute(sql, (json.dumps(keys),))

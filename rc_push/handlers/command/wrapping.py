@@ -46,7 +46,8 @@ def bwrap_words(bwrap: str, working_directory: str) -> tuple[str, ...]:
     """
     return (
         bwrap,
-        *("--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", "--tmpfs", "/run"),  # noqa: S108
+        *("--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"),
+        *("--tmpfs", "/tmp", "--tmpfs", "/run"),  # noqa: S108 - hidden, not used
         *("--unshare-all", "--die-with-parent", "--cap-drop", "ALL"),
         *("--chdir", working_directory, "--"),
     )
