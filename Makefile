@@ -11,9 +11,13 @@ PIP := $(BIN)/pip --disable-pip-version-check --quiet
 demo: $(VENV)/.run  ## watch the main job on the embedded simulator
 	@$(BIN)/rc-push demo $(DEMO)
 
-test: $(VENV)/.dev  ## all tests
-	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not alone" $(TESTS)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m alone $(TESTS)
+test: $(VENV)/.dev  ## all tests, or those of TESTS=FILE
+ifdef TESTS
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
+else
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not alone"
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m alone
+endif
 
 test-fast: $(VENV)/.dev  ## the tests that start no processes
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not e2e" $(TESTS)
