@@ -1,6 +1,6 @@
 """How fast is the daemon? Real processes over loopback, pinned apart, several rounds, medians.
 
-    python benchmarks/bench.py [--quick] [--rounds 5] [--only NAME …] [--json FILE]
+    python benchmarks/bench.py [--quick] [--rounds 5] [--events 60000] [--only NAME …] [--json FILE]
 
 Every figure is in benchmarks/results/ as JSON afterwards. `--quick` takes less than a minute and fails where a ratio is
 below its floor: only ratios within one run say something on a machine that others use, too.
@@ -57,7 +57,6 @@ def parts(rounds: int, events: int) -> Mapping[str, Callable[[], list[type_of_ro
         "webhooks": lambda: webhooks.posts(rounds, events // 2),
         "subscriptions": lambda: receiving.many_subscriptions(50, 1, 10_000),
         "handlers": lambda: [
-            *handlers.large_journal(1_000_000),
             *handlers.backlog(100_000, few),
             *handlers.many_handlers(10, events // 2, few),
             *handlers.many_handlers(20, events // 2, few),

@@ -1,12 +1,10 @@
-"""What do many events and many handlers cost? The daemon with a large journal, a backlog, ten handlers, one that hangs.
+"""What do many events and many handlers cost? The daemon with a backlog, ten handlers, one that hangs.
 
 Used by `bench.py`; the journals are made with rc-push's own store.
 """
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -40,33 +38,6 @@ def make_journal(path: Path, count: int, *, behind: int = 0, handler: str = "ben
                 store.append(Batch("team", events))
         with store.transaction():
             store.progress.register(handler, count - behind, store.head())
-
-
-def large_journal(count: int) -> list[dict[str, Any]]:
-    """Start, memory and commands of a daemon whose journal holds *count* events."""
-    stage.note(f"a journal of {count:,} events")
-    with stage.simulator() as ready, TemporaryDirectory() as folder:
-        make_journal(Path(folder) / "journal.db", count)
-        began = time.monotonic()
-        with stage.daemon(ready, Path(folder), 1) as process:
-            stage.wait_for(lambda: stage.subscribed(ready), "a subscription")
-            started_s = time.monotonic() - began
-            time.sleep(2)
-            rss = stage.status_kib(process.pid, "VmHWM") / stage.KIB_PER_MIB
-            took = {name: [timed(folder, name) for _ in range(5)] for name in ("events", "handlers")}
-    return [
-        stage.row(f"start to subscribed, {count:,} events in the journal", [started_s], "s"),
-        stage.row(f"peak memory, {count:,} events in the journal", [rss], "MiB"),
-        *(stage.row(f"`rc-push {name}`, {count:,} events in the journal", ms, "ms") for name, ms in took.items()),
-    ]
-
-
-def timed(folder: str, command: str) -> float:
-    """Return how long a command takes, in ms."""
-    words = [sys.executable, "-m", "rc_push", "-c", f"{folder}/rc-push.toml", command]
-    began = time.monotonic()
-    subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
-    return (time.monotonic() - began) * 1000
 
 
 def backlog(count: int, rounds: int) -> list[dict[str, Any]]:

@@ -65,9 +65,8 @@ def latency(rate: int, rounds: int, seconds: float) -> list[type_of_row]:
         with stage.simulator() as ready:
             many = {"count": count, "bytes": 1024, "ratePerS": rate, "stamp": True}
             report = stage.daemon_round(ready, many, latencies=True)
-        times_ms = sorted(report["latenciesMs"])
         for name, share in QUANTILES:
-            found[name].append(times_ms[min(len(times_ms) - 1, int(len(times_ms) * share))])
+            found[name].append(stage.quantile(report["latenciesMs"], share))
         cpu_ms.append(report["cpuS"] * 1000 / count)
     rows = [row(f"sent to handled at {rate}/s, {name}", values, "ms") for name, values in found.items()]
     return [*rows, row(f"processor time an event at {rate}/s", cpu_ms, "ms")]

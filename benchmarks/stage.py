@@ -6,6 +6,7 @@ import compileall
 import contextlib
 import json
 import os
+import socket
 import statistics
 import subprocess
 import sys
@@ -60,14 +61,17 @@ def daemon(
         f"latencies = {str(latencies).lower()}\n"
         f'{more}[journal]\npath = "{folder / "journal.db"}"\n[log]\nlevel = "error"\n[service]\nshutdown_grace_s = 1\n'
     )
-    secrets = {
-        "RC_APP_CLIENT_ID": ready["clientId"],
-        "RC_APP_CLIENT_SECRET": ready["clientSecret"],
-        "RC_USER_JWT": ready["jwt"],
-        "PYTHONPATH": str(HERE / "plugin"),
-    }
+    with running_daemon(ready, config, PYTHONPATH=str(HERE / "plugin")) as process:
+        yield process
+
+
+@contextlib.contextmanager
+def running_daemon(ready: dict[str, str], config: Path, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the daemon with the file at *config*, the simulator's credentials and *environ* in its environment."""
+    names = {"RC_APP_CLIENT_ID": "clientId", "RC_APP_CLIENT_SECRET": "clientSecret", "RC_USER_JWT": "jwt"}
+    environ |= {name: ready[key] for name, key in names.items()}
     command = [sys.executable, "-m", "rc_push", "-c", str(config), "run"]
-    with running(command, CLIENT_CPU, env=os.environ | secrets) as process:
+    with running(command, CLIENT_CPU, env=os.environ | environ) as process:
         yield process
 
 
@@ -189,6 +193,17 @@ def written_bytes(pid: int) -> int:
     """Return what a process has caused to be written to disks. Source: proc(5), io."""
     lines = Path(f"/proc/{pid}/io").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("write_bytes:")).split()[1])
+
+
+def free_port() -> int:
+    """Return a port that nobody uses at the moment."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """Return the value that *share* of *values* are below."""
+    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
 def row(what: str, values: list[float], unit: str) -> type_of_row:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -17,7 +15,20 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from stage import CLIENT_CPU, HERE, SERVER_CPU, account, note, row, running, simulator, type_of_row, wait_for
+from stage import (
+    HERE,
+    SERVER_CPU,
+    account,
+    free_port,
+    note,
+    quantile,
+    row,
+    running,
+    running_daemon,
+    simulator,
+    type_of_row,
+    wait_for,
+)
 
 CONNECTIONS = 16
 BYTES = 1024
@@ -41,9 +52,9 @@ def posts(rounds: int, events: int) -> list[type_of_row]:
         with listening() as (port, token):
             rates.append(events / load(port, token, events)["seconds"])
         with listening() as (port, token):
-            times_ms = sorted(load(port, token, 5000, rate_per_s=500.0)["timesMs"])
-            p50s.append(times_ms[len(times_ms) // 2])
-            p99s.append(times_ms[len(times_ms) * 99 // 100])
+            times_ms = load(port, token, 5000, rate_per_s=500.0)["timesMs"]
+            p50s.append(quantile(times_ms, 0.5))
+            p99s.append(quantile(times_ms, 0.99))
     return [
         row(f"webhooks, stored with FULL sync before the answer, {BYTES} B", rates, "posts/s"),
         row("webhooks, from the post to its answer at 500/s, p50", p50s, "ms"),
@@ -73,8 +84,7 @@ def on_a_slow_disk(events: int) -> list[type_of_row]:
 @contextmanager
 def listening(**environ: str) -> Iterator[tuple[int, str]]:
     """Run simulator and daemon with one webhook; give its port and token."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     with simulator() as ready, tempfile.TemporaryDirectory(dir=HERE) as folder:
         journal, config = Path(folder) / "journal.db", Path(folder) / "rc-push.toml"
         config.write_text(
@@ -83,10 +93,7 @@ def listening(**environ: str) -> Iterator[tuple[int, str]]:
             f'address = "http://127.0.0.1:{port}/hook"\nlisten = "127.0.0.1:{port}"\n'
             f'[journal]\npath = "{journal}"\n[log]\nlevel = "error"\n'
         )
-        names = {"RC_APP_CLIENT_ID": "clientId", "RC_APP_CLIENT_SECRET": "clientSecret", "RC_USER_JWT": "jwt"}
-        secrets = {name: ready[key] for name, key in names.items()}
-        command = [sys.executable, "-m", "rc_push", "-c", str(config), "run"]
-        with running(command, CLIENT_CPU, env=os.environ | secrets | environ):
+        with running_daemon(ready, config, **environ):
             wait_for(lambda: bool(token_in(journal)), "a webhook")
             yield port, token_in(journal)
 
