@@ -32,7 +32,7 @@ POSTS = "/team-messaging/v1/posts"
 def throughput(size: int, rounds: int, events: int) -> list[type_of_row]:
     """Events per second at full speed, ours and the peers' in turn; our ratio to each, pair by pair."""
     peers = [peer for peer in PEERS if not stage.told_lacking(peer.name, peer.lacks())]
-    ours, rss, written = [], [], []
+    ours, cpu_us, rss, written = [], [], [], []
     theirs: dict[str, list[float]] = {peer.name: [] for peer in peers}
     many = {"count": events, "bytes": size}
     for number in range(rounds):
@@ -40,6 +40,7 @@ def throughput(size: int, rounds: int, events: int) -> list[type_of_row]:
         with stage.simulator() as ready:
             used = stage.daemon_round(ready, many)
         ours.append((events - 1) / used["seconds"])
+        cpu_us.append(used["cpuS"] * 1e6 / events)
         rss.append(used["peakMib"])
         written.append(used["writtenBytes"] / events / (size + META_BYTES))
         for peer in peers:
@@ -50,6 +51,7 @@ def throughput(size: int, rounds: int, events: int) -> list[type_of_row]:
     for name, rates in theirs.items():
         rows.append(row(f"{name}, in memory only, {size} B", rates, "events/s"))
         rows.append(row(f"rc-push / {name}, {size} B", [a / b for a, b in zip(ours, rates, strict=True)], "times"))
+    rows.append(row(f"processor time an event at full speed, {size} B", cpu_us, "µs"))
     rows.append(row(f"peak memory at full speed, {size} B", rss, "MiB"))
     rows.append(row(f"bytes written to disk by those of the event, {size} B", written, "times"))
     return rows
@@ -58,7 +60,7 @@ def throughput(size: int, rounds: int, events: int) -> list[type_of_row]:
 def latency(rate: int, rounds: int, seconds: float) -> list[type_of_row]:
     """From the moment of sending to the handler's end, and the processor time, at *rate* events a second."""
     found: dict[str, list[float]] = {name: [] for name, _ in QUANTILES}
-    cpu_ms = []
+    cpu_ms, written_kb = [], []
     count = round(rate * seconds)
     for number in range(rounds):
         stage.note(f"{rate} events/s for {seconds:g} s, round {number + 1} of {rounds}")
@@ -68,8 +70,10 @@ def latency(rate: int, rounds: int, seconds: float) -> list[type_of_row]:
         for name, share in QUANTILES:
             found[name].append(stage.quantile(report["latenciesMs"], share))
         cpu_ms.append(report["cpuS"] * 1000 / count)
+        written_kb.append(report["writtenBytes"] / 1000 / count)
     rows = [row(f"sent to handled at {rate}/s, {name}", values, "ms") for name, values in found.items()]
-    return [*rows, row(f"processor time an event at {rate}/s", cpu_ms, "ms")]
+    rows.append(row(f"processor time an event at {rate}/s", cpu_ms, "ms"))
+    return [*rows, row(f"written to disk an event at {rate}/s", written_kb, "kB")]
 
 
 def over_pubnub(rounds: int, events: int) -> list[type_of_row]:
