@@ -41,6 +41,20 @@ class Evidence:
     expiries: Expiries = field(default=Expiries(), compare=False)
     is_served: bool = field(default=False, compare=False)
 
+    @classmethod
+    def served(
+        cls,
+        why: str,
+        refused: str,
+        proven_at: float,
+        *,
+        good_for_s: float = math.inf,
+        expiries: Expiries = Expiries(),
+    ) -> Evidence:
+        """Return that the server serves the subscription, but for what it has *refused* (empty = nothing)."""
+        state: State = "degraded" if refused else "live"
+        return cls(state, refused or why, proven_at, good_for_s, expiries=expiries, is_served=True)
+
     @property
     def good_until(self) -> float:
         """When the last proof is too old, in epoch seconds; inf where there is none that could be."""

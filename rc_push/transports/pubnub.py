@@ -412,12 +412,14 @@ class PubNubLink:
 
     def _confirm_to_all(self, gaps: list[Gap]) -> None:
         """Say that the subscription is alive, and PubNub within reach."""
-        refused = self._state.refused
-        ends_at = self._state.expires_at_ms / 1000
-        why, life_s = refused or "subscription renewed", max(0.0, ends_at - self._wall())
-        expiries = Expiries(subscription_at=ends_at)
-        state: Literal["degraded", "live"] = "degraded" if refused else "live"
-        self.evidence = Evidence(state, why, self._wall(), life_s, expiries=expiries, is_served=True)
+        ends_at, now = self._state.expires_at_ms / 1000, self._wall()
+        self.evidence = Evidence.served(
+            "subscription renewed",
+            self._state.refused,
+            now,
+            good_for_s=max(0.0, ends_at - now),
+            expiries=Expiries(subscription_at=ends_at),
+        )
         self.is_proven = True
         self._confirmed_at = asyncio.get_running_loop().time()
         self._hurry.clear()

@@ -20,7 +20,7 @@ from rc_push.config import SubscriptionConfig
 from rc_push.envelope import Batch, Gap
 from rc_push.errors import RcPushError, RefusedError, delay_asked_for_s
 from rc_push.protocol.subscription import are_same_filters, refused_from
-from rc_push.transports import Evidence
+from rc_push.transports import Evidence, Expiries
 from rc_push.transports.webhook_state import NAME, Hook, Seen, State, Store, new_hook
 from rc_push.transports.webhook_subscription import DAY_S, WebhookInfo, WebhookSubscription
 
@@ -180,10 +180,8 @@ class Keeper:
         hook.expires_at_ms = info.expires_at_ms or now_ms + life_ms
         await self._save()
         self._seen.move(now_ms)
-        refused = refused_from(info)
-        self.evidence = (
-            Evidence("degraded", refused) if refused else Evidence("live", "subscription confirmed", now_ms / 1000)
-        )
+        expiries = Expiries(subscription_at=hook.expires_at_ms / 1000)
+        self.evidence = Evidence.served("subscription confirmed", refused_from(info), now_ms / 1000, expiries=expiries)
         self.is_proven, self._ended_because = True, ""
         self._put(Batch(self._config.name, closes_gaps_at_ms=now_ms))
         await self._end_past()

@@ -399,13 +399,12 @@ class WebSocketLink:
 
     def _show_proven(self, why: str, at_ms: int, ours_at_ms: int) -> None:
         self._ours_at_ms = self._state.proven_at_ms = ours_at_ms
-        refused = self._state.refused
         if self.evidence.state == "live":
             why = self.evidence.why
         good_for_s = self._session.deadline_s + wsg.REQUEST_ANSWER_S  # asked after the one, answered within the other
-        state: Literal["degraded", "live"] = "degraded" if refused else "live"
-        proven_at, expiries = at_ms / 1000, self._expiries
-        self.evidence = Evidence(state, refused or why, proven_at, good_for_s, expiries=expiries, is_served=True)
+        self.evidence = Evidence.served(
+            why, self._state.refused, at_ms / 1000, good_for_s=good_for_s, expiries=self._expiries
+        )
 
     def _notice_whose(self, envelope: Envelope, at_ms: int, batch: Batch) -> None:
         other = envelope.subscription_id

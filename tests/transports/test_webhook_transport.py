@@ -107,6 +107,18 @@ async def test_a_subscription_is_created_and_its_events_arrive_once(sim, make):
     assert {envelope.transport for batch in reading.batches for envelope in batch.envelopes} == {"webhook"}
 
 
+async def test_refused_event_filters_are_named_and_the_others_count_as_served_until_the_subscription_ends(
+    sim, make, clock
+):
+    sim.state.knobs.turn({"disabled_filters": "posts"})
+    async with linked(make()) as reading, reading.pump():
+        await reading.until_live()
+        evidence = reading.link.evidence
+        assert (evidence.state, evidence.is_served) == ("degraded", True)
+        assert "SUB-412" in evidence.why
+        assert 0 < evidence.expiries.subscription_at - clock.wall() < 366 * 86_400
+
+
 async def test_the_token_is_kept_before_ringcentral_knows_it(sim, make, kept):
     async with linked(make()) as reading:
         await reading.read_once()  # the moment of beginning: not yet stored
