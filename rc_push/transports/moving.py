@@ -2,7 +2,8 @@
 
 1. The old one goes on, from its cursor. Beside it the new one begins, tried until RingCentral has confirmed it.
 2. Both run for a while, for what is under way when the new one begins. What they bring is stored as it comes, what came
-   over both once (`twins.py`): a post may be answered only when it is stored, so that nothing can be held back here.
+   over both once (`twins.py`): a post may be answered only when it is stored, so that nothing can be held back here, as
+   `rotation.py` does.
 3. The old one ends its subscription and closes. With the last of it the new one's cursor is stored: it has moved.
 
 Until step 3 the old one's cursor counts, so that a crash begins again at step 1. Where the old one cannot go on, the
@@ -23,7 +24,7 @@ from rc_push.backoff import delays_s
 from rc_push.envelope import Batch, Cursor, Gap
 from rc_push.errors import RcPushError, delay_asked_for_s, is_retryable
 from rc_push.transports import Evidence, Stream, Transport
-from rc_push.transports.twins import Side, Twins
+from rc_push.transports.twins import TWINS_AFTER_S, Side, Twins
 
 log = structlog.get_logger()
 
@@ -31,8 +32,6 @@ log = structlog.get_logger()
 OVERLAP_S = 5.0
 # What the new one gets to be confirmed where the old one cannot go on, before both are tried anew.
 ALONE_WITHIN_S = 30.0
-# After the old one has ended, the new one may still bring what the old one has brought.
-TWINS_AFTER_S = 10.0
 
 
 class MovingTransport:

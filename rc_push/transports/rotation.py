@@ -6,8 +6,8 @@
 3. What was held is stored together with the second one's cursor: from now on that counts, crash or not.
 4. The first one ends its subscription and closes; what it still brings is stored as well.
 
-Whatever came over both is stored once. Knows transports and links by their interfaces, so that a subscription can move
-from any of them to any other; knows nothing of the journal. How a second connection comes to be: `successor.py`.
+Whatever came over both is stored once. Knows a transport and its links by their interfaces; knows nothing of the
+journal. How a second connection comes to be: `successor.py`; from one transport to another: `moving.py`.
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ from rc_push.errors import RcPushError
 from rc_push.transports import Evidence, LinkTransport
 from rc_push.transports.overlap import Overlap
 from rc_push.transports.successor import Connection, Successor
+from rc_push.transports.twins import TWINS_AFTER_S
 
 log = structlog.get_logger()
 
-# After the first has ended, the second may still bring what the first has brought.
-TWINS_AFTER_S = 10.0
 # A connection that is only suspected costs a token, too: not more often than this.
 SUSPECT_EVERY_S = 600.0
 
@@ -51,11 +50,10 @@ class RotatingTransport:
         self.sleep = sleep
         self.wall = wall
         self.suspected_at = -SUSPECT_EVERY_S
-        self._link: RotatingLink | None = None
 
     @property
     def name(self) -> str:
-        """What the present way is called in the file."""
+        """What it is called in the file."""
         return self.transport.name
 
     @property
@@ -67,24 +65,10 @@ class RotatingTransport:
     async def connect(self, cursor: Cursor | None) -> AsyncIterator[RotatingLink]:
         """Make the first connection (see `Transport.connect`)."""
         link = RotatingLink(self, await Connection.open(self.transport, cursor))
-        self._link = link
         try:
             yield link
         finally:
-            self._link = None
             await link.abort()
-
-    async def move(self, transport: LinkTransport) -> None:
-        """Go on over *transport*, without a hole: the same subscription with other settings, or by another way.
-
-        Returns once it has taken over, or another move was asked for in its place. Where there is no connection, or
-        this one ends before, the next one is over *transport*. Raises RefusedError where RingCentral refuses it; then
-        everything is as it was.
-        """
-        if self._link is None:
-            self.transport = transport
-        else:
-            await self._link.move(transport)
 
 
 class RotatingLink:
@@ -138,21 +122,8 @@ class RotatingLink:
         """End all connections, and the subscription."""
         return await self._end(self._present.link.leave)
 
-    async def move(self, transport: LinkTransport) -> None:
-        """Go on over *transport* (see `RotatingTransport.move`)."""
-        await self._abandon()
-        successor = self._begin(transport, "the configuration has changed")
-        try:
-            await successor.wait_taken_over()
-        except RcPushError:
-            if self._successor is successor:
-                await self._abandon()
-            raise
-
     async def abort(self) -> None:
         """Let go of everything."""
-        if self._successor and self._successor.is_waited_for:
-            self._owner.transport = self._successor.transport
         await self._abandon()
         if self._past:
             self._past.leaving.cancel()
@@ -170,15 +141,14 @@ class RotatingLink:
         if not why and link.suspicion and now >= self._owner.suspected_at + SUSPECT_EVERY_S:
             why, self._owner.suspected_at = link.suspicion, now
         if why:
-            self._begin(self._owner.transport, why)
+            self._begin(why)
 
-    def _begin(self, transport: LinkTransport, why: str) -> Successor:
+    def _begin(self, why: str) -> None:
         def new_overlap() -> Overlap:
             return Overlap(self._heard_at_ms)
 
         log.info("rotation_begins", subscription=self._owner.subscription, why=why)
-        self._successor = Successor(transport, why, new_overlap, wake=self._wake, sleep=self._owner.sleep)
-        return self._successor
+        self._successor = Successor(self._owner.transport, why, new_overlap, wake=self._wake, sleep=self._owner.sleep)
 
     async def _abandon(self) -> None:
         successor, self._successor = self._successor, None
@@ -195,8 +165,8 @@ class RotatingLink:
         old, self._present = self._present, connection
         is_other = old.link.subscription_id != connection.link.subscription_id
         leaving = self._loop.create_task(self._leave(old, is_lost=is_lost, is_other=is_other), name="rotation-leave")
-        self._past = _Past(leaving, overlap, old.transport.name, self._seen_at_ms, self._now_ms())
-        self._owner.transport, self._overlap, self._overlap_until = connection.transport, overlap, math.inf
+        self._past = _Past(leaving, overlap, self._seen_at_ms, self._now_ms())
+        self._overlap, self._overlap_until = overlap, math.inf
         self._rotations += 1
         log.info("connection_rotated", subscription=self._owner.subscription, why=successor.why, number=self._rotations)
         self._note(overlap.sift("new", held))
@@ -220,7 +190,7 @@ class RotatingLink:
         self._past = None
         self._overlap_until = self._loop.time() + TWINS_AFTER_S
         batch = past.leaving.result()
-        gaps = past.overlap.gaps(batch, past.seen_at_ms, past.transport, past.switched_at_ms)
+        gaps = past.overlap.gaps(batch, past.seen_at_ms, self._owner.name, past.switched_at_ms)
         past.overlap.sift("old", batch)
         batch.gaps = [gap.closed_at(past.switched_at_ms) for gap in batch.gaps] + gaps
         batch.cursor = batch.closes_gaps_at_ms = None  # the second one's count
@@ -265,6 +235,5 @@ class _Past:
 
     leaving: asyncio.Task[Batch]
     overlap: Overlap
-    transport: str
     seen_at_ms: int | None
     switched_at_ms: int

@@ -13,7 +13,7 @@ import structlog
 
 from rc_push.backoff import delays_s
 from rc_push.envelope import Batch, Cursor
-from rc_push.errors import RcPushError, UnreachableError, delay_asked_for_s, is_retryable
+from rc_push.errors import RcPushError, UnreachableError, delay_asked_for_s
 from rc_push.transports import Link, LinkTransport
 from rc_push.transports.overlap import Overlap
 
@@ -26,8 +26,7 @@ HELD_MAX_BYTES = 8 << 20
 class Connection:
     """A link with what it takes to let go of it."""
 
-    def __init__(self, transport: LinkTransport, link: Link, stack: AsyncExitStack) -> None:
-        self.transport = transport
+    def __init__(self, link: Link, stack: AsyncExitStack) -> None:
         self.link = link
         self._stack = stack
 
@@ -36,7 +35,7 @@ class Connection:
         """Connect (see `Transport.connect`)."""
         stack = AsyncExitStack()
         link = await stack.enter_async_context(transport.connect(cursor))
-        return cls(transport, link, stack)
+        return cls(link, stack)
 
     async def release(self) -> None:
         """Let go of it; does nothing the second time."""
@@ -55,18 +54,16 @@ class Successor:
         wake: Callable[[], None],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self.transport = transport
         self.why = why
         self.is_ready = False
         self.held: Batch | None = None
         self.overlap: Overlap | None = None
+        self._transport = transport
         self._new_overlap = new_overlap
         self._wake = wake
         self._sleep = sleep
         self._connection: Connection | None = None
-        loop = asyncio.get_running_loop()
-        self._taken_over: asyncio.Future[None] = loop.create_future()
-        self._task = loop.create_task(self._run(), name="successor")
+        self._task = asyncio.create_task(self._run(), name="successor")
         self._task.add_done_callback(lambda _: wake())
 
     @property
@@ -74,19 +71,10 @@ class Successor:
         """Say whether the server has confirmed the second subscription: from then on it has everything."""
         return self.overlap is not None and self.overlap.confirmed_at_ms is not None
 
-    @property
-    def is_waited_for(self) -> bool:
-        """Say whether somebody still waits for it to take over, or would."""
-        return not self._taken_over.done()
-
     def check(self) -> None:
         """Raise what ended it, where that is no ordinary failure."""
         if self._task.done():
             self._task.result()
-
-    async def wait_taken_over(self) -> None:
-        """Wait until it has taken over. Raises RefusedError where it never will."""
-        await asyncio.shield(self._taken_over)
 
     async def take_over(self) -> tuple[Connection, Batch, Overlap]:
         """Stop holding; return the connection, what it has brought, and what tells that from the other's.
@@ -99,18 +87,12 @@ class Successor:
         assert held is not None  # noqa: S101
         assert overlap is not None  # noqa: S101
         self._connection = None
-        self._settle()
         return connection, held, overlap
 
     async def abort(self) -> None:
         """Let go of it."""
-        self._settle()
         await self._stop()
         await self._let_go()
-
-    def _settle(self) -> None:
-        if not self._taken_over.done():
-            self._taken_over.set_result(None)
 
     async def _stop(self) -> None:
         if not self._task.done():
@@ -118,7 +100,7 @@ class Successor:
             await asyncio.wait([self._task])
 
     async def _run(self) -> None:
-        """Try until it is there, then hold what it brings, until cancelled, or refused for good."""
+        """Try until it is there, then hold what it brings, until cancelled."""
         delays = delays_s()
         while True:
             try:
@@ -127,14 +109,11 @@ class Successor:
                 await self._let_go()
                 delay_s = max(next(delays), delay_asked_for_s(exc))
                 log.warning("rotation_failed", error=str(exc), next_try_s=round(delay_s, 1))
-                if not is_retryable(exc) and not self._taken_over.done():
-                    self._taken_over.set_exception(exc)
-                    self._taken_over.exception()  # whether anybody asks or not
             await self._sleep(delay_s)
 
     async def _hold(self) -> None:
         """Connect, and take in what comes. Ends by an exception."""
-        self._connection = connection = await Connection.open(self.transport, None)
+        self._connection = connection = await Connection.open(self._transport, None)
         self.overlap = overlap = self._new_overlap()
         link, size_bytes, timer = connection.link, 0, None
         try:

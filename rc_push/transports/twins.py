@@ -16,6 +16,8 @@ from rc_push.envelope import Envelope
 
 # Twins come within this time of each other: the connections are there at the same time.
 WITHIN_MS = 5000
+# After the first has ended, the second may still bring what the first has brought.
+TWINS_AFTER_S = 10.0
 
 Side = Literal["old", "new"]
 Key = tuple[str, str, str]

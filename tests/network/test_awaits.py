@@ -31,7 +31,7 @@ from rc_push.rest import Account
 from rc_push.simulator.knobs import Knobs
 from rc_push.simulator.server import Simulator
 from rc_push.transports import pubnub, serving, successor, websocket_link
-from rc_push.transports.rotation import RotatingTransport
+from rc_push.transports.rotation import RotatingLink, RotatingTransport
 
 # Of the transports, those whose connections the daemon opens itself. Webhooks are posted to: what fails there is the
 # answer to a post, which RingCentral sends again; and a move between ways has loops of its own.
@@ -68,14 +68,26 @@ ELSEWHERE = {
     "rest.Account.__aexit__": "the daemon's end",
     "rest.Account.access_token": "commands",
     "rest.Account.revoke": "the end of `listen` and of commands",
-    "transports.rotation.RotatingTransport.move": "a move between transports, which somebody waits for",
-    "transports.rotation.RotatingLink.move": "a move between transports, which somebody waits for",
-    "transports.successor.Successor.wait_taken_over": "a move between transports, which somebody waits for",
 }
 
 
 def is_elsewhere(point: str) -> bool:
     return any(point == name or point.startswith(f"{name}#") for name in ELSEWHERE)
+
+
+class ShownTransport(RotatingTransport):
+    """Shows the link that is there, if any."""
+
+    link: RotatingLink | None = None
+
+    @contextlib.asynccontextmanager
+    async def connect(self, cursor: Cursor | None) -> AsyncIterator[RotatingLink]:
+        async with super().connect(cursor) as link:
+            self.link = link
+            try:
+                yield link
+            finally:
+                self.link = None
 
 
 class NoStore:
@@ -130,7 +142,7 @@ class Scene:
             for turn in (happen, None):
                 subscription = SubscriptionConfig("team", "main", self.transport, self.filters)
                 way = transport_for(_config(self), subscription, self.rest)
-                self.way = RotatingTransport("team", way, sleep=pause)
+                self.way = ShownTransport("team", way, sleep=pause)
                 self.receiver = Receiver(
                     "team",
                     self.way,
@@ -197,9 +209,9 @@ class Scene:
 
     def begin_rotation(self) -> None:
         """Have another connection made beside the present one, where there is one and this has not begun."""
-        link = self.way._link
+        link = self.way.link
         if link and not link._successor and not link._past:
-            link._begin(self.way.transport, "the test says so")
+            link._begin("the test says so")
             link._wake()
 
 
@@ -383,12 +395,12 @@ async def goodbye_and_trouble(scene: Scene) -> None:
 
 
 def _is_confirmed(scene: Scene) -> bool:
-    link = scene.way._link
+    link = scene.way.link
     return bool(link and link._successor and link._successor.is_confirmed)
 
 
 async def _cut_oldest(scene: Scene) -> None:
-    link = scene.way._link
+    link = scene.way.link
     if link and link._successor:
         link._present.link._socket.transport.abort()
 

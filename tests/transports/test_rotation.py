@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from rc_push.envelope import Batch, Cursor, Envelope, Source
-from rc_push.errors import PermissionRefused, UnreachableError
+from rc_push.errors import UnreachableError
 from rc_push.transports import Evidence, successor
 from rc_push.transports.rotation import SUSPECT_EVERY_S, RotatingTransport
 
@@ -260,40 +260,6 @@ async def test_a_suspected_connection_is_replaced_but_not_again_and_again():
         second.give("c")
         third.confirm()
         await reading.until(lambda: reading.link.evidence.rotations == 2)
-
-
-async def test_other_settings_take_over_in_the_same_way():
-    first, other = FakeLink("first"), FakeLink("other")
-    async with rotating(first) as (owner, reading, _):
-        first.give("a")
-        await reading.until(lambda: "a" in reading.uuids)
-        elsewhere = FakeTransport(other, name="elsewhere")
-        moving = asyncio.create_task(owner.move(elsewhere))
-        other.confirm()
-        other.give("b")
-        await reading.until(lambda: "b" in reading.uuids)
-        await moving
-        assert owner.name == "elsewhere"
-    assert first.ended == ["leave"]
-    assert reading.gaps == []
-
-
-async def test_settings_that_are_refused_leave_everything_as_it_was():
-    first = FakeLink("first")
-    async with rotating(first) as (owner, reading, _):
-        elsewhere = FakeTransport(PermissionRefused(403, "SUB-528", "no", remedy="add it"), name="elsewhere")
-        with pytest.raises(PermissionRefused):
-            await owner.move(elsewhere)
-        first.give("a")
-        await reading.until(lambda: "a" in reading.uuids)
-        assert owner.name == "fake"
-    assert first.ended == []
-
-
-async def test_without_a_connection_other_settings_are_for_the_next():
-    owner = RotatingTransport("team", FakeTransport())
-    await owner.move(FakeTransport(name="elsewhere"))
-    assert owner.name == "elsewhere"
 
 
 async def test_more_than_can_be_held_before_it_is_proven_is_a_failure_of_the_second_alone(monkeypatch):
