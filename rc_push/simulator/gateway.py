@@ -15,6 +15,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from rc_push.protocol import frames, wsg
+from rc_push.protocol.wsg_server import MESSAGES
 from rc_push.simulator import rest
 from rc_push.simulator.answers import Refused
 from rc_push.simulator.faults import ConnectionFault, FailRecovery
@@ -104,7 +105,7 @@ class Gateway:
             link.abort("ws token used again")
         entry = self._enter(connection.oauth, query.get("wsc"))
         if entry is None:
-            await self._turn_away(connection, wsg.MALFORMED_WSC, wsg.MESSAGES[wsg.MALFORMED_WSC], 400)
+            await self._turn_away(connection, wsg.MALFORMED_WSC, MESSAGES[wsg.MALFORMED_WSC], 400)
             return
         link = self._connect(connection, *entry)
         await link.run()

@@ -1,4 +1,4 @@
-"""What happens on one connection to the gateway? The asyncio driver of `protocol.wsg.ServerSession`.
+"""What happens on one connection to the gateway? The asyncio driver of `protocol.wsg_server.ServerSession`.
 
 Knows tasks, timers and faults; what is said stands in the session, and what is written in `wire.py`.
 """
@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl
 from websockets.exceptions import ConnectionClosed
 
 from rc_push.protocol import frames, wsg
+from rc_push.protocol.wsg_server import MESSAGES, Requested
 from rc_push.simulator import rest
 from rc_push.simulator.answers import Answer, Call
 from rc_push.simulator.faults import AbsoluteTimeout, ConnectionFault, Drop, HalfOpen, Hang, IdleTimeout, Slow
@@ -119,11 +120,11 @@ class GatewayLink:
         if self.session.link is not self:
             return
         fact = self.session.wsg.receive(bytes(data), self._world.clock.now())
-        if isinstance(fact, wsg.Requested):
+        if isinstance(fact, Requested):
             self._request(fact)
         self.flush()  # undocumented: what nonsense of a client meets; here it is passed over
 
-    def _request(self, asked: wsg.Requested) -> None:
+    def _request(self, asked: Requested) -> None:
         path, _, text = asked.path.partition("?")
         query = dict(parse_qsl(text)) | (asked.query if isinstance(asked.query, dict) else {})
         call = Call(asked.method, path, asked.body, query, gateway=self.session, oauth=self.session.oauth)
@@ -191,7 +192,7 @@ class GatewayLink:
         if self._is_closing or self.session.link is not self:
             return
         if code:
-            message = wsg.MESSAGES.get(code, "Token not found")
+            message = MESSAGES.get(code, "Token not found")
             self.session.wsg.fail(code, message, bare=self._world.knobs.bare_errors)
         self._hand_over()
         self.flush()

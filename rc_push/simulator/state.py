@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from rc_push.protocol.wsg import Limits, ServerSession
+from rc_push.protocol.wsg_server import Limits, ServerSession
 from rc_push.simulator.channels import Channels
 from rc_push.simulator.clock import Clock
 from rc_push.simulator.faults import ConnectionFault, Faults

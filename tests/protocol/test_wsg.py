@@ -18,13 +18,10 @@ from rc_push.protocol.wsg import (
     Connected,
     ErrorReceived,
     HeartbeatAnswered,
-    HeartbeatReceived,
-    Limits,
     Notified,
-    Requested,
-    ServerSession,
     Unknown,
 )
+from rc_push.protocol.wsg_server import MESSAGES, HeartbeatReceived, Limits, Requested, ServerSession
 
 CREATED = "2026-11-23T10:00:00.000+0000"
 
@@ -315,7 +312,7 @@ def test_the_absolute_limit_counts_from_the_connect_whatever_happens():
 @pytest.mark.parametrize("bare", [False, True])
 def test_an_error_frame_is_told_with_its_code(bare):
     client, server = connected()
-    server.fail(wsg.IDLE_TIMEOUT, wsg.MESSAGES[wsg.IDLE_TIMEOUT], bare=bare)
+    server.fail(wsg.IDLE_TIMEOUT, MESSAGES[wsg.IDLE_TIMEOUT], bare=bare)
     (sent,) = server.data_to_send()
     assert ("messageId" in json.loads(sent)[0]) is not bare
     assert client.receive(sent, 0.0) == ErrorReceived("WSG-902", "Idle timeout expired")

@@ -16,6 +16,7 @@ from rc_push.config import AccountConfig, NetworkConfig, Secret, SubscriptionCon
 from rc_push.envelope import Batch, Cursor, Gap, Unreadable, ms_from_iso
 from rc_push.errors import PermissionRefused, ProtocolError, UnreachableError
 from rc_push.protocol import wsg
+from rc_push.protocol.wsg_server import ServerSession
 from rc_push.rest import Account, WsToken
 from rc_push.simulator.emitter import Many
 from rc_push.simulator.faults import GARBAGE
@@ -221,9 +222,9 @@ async def test_a_full_recovery_buffer_is_a_gap_even_with_something_unreadable_in
 
 async def test_nulls_where_ringcentral_promises_none_are_survived(sim, transport, monkeypatch):
     monkeypatch.setattr(
-        wsg.ServerSession,
+        ServerSession,
         "connect",
-        _with_nulls(wsg.ServerSession.connect, b'"maxActiveRequests":10', b'"x":null,"recoveryErrorCode":null'),
+        _with_nulls(ServerSession.connect, b'"maxActiveRequests":10', b'"x":null,"recoveryErrorCode":null'),
     )
     async with linked(transport) as reading:
         await reading.until_live()
