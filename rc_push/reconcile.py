@@ -10,15 +10,16 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import msgspec
 import structlog
 
 from rc_push.config import SubscriptionConfig
 from rc_push.envelope import Cursor
-from rc_push.errors import ProtocolError, RcPushError
-from rc_push.protocol.subscription import PATH, SubscriptionInfo, are_same_filters, info_from, records_in
+from rc_push.errors import RcPushError
+from rc_push.protocol.subscription import PATH, SubscriptionInfo, are_same_filters, filters_of
+from rc_push.transports.subscription_calls import Rest, listed
 
 log = structlog.get_logger()
 
@@ -53,36 +54,12 @@ class Used(msgspec.Struct, frozen=True):
     subscription_id: str = ""
 
 
-class Rest(Protocol):
-    """What is needed of an account (`rest.Account`)."""
-
-    async def request(self, method: str, path: str, *, body: Any = None) -> Any:
-        """Call RingCentral's REST API."""
-        ...
-
-    def statistics(self) -> Any:
-        """Return what is known, `owner_id` among it."""
-        ...
-
-
 class Cursors(Protocol):
     """What is needed of the journal."""
 
     async def cursor(self, subscription: str) -> Cursor | None:
         """Return where *subscription* stands."""
         ...
-
-
-async def listed(account: Rest) -> list[SubscriptionInfo]:
-    """Return all that RingCentral has for this user and app; what cannot be read is left out."""
-    answer = await account.request("GET", PATH)
-    infos = []
-    for record in records_in(answer):
-        try:
-            infos.append(info_from(msgspec.json.encode(record)))
-        except ProtocolError as exc:
-            log.warning("subscription_unreadable", error=str(exc))
-    return infos
 
 
 def id_in(cursor: Cursor | None) -> str:
@@ -138,7 +115,7 @@ def _standing(mine: SubscriptionConfig, id_: str, by_id: Mapping[str, Subscripti
         return Standing("not listed", found, mine.name, mine.transport, id_)
     if info is None:
         return Standing("missing", "RingCentral does not have it", mine.name, mine.transport, id_)
-    theirs = [*info.event_filters, *(disabled.filter for disabled in info.disabled_filters)]
+    theirs = filters_of(info)
     if not are_same_filters(mine.event_filters, theirs, owner_id):
         return Standing("other filters", "its event filters are not ours", mine.name, mine.transport, id_, info)
     if info.status not in ("", "Active"):
@@ -183,7 +160,7 @@ class Reconciler:
         """Compare once, and mend what REST can; return what was found. Raises what the calls raise."""
         used = {id_in(await self._journal.cursor(mine.name)): mine.name for mine in subscriptions}
         used.pop("", None)
-        theirs = await listed(account)
+        theirs = await listed(account, SubscriptionInfo)
         standings = compare(subscriptions, used, theirs, (), str(account.statistics().owner_id))
         for mine, standing in zip(subscriptions, standings, strict=False):  # what else is there comes behind ours
             if standing.state in ("other filters", "not active", "missing"):

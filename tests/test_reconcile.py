@@ -14,7 +14,8 @@ from rc_push.config import SubscriptionConfig
 from rc_push.envelope import Cursor
 from rc_push.errors import ServerError, UnreachableError
 from rc_push.protocol.subscription import PATH, DeliveryMode, DisabledFilter, SubscriptionInfo
-from rc_push.reconcile import EVERY_S, FIRST_AFTER_S, SPREAD, Reconciler, compare, id_in, listed, used_ids
+from rc_push.reconcile import EVERY_S, FIRST_AFTER_S, SPREAD, Reconciler, compare, id_in, used_ids
+from rc_push.transports.subscription_calls import listed
 
 POSTS, CHATS = "/team-messaging/v1/posts", "/team-messaging/v1/chats"
 STORE = "/restapi/v1.0/account/~/extension/~/message-store"
@@ -139,7 +140,7 @@ async def test_a_list_that_makes_no_sense_is_an_empty_one(answer: Any):
         async def request(self, method: str, path: str, *, body: Any = None) -> Any:
             return answer
 
-    assert await listed(Odd()) == []
+    assert await listed(Odd(), SubscriptionInfo) == []
 
 
 async def test_it_compares_after_a_minute_and_then_hourly_and_no_failure_ends_it():

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from rc_push.cli.check import Finding
 from rc_push.cli.visit import our_webhooks
 from rc_push.errors import EXIT_CONFIG, EXIT_UNREACHABLE, UnreachableError
-from rc_push.transports.webhook_subscription import REMEDIES, listed
+from rc_push.transports.subscription_calls import listed
+from rc_push.transports.webhook_subscription import REMEDIES, WebhookInfo
 from rc_push.transports.webhook_tls import Certificate
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ async def check_webhook(config: Config, subscription: SubscriptionConfig, accoun
             found, _, remedy = str(exc).partition("; ")
             return Finding("problem", f"{key}.certificate", found, remedy, exit_code=EXIT_CONFIG)
     ours = our_webhooks(config)
-    info = next((info for info in await listed(account) if ours.get(info.id) == subscription.name), None)
+    info = next((info for info in await listed(account, WebhookInfo) if ours.get(info.id) == subscription.name), None)
     if info is None:
         found = f"RingCentral has none of ours yet: `run` has it made, and RingCentral then asks {subscription.address}"
         return Finding("warning", key, found, REMEDIES["SUB-521"])

@@ -71,14 +71,16 @@ async def _all_accounts(config: Config, *, prune: bool, as_json: bool, yes: bool
 
 async def _standings(config: Config, account: Account) -> list[Standing]:
     from rc_push.cli.visit import our_webhooks
-    from rc_push.reconcile import compare, listed, used_ids
+    from rc_push.protocol.subscription import SubscriptionInfo
+    from rc_push.reconcile import compare, used_ids
+    from rc_push.transports.subscription_calls import listed
 
     name = account.config.name
     ours = [mine for mine in config.subscriptions.values() if mine.account == name]
     cursors, created = _known(config, name)
     # A webhook that is kept is in use, also one of a name that has left the file.
     used = our_webhooks(config) | used_ids(cursors, [mine.name for mine in ours], round(time.time() * 1000))
-    return compare(ours, used, await listed(account), created, account.statistics().owner_id)
+    return compare(ours, used, await listed(account, SubscriptionInfo), created, account.statistics().owner_id)
 
 
 def _known(config: Config, account: str) -> tuple[list[Any], set[str]]:

@@ -55,10 +55,11 @@ async def _all_accounts(config: Config, *, as_json: bool) -> int:
 async def _listed(config: Config, name: str) -> list[WebhookInfo]:
     """Return the webhooks of an account; a session that this has opened is ended."""
     from rc_push.cli.visit import visiting
-    from rc_push.transports.webhook_subscription import TRANSPORT_TYPE, listed
+    from rc_push.transports.subscription_calls import listed
+    from rc_push.transports.webhook_subscription import TRANSPORT_TYPE, WebhookInfo
 
     async with visiting(config, name) as account:
-        found = await listed(account)
+        found = await listed(account, WebhookInfo)
     return [info for info in found if info.delivery_mode.transport_type == TRANSPORT_TYPE]
 
 

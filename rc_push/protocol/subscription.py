@@ -6,7 +6,7 @@ Knows the JSON of the subscription API; knows nothing of how it is sent.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -16,6 +16,7 @@ from rc_push.protocol.frames import decode_tolerantly
 
 PATH = "/restapi/v1.0/subscription"
 
+T = TypeVar("T", bound="SubscriptionInfo")
 # An event filter's path, and its query's pairs in order.
 _Normal = tuple[str, tuple[tuple[str, str], ...]]
 
@@ -144,8 +145,13 @@ def records_in(answer: Any) -> list[Any]:
 
 def info_from(body: bytes) -> SubscriptionInfo:
     """Return what the answer *body* says. Raises ProtocolError where it is none, or has no id."""
+    return info_as(SubscriptionInfo, body)
+
+
+def info_as(type_: type[T], body: bytes) -> T:
+    """Do what `info_from` does, where *type_* has more to take in."""
     try:
-        info = decode_tolerantly(body, SubscriptionInfo)
+        info = decode_tolerantly(body, type_)
     except (ValueError, RecursionError) as exc:
         raise ProtocolError(f"subscription answer: {str(exc)[:100]}") from None
     if not info.id:

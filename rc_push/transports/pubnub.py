@@ -31,7 +31,8 @@ from rc_push.transports import Evidence, Expiries
 from rc_push.transports.poll import Poller
 from rc_push.transports.pubnub_messages import Opener
 from rc_push.transports.pubnub_state import LIFE_S, NAME, Channel, State, channel_from, state_from
-from rc_push.transports.pubnub_subscription import PubNubSubscription, Rest
+from rc_push.transports.pubnub_subscription import PubNubSubscription
+from rc_push.transports.subscription_calls import Rest
 
 log = structlog.get_logger()
 

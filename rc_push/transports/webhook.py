@@ -22,11 +22,12 @@ from rc_push.envelope import Batch, Cursor, Envelope, Source, Unreadable, envelo
 from rc_push.errors import ConfigError, Problem, RcPushError
 from rc_push.event_types import REMINDER
 from rc_push.transports import Evidence
+from rc_push.transports.subscription_calls import Rest
 from rc_push.transports.webhook_keeper import LOOK_EVERY_S, Keeper
 from rc_push.transports.webhook_posts import BAD, OK, WAITING_MAX, Post, Posts
 from rc_push.transports.webhook_server import WebhookServers
 from rc_push.transports.webhook_state import NAME, Seen, Store, state_from
-from rc_push.transports.webhook_subscription import Rest, WebhookSubscription
+from rc_push.transports.webhook_subscription import WebhookSubscription
 from rc_push.transports.webhook_tls import Certificate
 
 log = structlog.get_logger()

@@ -104,11 +104,11 @@ async def test_it_leaves_no_session_behind(world):
 
 
 async def test_it_leaves_no_session_behind_where_the_list_is_refused_either(world, monkeypatch):
-    async def refused(account):
+    async def refused(account, _):
         await account.access_token()
         raise ServerError(503, "CMN-201", "unavailable")
 
-    monkeypatch.setattr("rc_push.transports.webhook_subscription.listed", refused)
+    monkeypatch.setattr("rc_push.transports.subscription_calls.listed", refused)
     assert await run(world, "webhooks") == 1
     (session,) = world.simulator.state.tokens.sessions
     assert session.is_over
