@@ -144,7 +144,7 @@ class Crew:
                 for one, handler in loaded:
                     recruits.handlers[one.name] = await self._handler(config, one, handler)
                 stack.pop_all()
-        except Exception:
+        except Exception:  # whatever it was, raised again: who has made way for it is to work on
             if self._group:
                 await self._group.create_task(self._bring_back())
             raise

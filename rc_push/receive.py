@@ -18,10 +18,10 @@ import structlog
 
 from rc_push.backoff import delays_s
 from rc_push.envelope import Batch, Cursor, Gap
-from rc_push.errors import JournalError, RefusedError, UnreachableError, delay_asked_for_s, is_retryable
+from rc_push.errors import JournalError, UnreachableError, delay_asked_for_s, is_retryable
 from rc_push.journal import Appended, Journal
 from rc_push.measures import PerMinute
-from rc_push.transports import Evidence, Link, Transport
+from rc_push.transports import Evidence, Transport
 
 log = structlog.get_logger()
 
@@ -303,6 +303,3 @@ def _log_what_users_must_know(batch: Batch) -> None:
         log.warning("gap", **gap.to_dict())
     for record in batch.unreadables:
         log.warning("unreadable", subscription=batch.subscription, reason=record.reason, bytes=len(record.raw))
-
-
-__all__ = ["Link", "Receiver", "ReceiverStatistics", "RefusedError"]

@@ -61,7 +61,7 @@ class _Life:
         while True:
             try:
                 await self._run_once()
-            except Exception as exc:
+            except Exception as exc:  # raised again, unless it is damage, or a group with that in it
                 damage = _damage_in(exc)
                 if damage is None or time.monotonic() < mended_at + MEND_EVERY_S:
                     raise

@@ -3,7 +3,8 @@
 Knows what an answer means for the journal, and when to renew; knows nothing of HTTP, or of RingCentral's calls.
 
 Two tasks share a link. `read` polls the channels and takes their answers; the keeper has the subscription renewed and
-puts what that changes before `read`. Both change the state without awaiting in between, so each batch's cursor is true.
+puts what that changes before `read`. Both change the state without awaiting in between, so each batch's cursor is true:
+that is why one module holds both, long as it is. What needs none of that state stands in the modules `pubnub_…`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import asyncio
 import math
 import random
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -28,6 +28,7 @@ from rc_push.errors import RcPushError, RefusedError, delay_asked_for_s
 from rc_push.protocol import pubnub as wire
 from rc_push.protocol.subscription import SubscriptionInfo, refused_from
 from rc_push.transports import Evidence, Expiries
+from rc_push.transports.changes import Changes
 from rc_push.transports.poll import Poller
 from rc_push.transports.pubnub_messages import Opener
 from rc_push.transports.pubnub_state import LIFE_S, NAME, Channel, State, channel_from, state_from
@@ -120,10 +121,9 @@ class PubNubLink:
         self._opener = Opener(self._source, self._state.keys)
         self._pollers: dict[str, Poller] = {}
         self._polls: dict[tuple[str, str], asyncio.Task[_Polled]] = {}
-        self._changes: deque[tuple[Batch, asyncio.Event]] = deque()
+        self._changes = Changes()
         self._changed = asyncio.Event()
         self._is_woken = False
-        self._given: asyncio.Event | None = None
         self._is_reached = False
         self._confirmed_at = -math.inf
         self._hurry = asyncio.Event()
@@ -136,13 +136,10 @@ class PubNubLink:
 
     async def read(self) -> Batch:
         """Return the next batch (see `Link.read`). The next poll goes out only then: the last answer is stored."""
-        if self._given:
-            self._given.set()
-            self._given = None
+        self._changes.settle()
         while True:
-            if self._changes:
-                batch, self._given = self._changes.popleft()
-                return batch
+            if (change := self._changes.take()) is not None:
+                return change
             if self._is_woken:
                 self._is_woken = False
                 return self._batch()
@@ -172,10 +169,7 @@ class PubNubLink:
         """Stop reading. Nothing is lost: what comes now waits in the channel for the next poll."""
         await self._cancel()
         batch = self._batch()
-        for change, _ in self._changes:
-            batch.gaps += change.gaps
-            batch.closes_gaps_at_ms = change.closes_gaps_at_ms or batch.closes_gaps_at_ms
-        self._changes.clear()
+        self._changes.move_to(batch)
         return batch if self._seen_at_ms is None else self._with_cursor(batch)
 
     async def abort(self) -> None:
@@ -435,10 +429,8 @@ class PubNubLink:
 
     def _put(self, batch: Batch) -> asyncio.Event:
         """Have *batch* returned by the next `read`; the event tells that it is stored."""
-        stored = asyncio.Event()
-        self._changes.append((self._with_cursor(batch), stored))
         self._changed.set()
-        return stored
+        return self._changes.put(self._with_cursor(batch))
 
     def _with_cursor(self, batch: Batch) -> Batch:
         state = msgspec.json.encode(self._state)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -22,6 +21,7 @@ from rc_push.envelope import Batch, Cursor, Envelope, Source, Unreadable, envelo
 from rc_push.errors import ConfigError, Problem, RcPushError
 from rc_push.event_types import REMINDER
 from rc_push.transports import Evidence
+from rc_push.transports.changes import Changes
 from rc_push.transports.subscription_calls import Rest
 from rc_push.transports.webhook_keeper import LOOK_EVERY_S, Keeper
 from rc_push.transports.webhook_posts import BAD, OK, WAITING_MAX, Post, Posts
@@ -106,8 +106,7 @@ class WebhookLink:
         self._source = Source(config.account, config.name, NAME)
         self._posts = Posts(self._notice, wall)
         self._answers: list[tuple[Post, int]] = []
-        self._changes: deque[tuple[Batch, asyncio.Event]] = deque()
-        self._given: asyncio.Event | None = None
+        self._changes = Changes()
         self._changed = asyncio.Event()
         self._has_closed = False
         self._keeper = new_keeper(self._put)
@@ -161,9 +160,8 @@ class WebhookLink:
         self.acknowledge()
         while True:
             self._changed.clear()
-            if self._changes:
-                batch, self._given = self._changes.popleft()
-                return batch
+            if (change := self._changes.take()) is not None:
+                return change
             if self._posts:
                 return self._take_posts(BATCH_MAX_POSTS)
             if self._keeping and self._keeping.done():
@@ -175,10 +173,7 @@ class WebhookLink:
         self._posts.close()
         await self._cancel()
         batch = self._take_posts(WAITING_MAX)
-        for change, _ in self._changes:
-            batch.gaps += change.gaps
-            batch.closes_gaps_at_ms = change.closes_gaps_at_ms or batch.closes_gaps_at_ms
-        self._changes.clear()
+        self._changes.move_to(batch)
         self._has_closed = True
         return batch if self._seen.at_ms is None else self._with_cursor(batch, is_clean=self.is_proven)
 
@@ -205,9 +200,7 @@ class WebhookLink:
         """Answer what the last batch held: it is stored."""
         self._posts.settle(self._answers)
         self._answers = []
-        if self._given:
-            self._given.set()
-            self._given = None
+        self._changes.settle()
 
     async def _cancel(self) -> None:
         if self._keeping:
@@ -244,10 +237,8 @@ class WebhookLink:
 
     def _put(self, batch: Batch) -> asyncio.Event:
         """Have *batch* returned by the next `read`; the event tells that it is stored."""
-        stored = asyncio.Event()
-        self._changes.append((self._with_cursor(batch), stored))
         self._notice()
-        return stored
+        return self._changes.put(self._with_cursor(batch))
 
     def _with_cursor(self, batch: Batch, *, is_clean: bool = False) -> Batch:
         batch.cursor = self._seen.cursor(self._config.name, self.subscription_id, is_clean=is_clean)

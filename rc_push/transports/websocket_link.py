@@ -1,6 +1,9 @@
 """What does one connection to the gateway tell us? Batches, gaps and cursors, and whether the subscription is alive.
 
 Knows clocks and what a fact means for the journal; knows no frame, and nothing of how a connection is made.
+
+One state machine, and so one module: nearly every fact changes state, gaps, cursor and evidence together. What can be
+judged without them stands in `lifetime.py` (when to replace it), `recovery.py` (what was kept), `serving.py` (proof).
 """
 
 from __future__ import annotations
