@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rc_push.cli.hiding import Hiding
@@ -50,6 +50,7 @@ def leaves(value):
         yield value
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # what bodies are made of, on a busy machine
 @given(BODIES)
 def test_nothing_private_is_shown_wherever_it_stands(body):
     shown = hidden(body)

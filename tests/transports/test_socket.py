@@ -7,7 +7,7 @@ import contextlib
 import os
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from websockets.asyncio.client import connect
 from websockets.client import ClientProtocol
@@ -132,6 +132,7 @@ def stream_of(messages):
     return stream, expected, pings
 
 
+@settings(deadline=None)  # with a loop of its own, on a machine that others use
 @given(messages=MESSAGES, sizes=SIZES)
 def test_messages_come_whole_and_in_order_however_they_are_cut(messages, sizes):
     async def check():
@@ -144,6 +145,7 @@ def test_messages_come_whole_and_in_order_however_they_are_cut(messages, sizes):
     asyncio.run(check())
 
 
+@settings(deadline=None)  # with a loop of its own, on a machine that others use
 @given(sizes=SIZES)
 def test_the_answer_to_the_handshake_may_be_cut_anywhere_and_have_frames_behind_it(sizes):
     async def check():
@@ -260,6 +262,7 @@ async def test_what_no_server_may_send_ends_the_connection_with_its_code(name, s
     assert [sent[1][:2] for sent in wire.sent() if sent[0] is Opcode.CLOSE] == [code.to_bytes(2)]
 
 
+@settings(deadline=None)  # with a loop of its own, on a machine that others use
 @given(noise=st.binary(max_size=400), sizes=SIZES)
 def test_noise_never_raises_nor_is_more_than_what_came(noise, sizes):
     async def check():
