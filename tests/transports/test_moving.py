@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from webhook_world import Reading, wait_for
+from simulated import wait_for
+from webhook_world import PumpedReading
 
 from rc_push.envelope import Batch, Cursor, Envelope, Source
 from rc_push.errors import PermissionRefused, RcPushError, UnreachableError
@@ -126,10 +127,10 @@ CURSOR = Cursor("team", "webhook", 500, b"{}")
 
 
 @contextlib.asynccontextmanager
-async def moved(before: Any, now: Any, cursor: Cursor = CURSOR) -> AsyncIterator[Reading]:
+async def moved(before: Any, now: Any, cursor: Cursor = CURSOR) -> AsyncIterator[PumpedReading]:
     """Connect, and read beside the test."""
     async with MovingTransport(before, now, overlap_s=OVERLAP_S).connect(cursor) as link:
-        reading = Reading(link)
+        reading = PumpedReading(link)
         async with reading.pump():
             yield reading
 
@@ -285,7 +286,7 @@ async def test_after_the_move_an_end_is_told_at_once_and_the_next_connection_is_
     transport = MovingTransport(before, now, overlap_s=OVERLAP_S)
     assert (transport.name, transport.recovery_window_s) == ("websocket", 0.0)
     async with transport.connect(CURSOR) as link:
-        reading = Reading(link)
+        reading = PumpedReading(link)
         async with reading.pump():
             await both(before, now)
             now.link.confirm(2000)
@@ -302,7 +303,7 @@ async def test_after_the_move_an_end_is_told_at_once_and_the_next_connection_is_
 async def test_closing_in_the_middle_returns_what_both_have_and_the_old_ones_cursor(before, now):
     with pytest.raises(asyncio.CancelledError):  # noqa: PT012 - what ends the context
         async with MovingTransport(before, now).connect(CURSOR) as link:
-            reading = Reading(link)
+            reading = PumpedReading(link)
             async with reading.pump():
                 await both(before, now)
             before.link.bring("u-1")
@@ -319,7 +320,7 @@ async def test_closing_in_the_middle_returns_what_both_have_and_the_old_ones_cur
 async def test_what_was_not_stored_is_acknowledged_to_nobody(before, now):
     with pytest.raises(RuntimeError):  # noqa: PT012 - what ends the context
         async with MovingTransport(before, now).connect(CURSOR) as link:
-            reading = Reading(link)
+            reading = PumpedReading(link)
             async with reading.pump():
                 await both(before, now)
             before.link.bring("u-1")

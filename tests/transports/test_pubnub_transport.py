@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any, get_args
+from typing import Any, Self, get_args
 
 import pytest
+from reading import Reading
+from simulated import Kept, account_config, wait_for
 
-from rc_push.config import AccountConfig, NetworkConfig, Secret, SubscriptionConfig
-from rc_push.envelope import Batch, Cursor, Gap, ms_from_iso
+from rc_push.config import NetworkConfig, SubscriptionConfig
+from rc_push.envelope import Batch, Cursor, ms_from_iso
 from rc_push.errors import PermissionRefused, ProtocolError, RestError, UnreachableError
 from rc_push.protocol.crypto import DecryptError
 from rc_push.rest import Account
@@ -24,45 +26,12 @@ from rc_push.simulator.knobs import Knobs
 from rc_push.simulator.server import Simulator
 from rc_push.transports import pubnub
 from rc_push.transports.poll import PubNubPoller
-from rc_push.transports.pubnub import PubNubLink, PubNubTransport
+from rc_push.transports.pubnub import PubNubTransport
 
 POSTS = "/team-messaging/v1/posts"
 CHATS = "/team-messaging/v1/chats"
 SUBSCRIPTION = "/restapi/v1.0/subscription"
 RENEW = f"POST {SUBSCRIPTION}/{{subscriptionId}}/renew"
-WITHIN_S = 10.0
-
-
-class NoStore:
-    """Keeps OAuth sessions in memory."""
-
-    def __init__(self) -> None:
-        self.saved: dict[str, bytes] = {}
-
-    async def load_session(self, account: str) -> bytes | None:
-        return self.saved.get(account)
-
-    async def save_session(self, account: str, session: bytes) -> None:
-        self.saved[account] = session
-
-
-class Clock:
-    """The time of both sides, which a test moves forward."""
-
-    def __init__(self) -> None:
-        self.ahead_s = 0.0
-
-    def now(self) -> float:
-        return time.monotonic() + self.ahead_s
-
-    def wall(self) -> float:
-        return time.time() + self.ahead_s
-
-    def wall_ms(self) -> int:
-        return round(self.wall() * 1000)
-
-    def jump(self, seconds: float) -> None:
-        self.ahead_s += seconds
 
 
 class Told:
@@ -77,31 +46,6 @@ class Told:
 
     async def request(self, method: str, path: str, *, body: Any = None) -> Any:
         return self._change(f"{method} {path}", await self._account.request(method, path, body=body))
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def sim(clock) -> AsyncIterator[Simulator]:
-    async with Simulator(knobs=Knobs(rate_limits=False), now=clock.now) as simulator:
-        simulator.state.clock._wall = clock.wall
-        yield simulator
-
-
-@pytest.fixture
-async def account(sim) -> AsyncIterator[Account]:
-    config = AccountConfig(
-        "main",
-        server=sim.server,
-        client_id=sim.client_id,
-        client_secret=Secret(sim.client_secret),
-        jwt=Secret(sim.jwt),
-    )
-    async with Account(config, NetworkConfig(), NoStore()) as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -121,51 +65,20 @@ def transport(make_transport) -> PubNubTransport:
     return make_transport()
 
 
-class Reading:
-    """All that a link has given, as the journal would have it."""
-
-    def __init__(self, link: PubNubLink) -> None:
-        self.link = link
-        self.batches: list[Batch] = []
-
-    @property
-    def uuids(self) -> list[str]:
-        return [envelope.uuid for batch in self.batches for envelope in batch.envelopes]
-
-    @property
-    def gaps(self) -> list[Gap]:
-        return [gap for batch in self.batches for gap in batch.gaps]
-
+class LinkReading(Reading):
     @property
     def told_gaps(self) -> list[tuple[str, str]]:
         return [(gap.reason, gap.certainty) for gap in self.gaps]
 
     @property
-    def unreadable(self) -> list[str]:
-        return [record.reason for batch in self.batches for record in batch.unreadables]
-
-    @property
-    def cursor(self) -> Cursor:
-        return next(batch.cursor for batch in reversed(self.batches) if batch.cursor)
-
-    @property
     def state(self) -> dict[str, Any]:
         return dict(json.loads(self.cursor.state))
 
-    async def until(self, condition: Callable[[Reading], object]) -> Reading:
-        async with asyncio.timeout(WITHIN_S):
-            while not condition(self):
-                self.batches.append(await self.link.read())
-        return self
-
-    async def until_live(self) -> Reading:
+    async def until_live(self) -> Self:
         """Wait until RingCentral has confirmed the subscription, and that is stored."""
         return await self.until(lambda reading: reading.batches and reading.batches[-1].closes_gaps_at_ms)
 
-    async def until_count(self, count: int) -> Reading:
-        return await self.until(lambda reading: len(reading.uuids) >= count)
-
-    async def renewed(self) -> Reading:
+    async def renewed(self) -> Self:
         """Have the subscription renewed now, and wait until that is stored."""
         self.link._hurry.set()
         before = len(self.batches)
@@ -173,9 +86,9 @@ class Reading:
 
 
 @contextlib.asynccontextmanager
-async def linked(transport: PubNubTransport, cursor: Cursor | None = None) -> AsyncIterator[Reading]:
+async def linked(transport: PubNubTransport, cursor: Cursor | None = None) -> AsyncIterator[LinkReading]:
     async with transport.connect(cursor) as link:
-        yield Reading(link)
+        yield LinkReading(link)
 
 
 async def first_cursor(transport: PubNubTransport) -> Cursor:
@@ -183,13 +96,6 @@ async def first_cursor(transport: PubNubTransport) -> Cursor:
     async with linked(transport) as reading:
         await reading.until_live()
     return reading.cursor
-
-
-async def wait_for(condition: Callable[[], object]) -> None:
-    """Wait for what the simulator or the keeper does beside."""
-    async with asyncio.timeout(WITHIN_S):
-        while not condition():  # noqa: ASYNC110 - for what has no event to wait for
-            await asyncio.sleep(0.005)
 
 
 def delivery_of(sim: Simulator) -> Any:
@@ -461,23 +367,18 @@ async def test_one_that_ends_while_it_is_adopted_is_replaced(sim, account, make_
 
 
 async def test_it_is_renewed_again_and_again_before_its_end(account, clock):
-    async with Simulator(speed=300, knobs=Knobs(rate_limits=False, access_token_s=10**6)) as fast:
-        config = AccountConfig(
-            "main",
-            server=fast.server,
-            client_id=fast.client_id,
-            client_secret=Secret(fast.client_secret),
-            jwt=Secret(fast.jwt),
+    async with (
+        Simulator(speed=300, knobs=Knobs(rate_limits=False, access_token_s=10**6)) as fast,
+        Account(account_config(fast), NetworkConfig(), Kept()) as opened,
+    ):
+        subscription = SubscriptionConfig("team", "main", "pubnub", event_filters=(POSTS,))
+        transport = PubNubTransport(
+            subscription, opened, lambda key: PubNubPoller(key, fast.pubnub_origin, NetworkConfig())
         )
-        async with Account(config, NetworkConfig(), NoStore()) as opened:
-            subscription = SubscriptionConfig("team", "main", "pubnub", event_filters=(POSTS,))
-            transport = PubNubTransport(
-                subscription, opened, lambda key: PubNubPoller(key, fast.pubnub_origin, NetworkConfig())
-            )
-            async with linked(transport) as reading:
-                await reading.until(lambda _: len(fast.state.calls.get(RENEW, [])) >= 2)
-                uuids = posts(fast, 1)
-                await reading.until_count(1)
+        async with linked(transport) as reading:
+            await reading.until(lambda _: len(fast.state.calls.get(RENEW, [])) >= 2)
+            uuids = posts(fast, 1)
+            await reading.until_count(1)
     assert (reading.uuids, reading.gaps) == (uuids, [])
     assert {call.status for call in fast.state.calls[RENEW]} == {200}
 
@@ -623,7 +524,7 @@ class Refusing:
         await self._poller.close()
 
 
-def refusing(reading: Reading, subscriber_key: str) -> Refusing:
+def refusing(reading: LinkReading, subscriber_key: str) -> Refusing:
     """Let the polls of *subscriber_key* fail from now on."""
     pollers = reading.link._pollers
     pollers[subscriber_key] = Refusing(pollers[subscriber_key])
@@ -640,7 +541,7 @@ async def test_a_replaced_channel_that_cannot_be_read_for_too_long_is_given_up_a
     cursor = reading.link._with_cursor(Batch("team")).cursor
     clock.jump(1300)
     async with transport.connect(cursor) as link:
-        again = Reading(link)
+        again = LinkReading(link)
         link._pollers[old.subscriber_key] = Refusing(link._new_poller(old.subscriber_key))
         await again.until(lambda reading: ("away for too long", "certain") in reading.told_gaps)
         assert [channel.subscriber_key for channel in link._state.channels] != [old.subscriber_key]
@@ -776,7 +677,7 @@ async def test_where_only_pubnub_is_away_a_renewal_alone_says_nothing_of_live(tr
     async with transport.connect(cursor) as link:
         link._pollers = dict.fromkeys([link._state.channels[0].subscriber_key], Deaf())
         link._hurry.set()
-        again = await Reading(link).until(lambda _: link.evidence.state == "degraded")
+        again = await LinkReading(link).until(lambda _: link.evidence.state == "degraded")
     assert "nobody there" in link.evidence.why
     assert not any(batch.closes_gaps_at_ms for batch in again.batches)
 

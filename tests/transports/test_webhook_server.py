@@ -16,7 +16,8 @@ from typing import Any
 import aiohttp
 import pytest
 import trustme
-from webhook_world import Poster, payload, wait_for
+from simulated import wait_for
+from webhook_world import Poster, payload
 
 from rc_push.config.webhook import Place
 from rc_push.errors import UnreachableError

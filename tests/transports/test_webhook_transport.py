@@ -8,13 +8,11 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from webhook_world import Clock, Kept, Poster, config_for, linked, payload, wait_for
+from simulated import wait_for
+from webhook_world import Poster, config_for, linked, payload
 
-from rc_push.config import AccountConfig, NetworkConfig, Secret
 from rc_push.envelope import Cursor
 from rc_push.errors import PermissionRefused, UnreachableError
-from rc_push.rest import Account
-from rc_push.simulator.knobs import Knobs
 from rc_push.simulator.server import Simulator
 from rc_push.transports import webhook_keeper
 from rc_push.transports.webhook import WebhookLink, WebhookTransport
@@ -23,30 +21,6 @@ from rc_push.transports.webhook_server import WebhookServers
 SUBSCRIPTION = "/restapi/v1.0/subscription"
 ONE = f"{SUBSCRIPTION}/{{subscriptionId}}"
 REMINDER = "/restapi/v1.0/subscription/~?threshold=60&interval=15"
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def sim(clock) -> AsyncIterator[Simulator]:
-    async with Simulator(knobs=Knobs(rate_limits=False), now=clock.now) as simulator:
-        simulator.state.clock._wall = clock.wall
-        yield simulator
-
-
-@pytest.fixture
-def kept() -> Kept:
-    return Kept()
-
-
-@pytest.fixture
-async def account(sim, kept) -> AsyncIterator[Account]:
-    config = AccountConfig("main", sim.server, sim.client_id, Secret(sim.client_secret), Secret(sim.jwt))
-    async with Account(config, NetworkConfig(), kept) as opened:
-        yield opened
 
 
 @pytest.fixture

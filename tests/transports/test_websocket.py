@@ -7,65 +7,29 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
+from typing import Self
 
 import pytest
+from reading import Reading
+from simulated import wait_for
 
-from rc_push.config import AccountConfig, NetworkConfig, Secret, SubscriptionConfig
-from rc_push.envelope import Batch, Cursor, Gap, Unreadable, ms_from_iso
+from rc_push.config import NetworkConfig, SubscriptionConfig
+from rc_push.envelope import Cursor, ms_from_iso
 from rc_push.errors import PermissionRefused, ProtocolError, UnreachableError
 from rc_push.protocol import wsg
 from rc_push.protocol.wsg_server import ServerSession
 from rc_push.rest import Account, WsToken
 from rc_push.simulator.emitter import Many
 from rc_push.simulator.faults import GARBAGE
-from rc_push.simulator.knobs import Knobs
 from rc_push.simulator.server import Simulator
 from rc_push.transports import serving, websocket_link
 from rc_push.transports.rotation import RotatingTransport
 from rc_push.transports.websocket import WebSocketTransport
-from rc_push.transports.websocket_link import WebSocketLink, certificate_end
+from rc_push.transports.websocket_link import certificate_end
 
 POSTS = "/team-messaging/v1/posts"
-WITHIN_S = 10.0
-
-
-class NoStore:
-    """Keeps OAuth sessions in memory."""
-
-    def __init__(self) -> None:
-        self.saved: dict[str, bytes] = {}
-
-    async def load_session(self, account: str) -> bytes | None:
-        return self.saved.get(account)
-
-    async def save_session(self, account: str, session: bytes) -> None:
-        self.saved[account] = session
-
-
-@pytest.fixture
-def knobs() -> Knobs:
-    return Knobs(rate_limits=False)
-
-
-@pytest.fixture
-async def sim(knobs) -> AsyncIterator[Simulator]:
-    async with Simulator(knobs=knobs) as simulator:
-        yield simulator
-
-
-@pytest.fixture
-async def account(sim) -> AsyncIterator[Account]:
-    config = AccountConfig(
-        "main",
-        server=sim.server,
-        client_id=sim.client_id,
-        client_secret=Secret(sim.client_secret),
-        jwt=Secret(sim.jwt),
-    )
-    async with Account(config, NetworkConfig(), NoStore()) as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -73,59 +37,22 @@ def transport(account) -> WebSocketTransport:
     return WebSocketTransport(SubscriptionConfig("team", "main", event_filters=(POSTS,)), account, NetworkConfig())
 
 
-class Reading:
-    """All that a link has given, as the journal would have it."""
-
-    def __init__(self, link: WebSocketLink) -> None:
-        self.link = link
-        self.batches: list[Batch] = []
-
-    @property
-    def uuids(self) -> list[str]:
-        return [envelope.uuid for batch in self.batches for envelope in batch.envelopes]
-
-    @property
-    def origins(self) -> list[str]:
-        return [envelope.origin for batch in self.batches for envelope in batch.envelopes]
-
-    @property
-    def unreadables(self) -> list[Unreadable]:
-        return [record for batch in self.batches for record in batch.unreadables]
-
-    @property
-    def gaps(self) -> list[Gap]:
-        return [gap for batch in self.batches for gap in batch.gaps]
-
-    @property
-    def cursor(self) -> Cursor:
-        return next(batch.cursor for batch in reversed(self.batches) if batch.cursor)
-
-    async def until(self, condition: Callable[[Reading], bool]) -> Reading:
-        async with asyncio.timeout(WITHIN_S):
-            while not condition(self):
-                self.batches.append(await self.link.read())
-        return self
-
-    async def until_live(self) -> Reading:
+class LinkReading(Reading):
+    async def until_live(self) -> Self:
         return await self.until(lambda reading: reading.link.evidence.state in ("live", "degraded"))
-
-    async def until_count(self, count: int) -> Reading:
-        return await self.until(lambda reading: len(reading.uuids) >= count)
 
 
 @contextlib.asynccontextmanager
-async def linked(transport: WebSocketTransport, cursor: Cursor | None = None) -> AsyncIterator[Reading]:
+async def linked(transport: WebSocketTransport, cursor: Cursor | None = None) -> AsyncIterator[LinkReading]:
     async with transport.connect(cursor) as link:
-        yield Reading(link)
+        yield LinkReading(link)
 
 
 async def first_cursor(transport: WebSocketTransport, sim: Simulator) -> Cursor:
     """Subscribe, and let go of the connection without agreement; wait until the server has noticed."""
     async with linked(transport) as reading:
         await reading.until_live()
-    async with asyncio.timeout(WITHIN_S):
-        while sim.state.links:  # noqa: ASYNC110 - the simulator's own state
-            await asyncio.sleep(0)
+    await wait_for(lambda: not sim.state.links)
     return reading.cursor
 
 
@@ -214,9 +141,9 @@ async def test_a_full_recovery_buffer_is_a_gap_even_with_something_unreadable_in
             await sim.admin.faults({"fault": "garbage", "kind": "body", "replace": True})
         sim.emit_sample("post.added")
     async with linked(transport, last.cursor) as again:
-        await again.until(lambda again: len(again.uuids) + len(again.unreadables) >= 100)
+        await again.until(lambda again: len(again.uuids) + len(again.unreadable) >= 100)
         await again.until_live()
-    assert len(again.unreadables) == 1
+    assert len(again.unreadable) == 1
     assert [gap.reason for gap in again.gaps] == ["recovery buffer full"]
 
 
@@ -377,9 +304,7 @@ async def test_the_last_events_of_the_subscription_that_we_replace_ourselves_are
         reading.link._subscribe("other event filters")
         uuid = sim.emit_sample("post.added")
         await reading.link._flush()
-        async with asyncio.timeout(WITHIN_S):
-            while len(reading.link._inbox._frames) < 2:  # noqa: ASYNC110 - the event and the answer, in one batch
-                await asyncio.sleep(0.01)
+        await wait_for(lambda: len(reading.link._inbox._frames) >= 2)  # the event and the answer, in one batch
         frames = reading.link._inbox.take()
         reading.batches.append(reading.link._batch_from(frames[::-1] if is_late else frames))
         assert reading.link.evidence.state == "live"
@@ -585,7 +510,7 @@ async def test_rotations_between_real_connections_bring_each_event_once(sim, tra
     sim.state.knobs.turn({"same_uuid": same_uuid})
     emitting = asyncio.create_task(sim.emitter.emit_many(Many(count=400, rate_per_s=400)))
     async with RotatingTransport("team", transport).connect(None) as link:
-        reading = Reading(link)
+        reading = LinkReading(link)
         await reading.until_live()
         for number in range(1, 4):
             link._present.link._lifetime.outlive("the test says so")
@@ -612,7 +537,7 @@ async def test_a_subscription_that_turns_out_to_be_gone_when_it_is_ended_is_a_ga
 
 async def test_a_rotation_admits_that_the_first_connection_had_lost_its_subscription(sim, transport, impatient):
     async with RotatingTransport("team", transport).connect(None) as link:
-        reading = Reading(link)
+        reading = LinkReading(link)
         await reading.until(lambda reading: link._present.link.is_proven)
         await sim.admin.faults({"fault": "lose-subscription"})
         deaf_at_ms = ms_from_iso(sim.state.clock.iso())
