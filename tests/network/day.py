@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from rc_push.errors import UnreachableError
+from rc_push.errors import UnreachableError, UpgradeBlocked
 from rc_push.http import Answer
 from rc_push.transports import Evidence
 
@@ -58,7 +58,7 @@ class InlineThreads:
     """In the place of `CallThreads`: a call runs in the loop itself, when its request has arrived."""
 
     def __init__(self, *_: Any) -> None:
-        pass
+        """Need nothing."""
 
     async def run(self, call: Callable[..., Any], *args: Any) -> Any:
         await asyncio.sleep(random.uniform(*LATENCY_S))
@@ -68,17 +68,17 @@ class InlineThreads:
             await asyncio.sleep(0)  # as with a thread, what it has told the loop comes before its answer
 
     def stop(self) -> None:
-        pass
+        """Have nothing to stop."""
 
 
 class NoHttp:
     """In the place of `Http`: nobody sends anything over it."""
 
     def __init__(self, *_: Any) -> None:
-        pass
+        """Need nothing."""
 
     def close(self) -> None:
-        pass
+        """Have nothing to close."""
 
 
 @dataclass
@@ -167,7 +167,7 @@ class Platform:
         return self
 
     def set_data(self, data: dict[str, Any]) -> None:
-        pass
+        """Take what an earlier process has kept; the server knows it."""
 
     def login(self, jwt: str) -> Answer:
         assert jwt
@@ -208,8 +208,6 @@ class DayTransport:
             self._server.connected -= 1
 
     def _failure(self) -> UnreachableError | None:
-        from rc_push.errors import UpgradeBlocked
-
         how = self._server.faults.upgrade
         if how == "blocked":
             return UpgradeBlocked("HTTP 403", status=403)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import trustme
+from simulated import account_config
 from stub_network import Front, running
 
 from rc_push.config import (
@@ -18,7 +19,6 @@ from rc_push.config import (
     JournalConfig,
     LogConfig,
     NetworkConfig,
-    Secret,
     ServiceConfig,
     SubscriptionConfig,
 )
@@ -53,14 +53,7 @@ class Far:
         return NetworkConfig(proxy=proxy, **{"ca_file": self.ca_file, "connect_timeout_s": 5.0} | more)
 
     def account(self, **more: Any) -> AccountConfig:
-        settings = {
-            "server": f"https://{PLATFORM}",
-            "client_id": self.sim.client_id,
-            "client_secret": Secret(self.sim.client_secret),
-            "jwt": Secret(self.sim.jwt),
-            "pubnub_origin": PUBNUB,
-        }
-        return AccountConfig("main", **settings | more)
+        return account_config(self.sim, **{"server": f"https://{PLATFORM}", "pubnub_origin": PUBNUB} | more)
 
     def config(self, network: NetworkConfig, *subscriptions: SubscriptionConfig) -> Config:
         default = (SubscriptionConfig("team", "main", event_filters=(POSTS,)),)

@@ -5,6 +5,7 @@ Names such as platform.example.test resolve nowhere: whoever reaches them has co
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import base64
 import contextlib
@@ -12,14 +13,14 @@ import re
 import ssl
 import struct
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 WITHIN_S = 10.0
 
 
-class Stub:
+class Stub(abc.ABC):
     """An asyncio server on loopback that ends all its connections with itself."""
 
     def __init__(self) -> None:
@@ -28,8 +29,9 @@ class Stub:
         self.heads: list[str] = []
         self._served: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
+    @abc.abstractmethod
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        raise NotImplementedError
+        """Do as this one does with one connection."""
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -101,7 +103,6 @@ class HttpProxy(Stub):
     answer: bytes | None = None
     idle_s: float | None = None
     interception: Interception | None = None
-    seen: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         Stub.__init__(self)

@@ -18,10 +18,11 @@ import pytest
 import trustme
 from awaits import Awaits, points_in
 from far import far_away
+from simulated import Kept, account_config
 from stub_network import HttpProxy, SocksProxy, running
 
 from rc_push import dial, exchanges, receive, rest, sdk, threads, transports
-from rc_push.config import AccountConfig, NetworkConfig, Secret, SubscriptionConfig
+from rc_push.config import AccountConfig, NetworkConfig, SubscriptionConfig
 from rc_push.crew import transport_for
 from rc_push.envelope import Batch, Cursor
 from rc_push.errors import JournalFull, UnreachableError
@@ -90,26 +91,6 @@ class ShownTransport(RotatingTransport):
                 self.link = None
 
 
-class NoStore:
-    def __init__(self) -> None:
-        self.saved: dict[str, bytes] = {}
-
-    async def load_session(self, account: str) -> bytes | None:
-        return self.saved.get(account)
-
-    async def save_session(self, account: str, session: bytes) -> None:
-        self.saved[account] = session
-
-    async def load_limits(self, account: str) -> bytes | None:
-        return None
-
-    async def save_limits(self, account: str, limits: bytes) -> None:
-        pass
-
-    async def note_created(self, account: str, subscription_id: str) -> None:
-        pass
-
-
 @dataclass
 class Scene:
     """One subscription of one account, and what happens to it."""
@@ -132,7 +113,7 @@ class Scene:
 
         *begin* is called when everything is open.
         """
-        store = NoStore()
+        store = Kept()
         async with (
             Journal(self.folder / "journal.db") as self.journal,
             Account(self.account, self.network, store, records=store, sleep=pause) as self.rest,
@@ -227,7 +208,7 @@ def _config(scene: Scene) -> Any:
 
 
 async def nothing(scene: Scene) -> None:
-    pass
+    """Leave it alone."""
 
 
 async def cuts(scene: Scene) -> None:
@@ -501,14 +482,7 @@ async def stage(name: str, folder: Path) -> AsyncIterator[tuple[Scene, Play]]:
         if way == "direct":
             knobs = Knobs(rate_limits=False, pubnub_life_s=1.0, pubnub_hold_s=1.0)
             sim = await stack.enter_async_context(Simulator(knobs=knobs))
-            account = AccountConfig(
-                "main",
-                server=sim.server,
-                client_id=sim.client_id,
-                client_secret=Secret(sim.client_secret),
-                jwt=Secret(sim.jwt),
-                pubnub_origin=sim.server.removeprefix("http://"),
-            )
+            account = account_config(sim, pubnub_origin=sim.server.removeprefix("http://"))
             yield Scene(sim, account, NetworkConfig(), transport, folder, ends), happen
             return
         authority = trustme.CA()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import trustme
 from far import GATEWAY, PLATFORM, PUBNUB, Far, server_context
+from simulated import Kept
 from stub_network import Front, HttpProxy, Interception, SocksProxy, running
 
 from rc_push.config import NetworkConfig, Secret
@@ -25,16 +26,8 @@ FAR = "https://platform.example.test/restapi"
 WITHIN_S = 20.0
 
 
-class NoStore:
-    async def load_session(self, account: str) -> bytes | None:
-        return None
-
-    async def save_session(self, account: str, session: bytes) -> None:
-        pass
-
-
 async def over_rest(far: Far, network: NetworkConfig) -> None:
-    async with Account(far.account(), network, NoStore()) as account:
+    async with Account(far.account(), network, Kept()) as account:
         assert await account.access_token()
 
 
@@ -165,7 +158,7 @@ async def test_an_upgrade_that_is_answered_with_something_else_is_named_by_the_a
     interception = Interception(server_context(authority, PLATFORM, GATEWAY), "strip")
     async with running(HttpProxy(far.plain, interception=interception)) as proxy:
         network = far.network(f"http://127.0.0.1:{proxy.port}")
-        async with Account(far.account(), network, NoStore()) as account:
+        async with Account(far.account(), network, Kept()) as account:
             token = await account.wstoken()
             with pytest.raises(UnreachableError) as caught:
                 await open_gateway(uri_with(token, None), network)

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import structlog
 from far import POSTS
+from simulated import Kept, account_config
 
 from rc_push import log
 from rc_push.__main__ import main
-from rc_push.config import AccountConfig, NetworkConfig, Secret
+from rc_push.config import NetworkConfig
 from rc_push.envelope import Batch, Cursor
 from rc_push.journal import Journal
 from rc_push.protocol.subscription import PATH
@@ -46,16 +47,9 @@ class World:
 
     async def create(self, *, used_by: str = "", seen_at_ms: int = 1) -> str:
         """Create a subscription as the daemon does; in a journal that knows who uses it."""
-        config = AccountConfig(
-            "main",
-            server=self.sim.server,
-            client_id=self.sim.client_id,
-            client_secret=Secret(self.sim.client_secret),
-            jwt=Secret(self.sim.jwt),
-        )
         async with (
             Journal(self.folder / "journal.db") as journal,
-            Account(config, NetworkConfig(), journal, records=journal) as account,
+            Account(account_config(self.sim), NetworkConfig(), journal, records=journal) as account,
         ):
             info = await account.request("POST", PATH, body=PUBNUB)
             if used_by:
@@ -65,22 +59,7 @@ class World:
 
     async def create_foreign(self) -> str:
         """Create one as another program does."""
-
-        class NoStore:
-            async def load_session(self, account: str) -> bytes | None:
-                return None
-
-            async def save_session(self, account: str, session: bytes) -> None:
-                pass
-
-        config = AccountConfig(
-            "main",
-            server=self.sim.server,
-            client_id=self.sim.client_id,
-            client_secret=Secret(self.sim.client_secret),
-            jwt=Secret(self.sim.jwt),
-        )
-        async with Account(config, NetworkConfig(), NoStore()) as account:
+        async with Account(account_config(self.sim), NetworkConfig(), Kept()) as account:
             return str((await account.request("POST", PATH, body=PUBNUB))["id"])
 
     async def run(self, *options: str) -> tuple[int, list[dict[str, Any]], str]:

@@ -20,7 +20,7 @@ from rc_push.envelope import Cursor, ms_from_iso
 from rc_push.errors import PermissionRefused, ProtocolError, UnreachableError
 from rc_push.protocol import wsg
 from rc_push.protocol.wsg_server import ServerSession
-from rc_push.rest import Account, WsToken
+from rc_push.rest import WsToken
 from rc_push.simulator.emitter import Many
 from rc_push.simulator.faults import GARBAGE
 from rc_push.simulator.server import Simulator
