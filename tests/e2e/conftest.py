@@ -17,10 +17,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from traces import POLL_S, EventsFile, wait_until
 
 from rc_push.simulator.server import Simulator
 
-POLL_S = 0.02
 # What others have in their environment must not decide.
 OURS = ("RC_", "JOURNAL_STREAM", "NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY")
 
@@ -44,43 +44,6 @@ JOURNAL = """
 [journal]
 path = "{folder}/journal.db"
 """
-
-
-async def wait_until(condition, within_s, what, poll_s=POLL_S):
-    """Look until *condition* returns something; return it. Fails with *what* was waited for."""
-    until = time.monotonic() + within_s
-    while not (found := condition()):
-        if time.monotonic() > until:
-            pytest.fail(f"not within {within_s:g} s: {what() if callable(what) else what}")
-        await asyncio.sleep(poll_s)
-    return found
-
-
-class EventsFile:
-    """What the file handler has written so far. `look` reads on; half a line is left for later."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.events: list[dict] = []
-        self.uuids: set[str] = set()
-        self._offset = 0
-
-    def look(self):
-        """Read the lines that have come, and return all uuids."""
-        if self.path.exists():
-            with self.path.open("rb") as file:
-                file.seek(self._offset)
-                whole = file.read().rpartition(b"\n")[0]
-            self._offset += len(whole) + 1 if whole else 0
-            for line in whole.splitlines():
-                self.events.append(json.loads(line))
-                self.uuids.add(self.events[-1]["uuid"])
-        return self.uuids
-
-    async def wait(self, uuids, within_s=15.0):
-        """Wait until all *uuids* stand in the file."""
-        wanted = set(uuids)
-        await wait_until(lambda: wanted <= self.look(), within_s, lambda: f"{len(wanted - self.uuids)} events")
 
 
 class Daemon:
@@ -235,6 +198,13 @@ class SimulatorProcess:
     async def state(self, *, events=False):
         """Return what the simulator knows; with *events*, every uuid it has emitted."""
         return await self._call(urllib.request.Request(self._url(f"state?events={events:d}")), 30.0)
+
+    async def wait_state(self, condition, within_s, what):
+        """Look at what it knows until *condition* holds of it. Each look is a call to another process."""
+        until = time.monotonic() + within_s
+        while not condition(await self.state()):
+            assert time.monotonic() < until, f"not within {within_s:g} s: {what}"
+            await asyncio.sleep(POLL_S)
 
     def stop(self):
         self._process.terminate()

@@ -63,8 +63,11 @@ class Channel:
 
     async def is_polled(self):
         """Wait until a poll is held."""
-        while not any(channel["polls"] for channel in (await self.simulator.state())["channels"]):  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+        await self.simulator.wait_state(_has_polls, 30, "a poll")
+
+
+def _has_polls(state):
+    return any(channel["polls"] for channel in state["channels"])
 
 
 @pytest.fixture

@@ -9,13 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import sqlite3
-from contextlib import closing
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import pairwise
 
 import pytest
+from traces import covered_ms, ms_from, select, spans_of
 
 EVENTS = 20_000
 RATE_PER_S = 1500.0
@@ -65,7 +63,7 @@ async def play(round_, simulator, daemon, rng):
         again = {"times": 2} if round_.cut == "drop again" else {}
         await simulator.post("faults", {"fault": "drop", "clean": round_.cut == "clean drop", **again})
     if round_.cut == "kill again":
-        await wait_connected(simulator)
+        await simulator.wait_state(is_connected, 15, "a connection")
         await asyncio.sleep(rng.uniform(0.0, 0.12))
         daemon.kill()
         daemon.start()
@@ -83,11 +81,8 @@ async def prove_over(simulator, daemon):
             return uuid
 
 
-async def wait_connected(simulator):
-    """Wait until the simulator has a connection."""
-    async with asyncio.timeout(15):
-        while all(link["ended_by"] for link in (await simulator.state())["connections"]):
-            pass  # each look is a call to another process
+def is_connected(state):
+    return any(not link["ended_by"] for link in state["connections"])
 
 
 @pytest.mark.e2e
@@ -115,10 +110,6 @@ async def test_every_event_is_in_the_file_or_in_a_gap_however_often_all_is_cut(s
     story.check_what_was_kept()
 
 
-def ms_from(text):
-    return round(datetime.fromisoformat(text).timestamp() * 1000)
-
-
 class Story:
     """What happened, from both sides. Instants are ms since 1970."""
 
@@ -128,11 +119,11 @@ class Story:
         self.journal = daemon.journal_path
         self.at = {entry["uuid"]: ms_from(entry["at"]) for entries in state["events"].values() for entry in entries}
         received = "SELECT position, uuid FROM events WHERE type != 'rc-push.gap' ORDER BY position"
-        self.stored = dict(self._select(received))
+        self.stored = dict(select(self.journal, received))
         self.file = daemon.events
         self.gaps = gaps
         self.proven = [self.at[uuid] for uuid in proofs]
-        self.spans = [(ms_from(gap["since"]), ms_from(gap["until"])) for gap in gaps]
+        self.spans = spans_of(gaps)
         self.missing = sorted(set(self.at) - self.file.look(), key=self.at.__getitem__)
         self.links = [(ms_from(link["opened_at"]), ms_from(link["closed_at"])) for link in state["connections"]]
         # Without a connection: from one's end to the next one's beginning.
@@ -148,12 +139,12 @@ class Story:
             "lostInFlight": sum(not self._is_in_outage(self.at[uuid]) for uuid in self.missing),
             "notKept": sum(session["dropped"] for session in self.state["sessions"]),
             "writtenTwice": len(self.file.events) - len(self.file.uuids),
-            "receivedTwice": self._select("SELECT sum(duplicate) FROM subscriptions")[0][0],
+            "receivedTwice": select(self.journal, "SELECT sum(duplicate) FROM subscriptions")[0][0],
             "inFlight": self.state["knobs"]["in_flight"],
             "drops": ended_by.count("drop"),
             "kills": self.kills,
             "gaps": len(self.gaps),
-            "gapsS": round(self._covered_ms() / 1000, 1),
+            "gapsS": round(covered_ms(self.spans) / 1000, 1),
             "outagesS": round(sum(until - since for since, until in self.outages) / 1000, 1),
             "tookS": round((self.links[-1][1] - self.links[0][0]) / 1000, 1),
         }
@@ -171,9 +162,9 @@ class Story:
 
     def check_journal(self):
         """See that the journal is whole, and holds no identity twice."""
-        assert self._select("PRAGMA integrity_check") == [("ok",)]
+        assert select(self.journal, "PRAGMA integrity_check") == [("ok",)]
         twice = "SELECT subscription, uuid FROM events GROUP BY subscription, uuid HAVING count(*) > 1"
-        assert self._select(twice) == []
+        assert select(self.journal, twice) == []
 
     def check_file(self):
         """See that what is stored is in the file, in order, and nothing else is, and no line torn."""
@@ -195,7 +186,7 @@ class Story:
                 assert since >= last - ORDER_SLACK_MS, f"{last - since} ms before the last event of that connection"
                 assert until <= opened + LATE_MS, f"until {until - opened} ms after the next connection"
         outages_ms = sum(until - since for since, until in self.outages)
-        assert self._covered_ms() < outages_ms + (ORDER_SLACK_MS + LATE_MS) * len(self.outages)
+        assert covered_ms(self.spans) < outages_ms + (ORDER_SLACK_MS + LATE_MS) * len(self.outages)
 
     def check_what_was_kept(self):
         """See that of what was sent while nobody was connected, the newest that RingCentral keeps are in the file.
@@ -211,10 +202,6 @@ class Story:
             kept = within[-(KEPT - later) :] if later < KEPT else []
             lost = missing.intersection(kept)
             assert not lost, [self._circumstances(uuid) for uuid in list(lost)[:5]]
-
-    def _select(self, sql):
-        with closing(sqlite3.connect(f"file:{self.journal}?mode=ro", uri=True)) as journal:
-            return journal.execute(sql).fetchall()
 
     def _cuts(self):
         """Yield the outages, as one where the connection between them was cut again at once."""
@@ -240,13 +227,6 @@ class Story:
 
     def _is_in_outage(self, at):
         return any(closed <= at <= opened for closed, opened in self.outages)
-
-    def _covered_ms(self):
-        covered, end = 0, 0
-        for since, until in sorted(self.spans):
-            covered += max(0, until - max(since, end))
-            end = max(end, until)
-        return covered
 
     def _circumstances(self, uuid):
         """Return where a missing event lies between connections and gaps, for people."""

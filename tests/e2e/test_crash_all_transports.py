@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from datetime import datetime
 
 import pytest
-from webhook_daemon import free_port, select, subscription
+from traces import ms_from, select
+from webhook_daemon import free_port, subscription
 
 KILLS = 20
 RATE_PER_S = 400.0
@@ -113,7 +113,3 @@ def check_gaps(name, at, stored, gaps):
         uuid: ms for uuid, ms in missing.items() if not any(a - SLACK_MS <= ms <= b + SLACK_MS for a, b in spans)
     }
     assert not uncovered, (name, len(missing), list(uncovered.items())[:5], spans)
-
-
-def ms_from(text):
-    return round(datetime.fromisoformat(text).timestamp() * 1000)

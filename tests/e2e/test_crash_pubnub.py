@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sqlite3
 import time
-from contextlib import closing
 from dataclasses import dataclass
-from datetime import datetime
 
 import pytest
+from traces import covered_ms, ms_from, select, spans_of
 
 EVENTS = 15_000
 RATE_PER_S = 800.0
@@ -166,10 +164,6 @@ def now_ms():
     return round(time.time() * 1000)
 
 
-def ms_from(text):
-    return round(datetime.fromisoformat(text).timestamp() * 1000)
-
-
 class Story:
     """What happened, from both sides. Instants are ms since 1970."""
 
@@ -184,8 +178,8 @@ class Story:
         self.at = {entry["uuid"]: ms_from(entry["at"]) for entries in state["events"].values() for entry in entries}
         self.nobodys = {entry["uuid"] for entry in state["events"].get("", [])}
         received = "SELECT position, uuid FROM events WHERE type != 'rc-push.gap' ORDER BY position"
-        self.stored = dict(self._select(received))
-        self.spans = [(ms_from(gap["since"]), ms_from(gap["until"])) for gap in gaps]
+        self.stored = dict(select(self.journal, received))
+        self.spans = spans_of(gaps)
         self.missing = sorted(set(self.at) - self.file.look(), key=self.at.__getitem__)
         renewals = state["calls"]["POST /restapi/v1.0/subscription/{subscriptionId}/renew"]
         self.renewals = [call["status"] for call in renewals]
@@ -199,14 +193,14 @@ class Story:
             "forNobody": len(self.nobodys),
             "notKept": sum(channel["dropped"] for channel in self.state["channels"]),
             "writtenTwice": len(self.file.events) - len(self.file.uuids),
-            "receivedTwice": self._select("SELECT sum(duplicate) FROM subscriptions")[0][0],
+            "receivedTwice": select(self.journal, "SELECT sum(duplicate) FROM subscriptions")[0][0],
             "kills": self.kills,
             "drops": CUTS["drop"] + 2 * CUTS["drop again"],
             "rotations": self.rotations,
             "expiries": self.renewals.count(404),
             "renewals": self.renewals.count(200),
             "gaps": {reason: reasons.count(reason) for reason in sorted(set(reasons))},
-            "gapsS": round(self._covered_ms() / 1000, 1),
+            "gapsS": round(covered_ms(self.spans) / 1000, 1),
             "outagesS": round(self._outages_ms() / 1000, 1),
             "tookS": round((self.rounds[-1].over_ms - self.rounds[0].began_ms) / 1000, 1),
         }
@@ -223,10 +217,10 @@ class Story:
 
     def check_journal(self):
         """See that the journal is whole, holds no identity twice, and nothing that could not be read."""
-        assert self._select("PRAGMA integrity_check") == [("ok",)]
+        assert select(self.journal, "PRAGMA integrity_check") == [("ok",)]
         twice = "SELECT subscription, uuid FROM events GROUP BY subscription, uuid HAVING count(*) > 1"
-        assert self._select(twice) == []
-        assert self._select("SELECT reason FROM unreadables") == []
+        assert select(self.journal, twice) == []
+        assert select(self.journal, "SELECT reason FROM unreadables") == []
 
     def check_file(self):
         """See that what is stored is in the file, and nothing else is, and no line torn."""
@@ -240,7 +234,7 @@ class Story:
         uncovered = [uuid for uuid in self.missing if not self._is_in_gap(self.at[uuid])]
         assert not uncovered, [self._circumstances(uuid) for uuid in uncovered[:5]]
         renewals_ms = (CUTS["expire"] + CUTS["revoke"] + self.rotations) * RENEWED_WITHIN_S * 1000
-        assert self._covered_ms() < self._outages_ms() + renewals_ms + (SLACK_MS + LATE_MS) * len(self.gaps)
+        assert covered_ms(self.spans) < self._outages_ms() + renewals_ms + (SLACK_MS + LATE_MS) * len(self.gaps)
 
     def check_what_was_kept(self):
         """See that of each round in which the subscription lived, nothing of what PubNub keeps is missing."""
@@ -250,22 +244,11 @@ class Story:
             lost = missing.intersection(sorted(within, key=self.at.__getitem__)[-KEPT:])
             assert not lost or round_.cut in ENDING, [self._circumstances(uuid) for uuid in list(lost)[:5]]
 
-    def _select(self, sql):
-        with closing(sqlite3.connect(f"file:{self.journal}?mode=ro", uri=True)) as journal:
-            return journal.execute(sql).fetchall()
-
     def _is_in_gap(self, at):
         return any(since <= at <= until for since, until in self.spans)
 
     def _outages_ms(self):
         return sum(round_.over_ms - round_.cut_ms for round_ in self.rounds)
-
-    def _covered_ms(self):
-        covered, end = 0, 0
-        for since, until in sorted(self.spans):
-            covered += max(0, until - max(since, end))
-            end = max(end, until)
-        return covered
 
     def _circumstances(self, uuid):
         """Return where a missing event lies between cuts and gaps, for people."""

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import EventsFile
+from traces import EventsFile
 
 from rc_push.simulator.knobs import Knobs
 from rc_push.simulator.server import Simulator

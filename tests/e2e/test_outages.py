@@ -9,16 +9,15 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-import sqlite3
 import time
-from contextlib import closing
 from dataclasses import dataclass, replace
-from datetime import datetime
 from itertools import pairwise
 
 import pytest
+from simulated import account_config
+from traces import ms_from, select, spans_of
 
-from rc_push.config import AccountConfig, NetworkConfig, Secret, SubscriptionConfig
+from rc_push.config import NetworkConfig, SubscriptionConfig
 from rc_push.journal import Journal
 from rc_push.protocol import liveness, wsg
 from rc_push.protocol.liveness import Patience
@@ -39,15 +38,6 @@ KEPT = 100
 # A gap begins this much before the last event that was stored (docs/events.md).
 ORDER_SLACK_MS = 1001
 LATE_S = 20.0
-
-
-def ms_from(text):
-    return round(datetime.fromisoformat(text).timestamp() * 1000)
-
-
-def select(path, sql):
-    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as journal:
-        return journal.execute(sql).fetchall()
 
 
 def ids_stored(path, subscription):
@@ -87,10 +77,6 @@ async def moments(simulator):
 
 def states(daemon, state):
     return [line for line in daemon.lines("subscription_state") if line["state"] == state]
-
-
-def spans_of(gaps):
-    return [(ms_from(gap["since"]), ms_from(gap["until"])) for gap in gaps]
 
 
 # ---------------------------------------------------------------------------------------------------------- rotations
@@ -285,28 +271,28 @@ class Outcome:
 async def play_dead(folder, rate, fate, patience):
     """Let events come, the connection die, and another take over; return what came of it."""
     knobs = Knobs(rate_limits=False, in_flight=fate, in_flight_s=600.0)
-    async with Simulator(speed=SPEED, knobs=knobs) as sim, Journal(folder / f"{rate}-{fate}.db") as journal:
-        config = AccountConfig(
-            "main", sim.server, client_id=sim.client_id, client_secret=Secret(sim.client_secret), jwt=Secret(sim.jwt)
-        )
-        async with Account(config, NetworkConfig(), journal) as account:
-            receiver = receiver_of(account, journal, patience)
-            receiving = asyncio.create_task(receiver.run())
-            await wait_for(lambda: receiver.statistics().evidence.state == "live")
-            many = Many(count=1_000_000, rate_per_s=rate * SPEED, bytes=200)
-            emitting = asyncio.create_task(sim.emitter.emit_many(many))
-            await asyncio.sleep(WARM_S / SPEED)
-            died_at, before = time.monotonic(), len(sim.state.traffic)
-            await sim.admin.faults({"fault": "half-open"})
-            await wait_for(lambda: len(sim.state.traffic) > before)
-            await wait_for(lambda: receiver.statistics().evidence.state == "live")
-            replaced_s = (time.monotonic() - died_at) * SPEED
-            await asyncio.sleep(AFTER_S / SPEED)
-            emitting.cancel()
-            await asyncio.sleep(0.5)
-            receiving.cancel()
-            await asyncio.wait([receiving, emitting])
-            emitted = {uuid: at for entries in sim.state.emitted.values() for uuid, at in entries}
+    async with (
+        Simulator(speed=SPEED, knobs=knobs) as sim,
+        Journal(folder / f"{rate}-{fate}.db") as journal,
+        Account(account_config(sim), NetworkConfig(), journal) as account,
+    ):
+        receiver = receiver_of(account, journal, patience)
+        receiving = asyncio.create_task(receiver.run())
+        await wait_for(lambda: receiver.statistics().evidence.state == "live")
+        many = Many(count=1_000_000, rate_per_s=rate * SPEED, bytes=200)
+        emitting = asyncio.create_task(sim.emitter.emit_many(many))
+        await asyncio.sleep(WARM_S / SPEED)
+        died_at, before = time.monotonic(), len(sim.state.traffic)
+        await sim.admin.faults({"fault": "half-open"})
+        await wait_for(lambda: len(sim.state.traffic) > before)
+        await wait_for(lambda: receiver.statistics().evidence.state == "live")
+        replaced_s = (time.monotonic() - died_at) * SPEED
+        await asyncio.sleep(AFTER_S / SPEED)
+        emitting.cancel()
+        await asyncio.sleep(0.5)
+        receiving.cancel()
+        await asyncio.wait([receiving, emitting])
+        emitted = {uuid: at for entries in sim.state.emitted.values() for uuid, at in entries}
     return outcome(journal.path, emitted, Outcome(rate, fate, replaced_s, 0, 0))
 
 

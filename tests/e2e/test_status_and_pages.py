@@ -15,8 +15,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from conftest import wait_until
 from prometheus_client.parser import text_string_to_metric_families
+from traces import wait_until
 
 from rc_push.control.client import call
 

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import wait_until
+from traces import wait_until
 
 from rc_push.simulator.emitter import Many
 

@@ -10,7 +10,8 @@ import subprocess
 
 import pytest
 import trustme
-from webhook_daemon import free_port, select, slow_disk, subscription, token_in
+from traces import select
+from webhook_daemon import free_port, slow_disk, subscription, token_in
 
 from rc_push.simulator.knobs import Knobs
 from rc_push.simulator.server import Simulator

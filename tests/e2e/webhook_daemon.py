@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import socket
-import sqlite3
 import subprocess
-from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
+from traces import select
 
 SUBSCRIPTION = """
 [subscriptions.{name}]
@@ -31,11 +29,6 @@ def subscription(port: int, name: str = "hook", transport: str = "webhook") -> s
     """Return the table of a webhook at *port*, or of what it moves to."""
     place = f"127.0.0.1:{port}"
     return SUBSCRIPTION.format(name=name, transport=transport, address=f"http://{place}/hook", listen=place)
-
-
-def select(journal: Path, sql: str) -> list[Any]:
-    with closing(sqlite3.connect(f"file:{journal}?mode=ro", uri=True)) as db:
-        return db.execute(sql).fetchall()
 
 
 def token_in(journal: Path) -> str:
