@@ -6,7 +6,7 @@ COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --
 SIDE_BY_SIDE := -n 3 --dist worksteal
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-fast outages check format lint types bench bench-quick dist deb lock clean
+.PHONY: demo test test-fast search outages check format lint types bench bench-quick dist deb lock clean
 
 demo: $(VENV)/.run  ## watch the main job on the embedded simulator
 	@$(BIN)/rc-push demo $(DEMO)
@@ -21,6 +21,9 @@ endif
 
 test-fast: $(VENV)/.dev  ## the tests that start no processes
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not e2e" $(TESTS)
+
+search: $(VENV)/.dev  ## the tests of properties, with examples drawn anew, twenty times as many
+	@RC_PUSH_SEARCH=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not e2e" --timeout 1800 $(TESTS)
 
 outages: $(VENV)/.dev  ## rotations, restarts and dead connections, for longer than `make test` has time for; prints the tables
 	@RC_PUSH_OUTAGES=1 $(BIN)/python -m pytest -s tests/e2e/test_outages.py
