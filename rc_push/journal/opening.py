@@ -21,10 +21,12 @@ BUSY_TIMEOUT_S = 5.0
 MODE = 0o600
 # SQLite's codes for a full disk; the second where there is no room for the -shm file.
 DISK_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
+NO_ROOM = "no room on the disk; free some, what waits is then stored"
+LOOK = "look at the disk, and at what the kernel says of it"
 # Its primary codes for what a user can do something about.
 REMEDIES = {
     sqlite3.SQLITE_BUSY: "another program holds it, and has to let it go (only rc-push may write it)",
-    sqlite3.SQLITE_IOERR: "look at the disk, and at what the kernel says of it",
+    sqlite3.SQLITE_IOERR: LOOK,
 }
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 DAMAGED_REMEDY = "`rc-push run` moves it aside, never deletes it, and goes on with what can be read"
@@ -55,7 +57,7 @@ def journal_error_from(exc: sqlite3.Error, path: Path) -> JournalError:
     """Return what SQLite's *exc* means for a user."""
     code = getattr(exc, "sqlite_errorcode", None) or 0
     if code in DISK_FULL:
-        return JournalFull(f"{path}: no room on the disk; free some, what waits is then stored")
+        return JournalFull(f"{path}: {NO_ROOM}")
     if code & 0xFF in DAMAGED:
         return JournalCorrupt(f"{path}: the journal is damaged ({exc}); {DAMAGED_REMEDY}")
     remedy = REMEDIES.get(code & 0xFF)

@@ -6,15 +6,17 @@ Knows the schema; never writes, never checkpoints.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rc_push.envelope import Cursor, Envelope, Gap, Source, iso_from_ms
+from rc_push.errors import JournalCorrupt, JournalError
 from rc_push.journal.figures import position_before
-from rc_push.journal.opening import connect_read_only, journal_error_from
+from rc_push.journal.opening import DAMAGED_REMEDY, LOOK, connect_read_only, journal_error_from
+from rc_push.journal.segments import SegmentReader
 
 T = TypeVar("T")
 
@@ -23,7 +25,7 @@ READ_MAX_BYTES = 4 << 20
 # What SQLite takes for a number, and nobody counts up to.
 _ENDLESS = 1 << 62
 
-_EVENTS = "SELECT position, source, uuid, type, received_at, payload FROM events"
+_EVENTS = "SELECT position, source, uuid, type, received_at, payload, segment, place, size FROM events"
 # By the index of each subscription: a plain `OR uuid = ?` would read the whole journal.
 _IS_FOUND = (
     "position IN (SELECT ? UNION SELECT e.position FROM subscriptions s CROSS JOIN events e"
@@ -78,19 +80,21 @@ class Reader:
         """Open the journal at *path*. Raises JournalError."""
         self.path = path
         self._db = connect_read_only(path)
+        self._segments = SegmentReader(path)
         self._sources: dict[int, Source] = {}
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close what is open."""
+        self._segments.close()
         self._db.close()
 
     def after(self, position: int, limit: int) -> list[Envelope]:
         """Return the events behind *position*, in order: at most *limit* of them and about `READ_MAX_BYTES`."""
         rows = self._query(f"{_EVENTS} WHERE position > ? ORDER BY position LIMIT ?", (position, limit))
         envelopes, size = [], 0
-        for row in rows:
-            envelopes.append(self._envelope(row))
-            size += len(row[5])
+        for envelope in self._envelopes(rows):
+            envelopes.append(envelope)
+            size += len(envelope.payload)
             if size >= READ_MAX_BYTES:
                 break
         rows.close()
@@ -99,7 +103,7 @@ class Reader:
     def before(self, position: int, limit: int) -> list[Envelope]:
         """Return the newest *limit* events before *position*, oldest first."""
         rows = self._query(f"{_EVENTS} WHERE position < ? ORDER BY position DESC LIMIT ?", (position, limit))
-        return [self._envelope(row) for row in rows][::-1]
+        return list(self._envelopes(rows))[::-1]
 
     def between(self, positions: Sequence[int] | None, since_ms: int, until_ms: int | None) -> Iterator[Envelope]:
         """Yield the events at *positions*, or (None) those received from *since_ms* until before *until_ms*."""
@@ -120,13 +124,13 @@ class Reader:
             f"{_EVENTS} WHERE position > ? AND received_at >= ? AND type GLOB ? ORDER BY position DESC LIMIT ?",
             (self._before(since_ms) if since_ms else 0, since_ms, type_glob, min(limit, _ENDLESS)),
         )
-        return [self._envelope(row) for row in rows][::-1]
+        return list(self._envelopes(rows))[::-1]
 
     def find(self, id_: str) -> list[Envelope]:
         """Return the events whose position or uuid is *id_*; one uuid can stand under several subscriptions."""
         position = int(id_) if id_.isdecimal() and len(id_) < 19 else -1  # noqa: PLR2004 - SQLite's largest integer
         rows = self._query(f"{_EVENTS} WHERE {_IS_FOUND} ORDER BY position", (position, id_))
-        return [self._envelope(row) for row in rows]
+        return list(self._envelopes(rows))
 
     def gaps(self, *, since_ms: int = 0) -> Iterator[Gap]:
         """Yield the gaps that reach behind *since_ms*, oldest first."""
@@ -209,9 +213,30 @@ class Reader:
         except sqlite3.Error as exc:
             raise journal_error_from(exc, self.path) from exc
 
-    def _envelope(self, row: tuple[int, int, str, str, int, bytes]) -> Envelope:
-        position, source, uuid, type_, received_at, payload = row
-        return Envelope(uuid, type_, payload, self._source(source), received_at, position)
+    def _envelopes(self, rows: Iterable[tuple[Any, ...]]) -> Iterator[Envelope]:
+        for position, source, uuid, type_, received_at, text, *pointer in rows:
+            payload = text if pointer[0] is None else self._payload(position, *pointer)
+            if payload is not None:
+                yield Envelope(uuid, type_, payload, self._source(source), received_at, position)
+
+    def _payload(self, position: int, segment: int, place: int, size: int) -> bytes | None:
+        """Return what is there; None where it has gone with its event since the row was read."""
+        try:
+            payload = self._segments.read(segment, place, size)
+        except FileNotFoundError:
+            with closing(connect_read_only(self.path)) as db:  # it sees what has been committed since
+                if db.execute("SELECT 1 FROM events WHERE position = ?", (position,)).fetchone() is None:
+                    return None
+            raise self._lost(segment, position) from None
+        except OSError as exc:
+            raise JournalError(f"{self.path}: segment {segment}: {exc.strerror}; {LOOK}") from exc
+        if len(payload) < size:
+            raise self._lost(segment, position)
+        return payload
+
+    def _lost(self, segment: int, position: int) -> JournalCorrupt:
+        what = f"the payload of event {position} is not in segment {segment}"
+        return JournalCorrupt(f"{self.path}: the journal is damaged ({what}); {DAMAGED_REMEDY}")
 
     def _source(self, id_: int) -> Source:
         if id_ not in self._sources:

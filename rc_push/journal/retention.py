@@ -16,13 +16,18 @@ SLICE_MAX_BYTES = 4 << 20
 CROWDED = 0.9
 
 _LIVE_BYTES = (
-    "SELECT (p.page_count - f.freelist_count) * s.page_size"
+    "SELECT (p.page_count - f.freelist_count) * s.page_size + (SELECT ifnull(sum(live_bytes), 0) FROM segments)"
     " FROM pragma_page_count p, pragma_freelist_count f, pragma_page_size s"
 )
 # The oldest rows only: were nothing due, a search by time would read the whole journal. `length` reads no payload.
 _FINISHED = (
-    "SELECT position, received_at, length(payload) FROM events WHERE position <= ?"
+    "SELECT position, received_at, ifnull(size, length(payload)) FROM events WHERE position <= ?"
     " AND position NOT IN (SELECT position FROM unfinished) ORDER BY position LIMIT ?"
+)
+_LEAVE_SEGMENTS = (
+    "UPDATE segments SET live_bytes = live_bytes - gone.bytes FROM (SELECT segment, sum(size) AS bytes FROM events"
+    " WHERE position IN (SELECT value FROM json_each(?)) AND segment IS NOT NULL GROUP BY segment) AS gone"
+    " WHERE id = gone.segment"
 )
 _UNREADABLES = "SELECT id, received_at, length(raw) FROM unreadables ORDER BY id LIMIT ?"
 _DATED_RIGHT = "SELECT received_at FROM events WHERE position > ? AND received_at <= ? ORDER BY position LIMIT 1"
@@ -30,7 +35,7 @@ _EVER = 1 << 62
 
 
 def live_bytes(db: sqlite3.Connection) -> int:
-    """Return the size of what is in the database, in bytes: without the pages that are free again. Reads no page."""
+    """Return the size of what is in the journal, in bytes: without the room that is free again. Reads no event."""
     return int(db.execute(_LIVE_BYTES).fetchone()[0])
 
 
@@ -87,6 +92,8 @@ def _slice(rows: Iterable[tuple[int, int, int]], before_ms: int) -> list[int]:
 def _remove(db: sqlite3.Connection, table: str, key: str, keys: list[int]) -> None:
     """Remove the rows, and with events what is known of calls for them."""
     if keys:
+        if table == "events":
+            db.execute(_LEAVE_SEGMENTS, (json.dumps(keys),))
         tables = ("events", "attempts") if table == "events" else (table,)
         for name in tables:
             sql = f"DELETE FROM {name} WHERE {key} IN (SELECT value FROM json_each(?))"  # noqa: S608 - our own names

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from rc_push.envelope import Batch, Cursor, Envelope, Gap, Source, envelope_of_gap
@@ -19,6 +20,7 @@ from rc_push.errors import JournalFull
 from rc_push.journal import figures, retention
 from rc_push.journal.opening import APPLICATION_ID, journal_error_from, open_alone
 from rc_push.journal.progress import ProgressRows
+from rc_push.journal.segments import SEGMENT_MAX_BYTES, SEGMENT_MIN_BYTES, SegmentWriter
 
 # Rows of one INSERT. One statement for many rows: the writer thread gives the GIL away at each statement.
 ROWS_AT_ONCE = (256, 32, 1)
@@ -30,6 +32,13 @@ CREATED_KEPT_MS = 30 * 86_400_000
 _INSERT = "INSERT INTO events (subscription, source, uuid, type, received_at, payload) VALUES "
 _ON_CONFLICT = " ON CONFLICT (subscription, uuid) DO NOTHING"
 _INSERTS = {n: _INSERT + ",".join(["(?,?,?,?,?,?)"] * n) + _ON_CONFLICT for n in ROWS_AT_ONCE}
+_POINT = "INSERT INTO events (subscription, source, uuid, type, received_at, payload, segment, place, size) VALUES "
+_POINTS = {n: _POINT + ",".join(["(?,?,?,?,?,x'',?,?,?)"] * n) + _ON_CONFLICT for n in ROWS_AT_ONCE}
+_STORED_BYTES = "SELECT ifnull(sum(size), 0) FROM events WHERE position > ? AND segment = ?"
+_ADD_BYTES = (
+    "INSERT INTO segments (id, live_bytes) VALUES (?,?)"
+    " ON CONFLICT (id) DO UPDATE SET live_bytes = live_bytes + excluded.live_bytes"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +69,15 @@ class Store:
         self.max_bytes: int | None = None
         self._wall = wall
         self._lock, self._db = open_alone(path)
+        self._segments = SegmentWriter(path, self._known_segments())
+        self._emptied: list[int] = []
         self._subscriptions: dict[str, int] = {}
         self._sources: dict[Source, int] = {}
         self.progress = ProgressRows(self._db)
 
     def close(self) -> None:
         """Close the journal and let go of its lock. The journal is whole without it, too."""
+        self._segments.close()
         self._db.close()
         os.close(self._lock)
 
@@ -78,6 +90,7 @@ class Store:
         try:
             self._db.execute("BEGIN IMMEDIATE")
             yield
+            self._segments.sync()  # before what points to it
             self._db.execute("COMMIT")
         except sqlite3.Error as exc:
             self._roll_back()
@@ -85,6 +98,9 @@ class Store:
         except BaseException:
             self._roll_back()
             raise
+        self._segments.keep()
+        self._segments.remove(self._emptied)  # after the events that pointed to it
+        self._emptied = []
 
     def compact(self) -> None:
         """Give the room of what was removed back to the disk. Raises JournalFull where that takes more than it has."""
@@ -217,11 +233,15 @@ class Store:
         What a handler has not finished, is to be handed over once more or is parked, stays; also where the handler is
         not in the file any more.
         """
-        return retention.prune(self._db, before_ms, self._finished(), limit)
+        pruned = retention.prune(self._db, before_ms, self._finished(), limit)
+        self._note_emptied()
+        return pruned
 
     def make_room(self) -> int:
         """Remove a slice of the oldest events and unreadable messages, whatever their age; return how many."""
-        return retention.make_room(self._db, self._finished())
+        removed = retention.make_room(self._db, self._finished())
+        self._note_emptied()
+        return removed
 
     def live_bytes(self) -> int:
         """Return the size of what is in the journal, in bytes. Cheap."""
@@ -250,23 +270,51 @@ class Store:
             )
 
     def _insert_events(self, subscription: int, envelopes: Sequence[Envelope]) -> int:
+        payloads = [envelope.payload for envelope in envelopes]
+        if sum(map(len, payloads)) >= SEGMENT_MIN_BYTES:
+            return self._insert_pointers(subscription, envelopes, payloads)
+        return self._insert_rows(
+            _INSERTS,
+            [
+                (subscription, self._source_id(event.source), event.uuid, event.type, event.received_at_ms, payload)
+                for event, payload in zip(envelopes, payloads, strict=True)
+            ],
+        )
+
+    def _insert_pointers(self, subscription: int, envelopes: Sequence[Envelope], payloads: list[bytes]) -> int:
+        head = self.head()
+        segment, place = self._segments.write(payloads, head, self._segment_max_bytes())
+        rows: list[tuple[object, ...]] = []
+        for event, payload in zip(envelopes, payloads, strict=True):
+            source, size = self._source_id(event.source), len(payload)
+            rows.append((subscription, source, event.uuid, event.type, event.received_at_ms, segment, place, size))
+            place += size
+        stored = self._insert_rows(_POINTS, rows)
+        stored_bytes = self._db.execute(_STORED_BYTES, (head, segment)).fetchone()[0]  # without the duplicates
+        self._db.execute(_ADD_BYTES, (segment, stored_bytes))
+        return stored
+
+    def _insert_rows(self, inserts: Mapping[int, str], rows: Sequence[tuple[object, ...]]) -> int:
         stored = done = 0
         for size in ROWS_AT_ONCE:
-            while len(envelopes) - done >= size:
-                values: list[object] = []
-                for envelope in envelopes[done : done + size]:
-                    source = self._source_id(envelope.source)
-                    values += (
-                        subscription,
-                        source,
-                        envelope.uuid,
-                        envelope.type,
-                        envelope.received_at_ms,
-                        envelope.payload,
-                    )
-                stored += self._db.execute(_INSERTS[size], values).rowcount
+            while len(rows) - done >= size:
+                values = list(chain.from_iterable(rows[done : done + size]))
+                stored += self._db.execute(inserts[size], values).rowcount
                 done += size
         return stored
+
+    def _segment_max_bytes(self) -> int:
+        """Return when a segment is full: where little may be in the journal, little may be left of what is gone."""
+        return SEGMENT_MAX_BYTES if self.max_bytes is None else min(SEGMENT_MAX_BYTES, self.max_bytes // 16)
+
+    def _known_segments(self) -> list[int]:
+        return [row[0] for row in self._db.execute("SELECT id FROM segments")]
+
+    def _note_emptied(self) -> None:
+        """Forget the segments of which nothing is left, but for the one that still grows."""
+        sql = "DELETE FROM segments WHERE live_bytes <= 0 AND id <> ? RETURNING id"
+        growing = -1 if self._segments.current is None else self._segments.current
+        self._emptied += [row[0] for row in self._db.execute(sql, (growing,)).fetchall()]
 
     def _close_gaps(self, subscription: int, batch: Batch) -> list[Gap]:
         """Close what is open, where *batch* says so; return it."""
@@ -331,5 +379,7 @@ class Store:
         self._subscriptions.clear()
         self._sources.clear()
         self.progress.forget_ids()
+        self._emptied = []
+        self._segments.discard()
         if self._db.in_transaction:
             self._db.rollback()

@@ -1,0 +1,159 @@
+"""Where do the payloads of large batches lie? In files beside the database, each written once, from its beginning to its end.
+
+SQLite writes what it is given twice, into its log and then into the database. A payload in a segment is written once, and
+fsynced before the transaction that stores its event. What no committed event points to means nothing: an unfinished
+write leaves no trace but its bytes. Knows files; knows nothing of rows.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from rc_push.errors import JournalError, JournalFull
+from rc_push.journal.opening import LOOK, NO_ROOM
+
+# Batches with less than this stay in the database: one fsync, where a segment would cost a second one.
+SEGMENT_MIN_BYTES = 64 << 10
+# A segment goes when the last of its events goes: so much can be kept by one that is parked.
+SEGMENT_MAX_BYTES = 16 << 20
+MODE = 0o600
+_WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+def folder_of(path: Path) -> Path:
+    """Return the folder of the segments that belong to the journal at *path*."""
+    return path.with_name(path.name + "-segments")
+
+
+def file_of(path: Path, segment: int) -> Path:
+    """Return the file of *segment* of the journal at *path*."""
+    return folder_of(path) / f"{segment:019d}"
+
+
+class SegmentWriter:
+    """The segments of one journal, as its one writer has them. Used from one thread.
+
+    `write`, `sync`, then the transaction's commit, then `keep`; or `discard`, where any of these went wrong.
+    """
+
+    def __init__(self, path: Path, known: Iterable[int]) -> None:
+        """Begin behind the segments *known*; remove what a process that has died left beside them."""
+        self.path = path
+        self.current: int | None = None  # it may still grow
+        self._file = -1
+        self._end = 0
+        self._kept_end = 0
+        self._is_new = False
+        self._remove_all_but({f"{segment:019d}" for segment in known})
+
+    def close(self) -> None:
+        """Close what is open."""
+        if self.current is not None:
+            os.close(self._file)
+        self.current = None
+
+    def write(self, payloads: Sequence[bytes], head: int, max_bytes: int = SEGMENT_MAX_BYTES) -> tuple[int, int]:
+        """Write *payloads* one behind the other; return the segment and the place of the first.
+
+        A segment of *max_bytes* is full; a new one gets the name *head*. Raises JournalFull, JournalError.
+        """
+        if self.current is not None and self._kept_end >= max_bytes and self._end == self._kept_end:
+            self.close()
+        try:
+            segment = self._begin(head) if self.current is None else self.current
+            place = self._end
+            data = memoryview(b"".join(payloads))
+            while data:
+                written = os.pwrite(self._file, data, self._end)
+                self._end += written
+                data = data[written:]
+        except OSError as exc:
+            raise self._error_from(exc) from exc
+        return segment, place
+
+    def sync(self) -> None:
+        """Have on the disk what was written. Raises JournalFull, JournalError."""
+        if self._end == self._kept_end:
+            return
+        try:
+            os.fdatasync(self._file)
+            if self._is_new:
+                sync_folder(folder_of(self.path))
+                sync_folder(self.path.parent)
+        except OSError as exc:
+            raise self._error_from(exc) from exc
+
+    def keep(self) -> None:
+        """Note that what was written is committed."""
+        self._kept_end = self._end
+        self._is_new = False
+
+    def discard(self) -> None:
+        """Forget what was written and not committed, and the segment: after a failed fsync nobody knows what is in it."""
+        if self.current is None or self._end == self._kept_end:
+            return
+        os.close(self._file)
+        segment, self.current = self.current, None
+        self._end = self._kept_end
+        if self._is_new:
+            self.remove([segment])
+
+    def remove(self, segments: Iterable[int]) -> None:
+        """Remove *segments*, to which no event points any more."""
+        for segment in segments:
+            with suppress(OSError):  # the next start tries again
+                file_of(self.path, segment).unlink()
+
+    def _begin(self, head: int) -> int:
+        folder = folder_of(self.path)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        self._file = os.open(file_of(self.path, head), _WRITE, MODE)
+        self.current, self._end, self._kept_end, self._is_new = head, 0, 0, True
+        return head
+
+    def _remove_all_but(self, names: set[str]) -> None:
+        with suppress(OSError):  # none yet; or they cannot be removed, and mean nothing
+            for file in folder_of(self.path).iterdir():
+                if file.name not in names:
+                    file.unlink()
+
+    def _error_from(self, exc: OSError) -> JournalError:
+        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+            return JournalFull(f"{self.path}: {NO_ROOM}")
+        return JournalError(f"{folder_of(self.path)}: {exc.strerror}; {LOOK}")
+
+
+class SegmentReader:
+    """The segments of one journal, as one reader has them: the last one used is open. Used by one thread at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._segment: int | None = None
+        self._file = -1
+
+    def close(self) -> None:
+        """Close what is open."""
+        if self._segment is not None:
+            os.close(self._file)
+        self._segment = None
+
+    def read(self, segment: int, place: int, size: int) -> bytes:
+        """Return the *size* bytes from *place* on; fewer where it ends before. Raises OSError."""
+        if segment != self._segment:
+            file = os.open(file_of(self.path, segment), os.O_RDONLY | os.O_CLOEXEC)
+            self.close()
+            self._segment, self._file = segment, file
+        return os.pread(self._file, size, place)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in *folder* on the disk. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
