@@ -6,8 +6,12 @@ Knows the schema; never writes.
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from rc_push.journal.segments import SegmentReader
 
 # Of one kind, so many are told one by one.
 TOLD_MAX = 20
@@ -89,4 +93,21 @@ def check(db: sqlite3.Connection) -> list[Finding]:
         rows = db.execute(query).fetchmany(TOLD_MAX + 1)
         told = ", ".join(str(row[0]) for row in rows[:TOLD_MAX]) + (" …" if len(rows) > TOLD_MAX else "")
         findings += [Finding(f"{what}: {told}", remedy)] if rows else []
-    return findings
+    return findings + _findings_in_segments(db)
+
+
+def _findings_in_segments(db: sqlite3.Connection) -> list[Finding]:
+    """Return which events have no payload, or something else where it should be: a payload is a JSON object."""
+    path = Path(db.execute("PRAGMA database_list").fetchone()[2])
+    lost: list[str] = []
+    rows = db.execute("SELECT position, segment, place, size FROM events WHERE segment IS NOT NULL ORDER BY position")
+    with closing(SegmentReader(path)) as segments:
+        for position, segment, place, size in rows:
+            try:
+                payload = segments.read(segment, place, size)
+            except OSError:
+                payload = b""
+            if len(payload) < size or payload[:1] + payload[-1:] != b"{}":
+                lost.append(str(position))
+    told = ", ".join(lost[:TOLD_MAX]) + (" …" if len(lost) > TOLD_MAX else "")
+    return [Finding(f"a payload is not in its segment: {told}", DAMAGED_REMEDY)] if lost else []

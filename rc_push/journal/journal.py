@@ -55,6 +55,7 @@ class Journal:
         self._writer = _Writer(store, self._note_damage, self.commits)
         try:
             self.head = await self._writer.start(Store.head)
+            await self._writer.start(Store.tidy)
             await self.measure()
             self._reader = await asyncio.get_running_loop().run_in_executor(self._reads, Reader, self.path)
         except BaseException:

@@ -7,6 +7,7 @@ damage. Knows tables by SQLite's own catalogue; knows nothing of loops.
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,9 +18,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 from rc_push.errors import JournalError
+from rc_push.journal.segments import file_of, folder_of, sync_folder
 from rc_push.journal.store import Store
 
-PARTS = ("-wal", "-shm", "")  # the log before the database: alone, it could be taken for another one's
+FILES = ("-wal", "-shm", "")  # the log before the database: alone, it could be taken for another one's
+PARTS = ("-segments", *FILES)
 COMMIT_ROWS = 1000
 REASON = "journal damaged"
 # What a new journal makes itself, or SQLite does.
@@ -69,6 +72,7 @@ def _fill(path: Path, found: Salvaged, subscriptions: Iterable[str], now_ms: int
         with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as old:
             for table in _tables(new):
                 _copy(old, new, table, found)
+            _take_segments(new, path, found)
             _repair_links(new)
             _raise_head(old, new)
         new.executemany("INSERT OR IGNORE INTO subscriptions (name) VALUES (?)", [(name,) for name in subscriptions])
@@ -91,28 +95,20 @@ def _move_aside(path: Path, damaged: Path) -> None:
         old = path.with_name(path.name + part)
         if old.exists():
             old.rename(f"{damaged}{part}")
-    _sync(path.parent)
+    sync_folder(path.parent)
 
 
 def _put_back(damaged: Path, path: Path) -> None:
     """Rename what has been moved of the *damaged* journal to what it was, in place of what has been begun there."""
     if damaged.exists():  # the last to be moved
-        for part in PARTS:
+        shutil.rmtree(folder_of(path), ignore_errors=True)  # links to those of the damaged one
+        for part in FILES:
             path.with_name(path.name + part).unlink(missing_ok=True)
     for part in reversed(PARTS):
         old = damaged.with_name(damaged.name + part)
         if old.exists():
             old.rename(path.with_name(path.name + part))
-    _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    """Have the names in *folder* on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(path.parent)
 
 
 def _tables(db: sqlite3.Connection) -> list[str]:
@@ -187,6 +183,36 @@ def _repair_links(new: sqlite3.Connection) -> None:
         elif table in ("unfinished", "attempts"):
             new.execute(f"DELETE FROM {table} WHERE handler NOT IN (SELECT id FROM handlers)")  # noqa: S608 - two names
     new.execute("DELETE FROM unfinished WHERE position NOT IN (SELECT position FROM events)")
+
+
+def _take_segments(new: sqlite3.Connection, path: Path, found: Salvaged) -> None:
+    """Link the segments that are there, for the damaged journal keeps its own; events whose payload is not, go."""
+    sizes = {}
+    for (segment,) in new.execute("SELECT DISTINCT segment FROM events WHERE segment IS NOT NULL").fetchall():
+        old = file_of(found.damaged, segment)
+        if old.exists():
+            folder_of(path).mkdir(mode=0o700, exist_ok=True)
+            os.link(old, file_of(path, segment))
+            sizes[segment] = old.stat().st_size
+    if sizes:
+        sync_folder(folder_of(path))
+        sync_folder(path.parent)
+    lost = [
+        (position, received_at)
+        for position, received_at, segment, end in new.execute(
+            "SELECT position, received_at, segment, place + size FROM events WHERE segment IS NOT NULL"
+        )
+        if end > sizes.get(segment, 0)
+    ]
+    new.executemany("DELETE FROM events WHERE position = ?", [(position,) for position, _ in lost])
+    new.execute("DELETE FROM segments")
+    new.execute("INSERT INTO segments SELECT segment, sum(size) FROM events WHERE segment IS NOT NULL GROUP BY segment")
+    if lost:
+        times = [received_at for _, received_at in lost]
+        known = () if found.lost is None else found.lost
+        found.lost = (min([*times, *known]), max([*times, *known]))
+        found.broken += [] if "events" in found.broken else ["events"]
+        found.rows["events"] = int(new.execute("SELECT count(*) FROM events").fetchone()[0])
 
 
 def _raise_head(old: sqlite3.Connection, new: sqlite3.Connection) -> None:

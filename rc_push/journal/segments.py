@@ -1,8 +1,8 @@
-"""Where do the payloads of large batches lie? In files beside the database, each written once, from its beginning to its end.
+"""Where do the payloads of large batches lie? In files beside the database, each written from beginning to end.
 
-SQLite writes what it is given twice, into its log and then into the database. A payload in a segment is written once, and
-fsynced before the transaction that stores its event. What no committed event points to means nothing: an unfinished
-write leaves no trace but its bytes. Knows files; knows nothing of rows.
+SQLite writes what it is given twice, into its log and then into the database. A payload in a segment is written once,
+and fsynced before the transaction that stores its event. What no committed event points to means nothing: a write that
+was not committed leaves no trace but its bytes. Knows files; knows nothing of rows.
 """
 
 from __future__ import annotations
@@ -34,21 +34,27 @@ def file_of(path: Path, segment: int) -> Path:
     return folder_of(path) / f"{segment:019d}"
 
 
+def segments_bytes(path: Path) -> int:
+    """Return the size of all segments of the journal at *path*; 0 where there are none, or they cannot be seen."""
+    try:
+        return sum(file.stat().st_size for file in os.scandir(folder_of(path)))
+    except OSError:  # one that goes in this moment, too
+        return 0
+
+
 class SegmentWriter:
     """The segments of one journal, as its one writer has them. Used from one thread.
 
     `write`, `sync`, then the transaction's commit, then `keep`; or `discard`, where any of these went wrong.
     """
 
-    def __init__(self, path: Path, known: Iterable[int]) -> None:
-        """Begin behind the segments *known*; remove what a process that has died left beside them."""
+    def __init__(self, path: Path) -> None:
         self.path = path
         self.current: int | None = None  # it may still grow
         self._file = -1
         self._end = 0
         self._kept_end = 0
         self._is_new = False
-        self._remove_all_but({f"{segment:019d}" for segment in known})
 
     def close(self) -> None:
         """Close what is open."""
@@ -93,7 +99,7 @@ class SegmentWriter:
         self._is_new = False
 
     def discard(self) -> None:
-        """Forget what was written and not committed, and the segment: after a failed fsync nobody knows what is in it."""
+        """Forget what was not committed, and write no more there: nobody knows what a failed fsync leaves."""
         if self.current is None or self._end == self._kept_end:
             return
         os.close(self._file)
@@ -108,18 +114,20 @@ class SegmentWriter:
             with suppress(OSError):  # the next start tries again
                 file_of(self.path, segment).unlink()
 
+    def remove_all_but(self, known: Iterable[int]) -> None:
+        """Remove the segments that are not *known*."""
+        names = {file_of(self.path, segment).name for segment in known}
+        with suppress(OSError):  # there are none yet; or they stay, and mean nothing
+            for file in folder_of(self.path).iterdir():
+                if file.name not in names:
+                    file.unlink()
+
     def _begin(self, head: int) -> int:
         folder = folder_of(self.path)
         folder.mkdir(mode=0o700, exist_ok=True)
         self._file = os.open(file_of(self.path, head), _WRITE, MODE)
         self.current, self._end, self._kept_end, self._is_new = head, 0, 0, True
         return head
-
-    def _remove_all_but(self, names: set[str]) -> None:
-        with suppress(OSError):  # none yet; or they cannot be removed, and mean nothing
-            for file in folder_of(self.path).iterdir():
-                if file.name not in names:
-                    file.unlink()
 
     def _error_from(self, exc: OSError) -> JournalError:
         if exc.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -69,7 +69,7 @@ class Store:
         self.max_bytes: int | None = None
         self._wall = wall
         self._lock, self._db = open_alone(path)
-        self._segments = SegmentWriter(path, self._known_segments())
+        self._segments = SegmentWriter(path)
         self._emptied: list[int] = []
         self._subscriptions: dict[str, int] = {}
         self._sources: dict[Source, int] = {}
@@ -101,6 +101,10 @@ class Store:
         self._segments.keep()
         self._segments.remove(self._emptied)  # after the events that pointed to it
         self._emptied = []
+
+    def tidy(self) -> None:
+        """Remove the segments that a killed process has left without an event. Call before the first batch."""
+        self._segments.remove_all_but(row[0] for row in self._db.execute("SELECT id FROM segments"))
 
     def compact(self) -> None:
         """Give the room of what was removed back to the disk. Raises JournalFull where that takes more than it has."""
@@ -306,9 +310,6 @@ class Store:
     def _segment_max_bytes(self) -> int:
         """Return when a segment is full: where little may be in the journal, little may be left of what is gone."""
         return SEGMENT_MAX_BYTES if self.max_bytes is None else min(SEGMENT_MAX_BYTES, self.max_bytes // 16)
-
-    def _known_segments(self) -> list[int]:
-        return [row[0] for row in self._db.execute("SELECT id FROM segments")]
 
     def _note_emptied(self) -> None:
         """Forget the segments of which nothing is left, but for the one that still grows."""

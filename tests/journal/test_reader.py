@@ -256,7 +256,8 @@ def test_what_is_left_halfway_when_it_is_closed_ends_in_silence(append, reader):
     gaps.close()
 
 
-def test_a_damaged_page_is_a_journal_error_wherever_the_read_meets_it(tmp_path):
+def test_a_damaged_page_is_a_journal_error_wherever_the_read_meets_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("rc_push.journal.store.SEGMENT_MIN_BYTES", 1 << 60)
     path = tmp_path / "journal.db"
     big = b'{"uuid":"%d","x":"' + b"x" * 3000 + b'"}'
     with closing(Store(path)) as store, store.transaction():

@@ -1,0 +1,260 @@
+"""The payloads of large batches: once on the disk, before what points to them; gone with the last of their events."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from contextlib import closing, suppress
+
+import pytest
+
+from rc_push.envelope import Batch, Envelope, Source
+from rc_push.errors import JournalCorrupt, JournalError, JournalFull
+from rc_push.journal import segments
+from rc_push.journal.check import check
+from rc_push.journal.reader import Reader
+from rc_push.journal.salvage import REASON, salvage
+from rc_push.journal.segments import file_of, folder_of
+from rc_push.journal.store import Store
+
+SOURCE = Source("main", "team", "websocket")
+COUNT = 100
+EVER = 1 << 60
+
+
+def events(first, count=COUNT, size=1000):
+    return [
+        Envelope(str(n), "post.added", b'{"uuid":"%d","x":"' % n + b"x" * size + b'"}', SOURCE, 1000 + n)
+        for n in range(first, first + count)
+    ]
+
+
+def append(store, *envelopes):
+    with store.transaction():
+        return store.append(Batch("team", list(envelopes)))
+
+
+def append_and_fail(store, *envelopes):
+    with suppress(ZeroDivisionError), store.transaction():
+        store.append(Batch("team", list(envelopes)))
+        1 / 0  # noqa: B018 - anything that ends the transaction
+
+
+def names_in(path):
+    return sorted(int(file.name) for file in folder_of(path).iterdir())
+
+
+def payloads_in(path):
+    with closing(Reader(path)) as reader:
+        return [event.payload for event in reader.between(None, 0, None)]
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "journal.db"
+
+
+@pytest.fixture
+def store(path):
+    with closing(Store(path)) as store:
+        yield store
+
+
+def test_a_large_batch_is_in_a_segment_and_a_small_one_in_the_database(store, path):
+    few, many = events(0, 3), events(3)
+    append(store, *few)
+    assert not folder_of(path).exists()
+    append(store, *many)
+    assert names_in(path) == [3]
+    assert file_of(path, 3).read_bytes() == b"".join(event.payload for event in many)
+    assert payloads_in(path) == [event.payload for event in few + many]
+    with closing(Reader(path)) as reader, reader.snapshot() as db:
+        assert db.execute("SELECT max(length(payload)) FROM events WHERE position > 3").fetchone() == (0,)
+
+
+def test_nobody_else_can_read_them(store, path):
+    append(store, *events(0))
+    assert stat.S_IMODE(folder_of(path).stat().st_mode) == 0o700
+    assert stat.S_IMODE(file_of(path, 0).stat().st_mode) == 0o600
+
+
+def test_a_link_in_place_of_a_segment_is_not_followed(store, path, tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("whole")
+    folder_of(path).mkdir()
+    file_of(path, 0).symlink_to(victim)
+    with pytest.raises(JournalError):
+        append(store, *events(0))
+    assert victim.read_text() == "whole"
+
+
+def test_a_full_one_is_followed_by_another(store, path):
+    store.max_bytes = 200_000 * 16
+    for first in range(0, 500, COUNT):
+        append(store, *events(first))
+    assert names_in(path) == [0, 200, 400]
+    assert len(payloads_in(path)) == 500
+
+
+def test_what_is_not_committed_is_forgotten_and_the_segment_not_used_again(store, path):
+    append(store, *events(0))
+    append_and_fail(store, *events(COUNT))
+    append(store, *events(COUNT))
+    assert names_in(path) == [0, 100]
+    assert payloads_in(path) == [event.payload for event in events(0, 2 * COUNT)]
+
+
+def test_of_a_first_batch_that_fails_nothing_is_left(store, path):
+    append_and_fail(store, *events(0))
+    assert names_in(path) == []
+    with store.transaction():
+        store.prove()
+
+
+@pytest.mark.parametrize("call", ["open", "pwrite", "fdatasync", "fsync"])
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
+def test_trouble_of_the_disk_is_told_and_the_next_batch_is_stored(store, path, monkeypatch, call, error):
+    append(store, *events(0, 1))
+
+    def fail(*_, **__):
+        raise OSError(error, os.strerror(error))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(segments.os, call, fail)
+        with pytest.raises(JournalFull if error == errno.ENOSPC else JournalError, match=r"journal\.db"):
+            append(store, *events(1))
+    assert len(payloads_in(path)) == 1
+    append(store, *events(1))
+    assert payloads_in(path) == [event.payload for event in events(0, 1 + COUNT)]
+
+
+def test_a_short_write_goes_on(store, path, monkeypatch):
+    pwrite = os.pwrite
+    monkeypatch.setattr(segments.os, "pwrite", lambda file, data, place: pwrite(file, data[:777], place))
+    append(store, *events(0))
+    assert payloads_in(path) == [event.payload for event in events(0)]
+
+
+def test_the_payloads_are_on_the_disk_before_what_points_to_them(store, path, monkeypatch):
+    seen = []
+    fdatasync = os.fdatasync
+
+    def watch(file):
+        seen.append(len(payloads_in(path)))  # what others see: committed
+        fdatasync(file)
+
+    append(store, *events(0, 1))
+    monkeypatch.setattr(segments.os, "fdatasync", watch)
+    append(store, *events(1))
+    assert seen == [1]
+
+
+def test_duplicates_take_no_room(store, path):
+    append(store, *events(0))
+    before = store.live_bytes()
+    append(store, *events(0))
+    assert store.live_bytes() == before
+    assert len(payloads_in(path)) == COUNT
+
+
+def test_a_segment_goes_with_the_last_of_its_events(path):
+    with closing(Store(path)) as store:
+        append(store, *events(0))
+    with closing(Store(path)) as store:
+        append(store, *events(COUNT))
+        assert names_in(path) == [0, 100]
+        with store.transaction():
+            assert store.prune(EVER, COUNT - 1) == COUNT - 1
+        assert names_in(path) == [0, 100]
+        with store.transaction():
+            assert store.prune(EVER, 1) == 1
+        assert names_in(path) == [100]
+        with store.transaction():
+            store.prune(EVER, EVER >> 1)
+        assert names_in(path) == [100]  # it still grows
+        append(store, *events(2 * COUNT))
+    assert payloads_in(path) == [event.payload for event in events(2 * COUNT)]
+
+
+def test_a_reader_that_is_late_misses_only_what_has_gone(path):
+    with closing(Store(path)) as store:
+        append(store, *events(0))
+    with closing(Store(path)) as store, closing(Reader(path)) as reader:
+        append(store, *events(COUNT))
+        with reader.snapshot() as db:
+            assert db.execute("SELECT count(*) FROM events").fetchone() == (2 * COUNT,)
+            with store.transaction():
+                store.prune(EVER, COUNT)
+            assert [event.position for event in reader.after(0, EVER)] == list(range(COUNT + 1, 2 * COUNT + 1))
+
+
+def test_what_a_killed_process_left_is_removed_at_the_next_start(path):
+    with closing(Store(path)) as store:
+        append(store, *events(0))
+    file_of(path, 4711).write_bytes(b"left over")
+    with closing(Store(path)) as store:
+        store.tidy()
+    assert names_in(path) == [0]
+
+
+def damage(path, how):
+    if how == "missing":
+        file_of(path, 0).unlink()
+    else:
+        os.truncate(file_of(path, 0), 50_000)
+
+
+@pytest.mark.parametrize("how", ["missing", "short"])
+def test_a_payload_that_is_not_there_is_damage_and_is_told(path, how):
+    with closing(Store(path)) as store:
+        append(store, *events(0))
+    damage(path, how)
+    with pytest.raises(JournalCorrupt, match="is not in segment 0"):
+        payloads_in(path)
+    with closing(Reader(path)) as reader, reader.snapshot() as db:
+        (finding,) = check(db)
+    assert "a payload is not in its segment" in finding.found
+
+
+def test_something_else_in_place_of_a_payload_is_found_by_check(path):
+    with closing(Store(path)) as store:
+        append(store, *events(0))
+    with file_of(path, 0).open("r+b") as file:
+        file.write(bytes(5000))
+    with closing(Reader(path)) as reader, reader.snapshot() as db:
+        (finding,) = check(db)
+    assert finding.found == "a payload is not in its segment: 1, 2, 3, 4, 5"
+
+
+@pytest.mark.parametrize("how", ["missing", "short"])
+def test_what_is_left_of_a_damaged_journal_begins_a_new_one_and_the_rest_is_a_gap(path, how):
+    with closing(Store(path)) as store:
+        append(store, *events(0))
+    with closing(Store(path)) as store:
+        append(store, *events(COUNT))
+    damage(path, how)
+    kept = file_of(path, 100).stat().st_ino
+    found = salvage(path, now_ms=5000)
+    positions = [event.position for event in Reader(path).after(0, EVER)]
+    assert positions == [*range(1, 1 + (0 if how == "missing" else 49)), *range(101, 201)]
+    assert found.rows["events"] == len(positions)
+    with closing(Reader(path)) as reader:
+        (gap,) = reader.gaps()
+        with reader.snapshot() as db:
+            assert check(db) == []
+    assert (gap.reason, gap.until_ms) == (REASON, 1099)
+    assert file_of(found.damaged, 100).stat().st_ino == kept  # never deleted
+    with closing(Store(path)) as store, store.transaction():
+        store.prune(EVER, EVER >> 1)
+    assert names_in(path) == []
+    assert file_of(found.damaged, 100).exists()
+
+
+def test_a_journal_that_cannot_be_salvaged_keeps_its_segments(path, monkeypatch):
+    with closing(Store(path)) as store:
+        append(store, *events(0))
+    monkeypatch.setattr("rc_push.journal.salvage._admit_loss", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        salvage(path)
+    assert payloads_in(path) == [event.payload for event in events(0)]
