@@ -250,7 +250,7 @@ def _facts(facts: Facts) -> Iterator[Metric]:
         yield _gauge(f"handler_{field}_events", help_, label, samples)
     open_ = [((tally.subscription,), facts.gaps_open.get(tally.subscription, 0)) for tally in facts.tallies]
     yield _gauge("gaps_open", "Gaps that have no end yet.", ["subscription"], open_)
-    yield _gauge("journal_size_bytes", "The journal's file.", [], [((), facts.file_bytes)])
+    yield _gauge("journal_size_bytes", "The journal's file and its segments.", [], [((), facts.file_bytes)])
     yield _gauge("journal_wal_bytes", "The write-ahead log beside it.", [], [((), facts.wal_bytes)])
     yield _gauge("disk_free_bytes", "What is free on the journal's disk.", [], [((), facts.disk_free_bytes)])
     yield _gauge("disk_bytes", "The journal's disk.", [], [((), facts.disk_bytes)])
