@@ -19,6 +19,7 @@ import click
 
 from rc_push.cli import cli
 from rc_push.errors import EXIT_FAILED, EXIT_INTERNAL, EXIT_OK, ConfigError, RcPushError
+from rc_push.terminal import printable
 
 EXIT_INTERRUPTED = 130  # what shells return for SIGINT
 # What is left when a command has ended (threads, exit functions) gets this long to end by itself.
@@ -120,7 +121,7 @@ def _message(exc: RcPushError) -> str:
 
 
 def _tell(text: str) -> None:
-    from rc_push.log import printable, redact  # noqa: PLC0415 - most commands end well and need no log
+    from rc_push.log import redact  # noqa: PLC0415 - most commands end well and need no log
 
     lines = redact(text).rstrip("\n").split("\n")
     click.echo("\n".join(printable(line) for line in ["rc-push: " + lines[0], *lines[1:]]), err=True)

@@ -6,6 +6,7 @@ Knows RingCentral's envelope and ours; knows nothing of transports, the journal 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -23,6 +24,9 @@ Origin = Literal["live", "recovered", "backfill", "replay"]
 UUID_MAX_LENGTH = 200
 # What an unreadable message keeps of its raw text.
 RAW_MAX_BYTES = 1 << 20
+# Python's reader goes down by recursion, some 990 levels from an empty stack. Who reads an event later (a command, a
+# handler) stands deeper than who receives it, and has to be able to. RingCentral's own are less than ten deep.
+DEPTH_MAX = 512
 # Ours, for the uuids of pseudo-events.
 GAP_NAMESPACE = UUID("4a0c36d4-6d9c-4b63-9a52-0f5d7c9a1b7e")
 # Shorter payloads cannot hold an integer with more digits than Python reads; the typed decoder does not count them.
@@ -291,6 +295,10 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
 
 
+# A string without an end is looked for once: what begins it is no string of its own then.
+_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[][{}]', re.DOTALL)
+_OPENING, _CLOSING = (b"{", b"["), (b"}", b"]")
+
 _decode_fast = msgspec.json.Decoder(_Payload).decode
 _decode_any = json.JSONDecoder(parse_constant=_refuse_constant).decode
 
@@ -305,6 +313,8 @@ def envelope_from_payload(payload: bytes, source: Source, received_at_ms: int) -
         text = payload.decode()  # neither decoder looks at every byte
     except UnicodeDecodeError:
         return Unreadable.of(payload, "not UTF-8", source, received_at_ms)
+    if payload.count(b"{") + payload.count(b"[") > DEPTH_MAX and _is_too_deep(payload):
+        return Unreadable.of(payload, "nested too deeply", source, received_at_ms)
     try:
         head = _decode_fast(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -332,6 +342,20 @@ def _envelope_leniently(payload: bytes, text: str, source: Source, received_at_m
     if not isinstance(event, str):
         return Unreadable.of(payload, "no event URI", source, received_at_ms)
     return Envelope(uuid, event_types.type_from(event, clean.get("body")), line, source, received_at_ms)
+
+
+def _is_too_deep(payload: bytes) -> bool:
+    """Say whether *payload*, if it is JSON, is nested deeper than `DEPTH_MAX`. Takes linear time, whatever it is."""
+    depth = 0
+    for match in _STRING_OR_BRACKET.finditer(payload):
+        bracket = match[0]
+        if bracket in _OPENING:
+            depth += 1
+            if depth > DEPTH_MAX:
+                return True
+        elif bracket in _CLOSING:
+            depth -= 1
+    return False
 
 
 def _is_usable(uuid: str) -> bool:

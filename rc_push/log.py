@@ -19,6 +19,7 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from rc_push.config import LogConfig
+from rc_push.terminal import unobeyed, unobeyed_json
 
 HIDDEN = "***"
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
@@ -42,8 +43,6 @@ _SECRETS = (
     (re.compile(r"(?<![\w-])(?=[\w-]+\.[\w-])([\w-]*?)\beyJ[\w-]+\.[\w-]+(?:\.[\w-]*)?"), rf"\1{HIDDEN}"),
     (re.compile(r"(\w://)[^\s/@]+@"), rf"\1{HIDDEN}@"),  # a URL's user name and password
 )
-# What a terminal obeys, and what begins another line.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _BARE = re.compile(r"[^\s\"'=\\]+")
 
 
@@ -78,11 +77,6 @@ def redact(text: str) -> str:
     for pattern, replacement in _SECRETS:
         text = pattern.sub(replacement, text)
     return text
-
-
-def printable(text: str) -> str:
-    """Return *text* on one line, with nothing in it that a terminal would obey."""
-    return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def redact_fields(_logger: WrappedLogger, _method: str, fields: EventDict) -> EventDict:
@@ -123,7 +117,7 @@ def _add_time_and_level(_logger: WrappedLogger, method: str, fields: EventDict) 
 
 
 def _json_line(_logger: WrappedLogger, _method: str, fields: EventDict) -> str:
-    return msgspec.json.encode(fields).decode()
+    return unobeyed_json(msgspec.json.encode(fields).decode())
 
 
 def _text_renderer(*, colours: bool) -> Callable[[WrappedLogger, str, EventDict], str]:
@@ -132,16 +126,16 @@ def _text_renderer(*, colours: bool) -> Callable[[WrappedLogger, str, EventDict]
         time, level, event = fields.pop("timestamp"), fields.pop("level"), fields.pop("event", "")
         trace = str(fields.pop("exception", "")).splitlines()
         coloured = f"{COLOURS[method]}{level:<8}{UNCOLOURED}" if colours else f"{level:<8}"
-        values = "".join(f"  {printable(name)}={_shown(value)}" for name, value in fields.items())
-        return "\n    ".join([f"{time} {coloured} {printable(str(event))}{values}", *map(printable, trace)])
+        values = "".join(f"  {unobeyed(name)}={_shown(value)}" for name, value in fields.items())
+        return "\n    ".join([f"{time} {coloured} {unobeyed(str(event))}{values}", *map(unobeyed, trace)])
 
     return render
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, str) and _BARE.fullmatch(value):
-        return printable(value)
-    return printable(msgspec.json.encode(value).decode())
+        return unobeyed(value)
+    return unobeyed(msgspec.json.encode(value).decode())
 
 
 def _add_priority(_logger: WrappedLogger, method: str, text: Any) -> str:

@@ -15,9 +15,10 @@ import structlog
 
 from rc_push.errors import JournalError, JournalFull
 from rc_push.health import health_of, stuck
-from rc_push.log import printable, redact
+from rc_push.log import redact
 from rc_push.receive import ReceiverStatistics
 from rc_push.systemd import Systemd
+from rc_push.terminal import unobeyed
 
 log = structlog.get_logger()
 
@@ -97,7 +98,7 @@ class Notifier:
 
     def _tell(self, sentence: str) -> None:
         """Say how it stands, where that has changed. Errors that others wrote may be part of it."""
-        sentence = printable(redact(sentence))
+        sentence = unobeyed(redact(sentence))
         if sentence != self._told and self._systemd.status(sentence):
             self._told = sentence
 

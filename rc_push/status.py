@@ -16,10 +16,11 @@ from rc_push.envelope import iso_from_ms
 from rc_push.health import receives, verdict_of
 from rc_push.journal.facts import Facts
 from rc_push.limiter import GroupStatistics
-from rc_push.log import printable, redact
+from rc_push.log import redact
 from rc_push.receive import ReceiverStatistics
 from rc_push.rest import AccountStatistics
 from rc_push.retention import JournalStatistics
+from rc_push.terminal import unobeyed
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ def subscription_to_dict(receiver: ReceiverStatistics) -> dict[str, Any]:
 
 def told(text: str) -> str:
     """Return *text*, which others may have written, as it can be told: without secrets, on one line."""
-    return printable(redact(text))
+    return unobeyed(redact(text))
 
 
 def _config(config: ConfigStatistics) -> dict[str, Any]:

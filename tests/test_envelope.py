@@ -376,6 +376,9 @@ BROKEN_VALUES = {
     "a leading zero": (b"01", "not JSON: "),
     "nothing": (b"", "not JSON: "),
     "an integer too long to read": (b"9" * 5000, "not JSON: Exceeds the limit"),
+    "one level too many": (b"[" * 511 + b"]" * 511, "nested too deeply"),
+    "objects, one too many": (b'{"a":' * 511 + b"1" + b"}" * 511, "nested too deeply"),
+    "brackets after ones in a text": (b'["\\"[[]]",' + b"[" * 510 + b"]" * 511, "nested too deeply"),
     "100 000 brackets": (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
     "100 000 brackets that never close": (b'{"a":' * 100_000, "nested too deeply"),
 }
@@ -390,7 +393,16 @@ def test_a_body_that_is_no_json_makes_the_message_unreadable(value, reason, even
 
 @pytest.mark.parametrize("event_type", ["PostAdded", "Surprise"])
 @pytest.mark.parametrize(
-    "value", [b'"\\ud800"', b"1e999", b"9" * 4000, b"[" * 500 + b"]" * 500, b'"\xe2\x80\xa8\xc2\x85"']
+    "value",
+    [
+        b'"\\ud800"',
+        b"1e999",
+        b"9" * 4000,
+        b"[" * 510 + b"]" * 510,
+        b"[" + b"[],{}," * 1000 + b"1]",
+        b'"' + b"[" * 1000 + b'"',
+        b'"\xe2\x80\xa8\xc2\x85"',
+    ],
 )
 def test_what_is_valid_json_stays_byte_for_byte_however_odd(value, event_type):
     payload = b'{"uuid":"1","event":"/x","body":{"eventType":"%b","value":%b}}' % (event_type.encode(), value)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from rc_push import log as rc_log
 from rc_push.config import LogConfig
-from rc_push.log import VALUE_MAX_LENGTH, configure, printable, redact
+from rc_push.log import VALUE_MAX_LENGTH, configure, redact
 
 
 class Terminal(io.StringIO):
@@ -266,6 +266,9 @@ def test_every_level_has_a_priority_and_a_colour():
     assert rc_log.PRIORITIES.keys() == rc_log.COLOURS.keys() == rc_log.LEVELS.keys()
 
 
-@given(st.text())
-def test_a_printable_text_is_one_line(text):
-    assert len(printable(text).splitlines()) <= 1
+def test_a_line_of_json_has_nothing_in_it_that_a_terminal_obeys():
+    stream = io.StringIO()
+    configure(LogConfig(format="json"), stream, {})
+    structlog.get_logger().info("x", text="a\x9b2J\x1b[2J\u202eb")
+    assert r"a\u009b2J\u001b[2J\u202eb" in stream.getvalue()
+    assert json.loads(stream.getvalue())["text"] == "a\x9b2J\x1b[2J\u202eb"

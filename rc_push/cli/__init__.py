@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from rc_push.terminal import printable
+
 if TYPE_CHECKING:
     from rc_push.config import Config, HandlerConfig, SubscriptionConfig
     from rc_push.errors import Problem
@@ -90,7 +92,7 @@ class Settings:
 
 def _warn(warnings: list[Problem]) -> None:
     for warning in warnings:
-        click.echo(f"rc-push: warning: {warning}", err=True)
+        click.echo(f"rc-push: warning: {printable(str(warning))}", err=True)
 
 
 class LazyGroup(click.Group):

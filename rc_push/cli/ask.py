@@ -13,10 +13,10 @@ import click
 
 from rc_push.cli import Settings
 from rc_push.cli.journal import reader, writer
-from rc_push.cli.show import printable
 from rc_push.config.values import Mistake
 from rc_push.config.where import check_where
 from rc_push.errors import NotRunning, RcPushError, RoutingError
+from rc_push.terminal import printable
 
 if TYPE_CHECKING:
     from rc_push.dispatch.replay import Selection

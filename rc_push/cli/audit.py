@@ -12,6 +12,7 @@ from rc_push.cli import Settings
 from rc_push.cli.journal import json_option, reader
 from rc_push.cli.show import Since
 from rc_push.errors import EXIT_FAILED, EXIT_OK
+from rc_push.terminal import printable
 
 if TYPE_CHECKING:
     from rc_push.envelope import Gap
@@ -58,7 +59,7 @@ def _lines(found: Audit, gaps: Sequence[Gap]) -> Iterator[str]:
     for gap in gaps:
         fields = gap.to_dict()
         span = f"{fields['since']} → {fields['until'] or 'still open'}"
-        yield f"! gap {span}  {gap.certainty}  {gap.subscription}  {gap.reason}"
+        yield f"! gap {span}  {gap.certainty}  {gap.subscription}  {printable(gap.reason)}"
     yield "it adds up" if found.adds_up else "it does not add up"
 
 

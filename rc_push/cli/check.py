@@ -25,6 +25,7 @@ from rc_push.errors import (
     Problem,
     UnreachableError,
 )
+from rc_push.terminal import printable
 
 if TYPE_CHECKING:
     from rc_push.config import Config, HandlerConfig
@@ -61,7 +62,8 @@ class Finding:
 
     def __str__(self) -> str:
         where = f"line {self.line}: " if self.line is not None else ""
-        return f"{MARKS[self.level]} {where}{self.key}: {self.found}" + (f"; {self.remedy}" if self.remedy else "")
+        told = f"{where}{self.key}: {self.found}" + (f"; {self.remedy}" if self.remedy else "")
+        return f"{MARKS[self.level]} {printable(told)}"
 
 
 @click.command()

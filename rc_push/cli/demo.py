@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rc_push.cli.show import event_line, printable, time_of_day
+from rc_push.cli.show import event_line, time_of_day
 from rc_push.envelope import Envelope, Source, ms_from_iso
 from rc_push.errors import EXIT_FAILED, ProtocolError
 from rc_push.journal.reader import Reader
+from rc_push.terminal import printable
 
 if TYPE_CHECKING:
     from rc_push.simulator.server import Simulator

@@ -14,6 +14,7 @@ import click
 from rc_push.cli import Settings
 from rc_push.cli.hops import Hop, Report
 from rc_push.errors import EXIT_CONFIG, ConfigError, Problem
+from rc_push.terminal import printable
 
 if TYPE_CHECKING:
     from rc_push.cli.doctor_account import Wishes
@@ -106,4 +107,6 @@ def _verdict(problems: list[Hop]) -> str:
     if not problems:
         return "the way to RingCentral is open"
     first = problems[0]
-    return f"it breaks at: {first.hop} ({first.target})" + (f", and {len(problems) - 1} more" if problems[1:] else "")
+    return f"it breaks at: {first.hop} ({printable(first.target)})" + (
+        f", and {len(problems) - 1} more" if problems[1:] else ""
+    )

@@ -16,11 +16,12 @@ import click
 from rc_push.cli import Settings
 from rc_push.cli.given import Unusable, documents, event_from_json
 from rc_push.cli.journal import json_option, reader
-from rc_push.cli.show import event_line, printable
+from rc_push.cli.show import event_line
 from rc_push.config import HandlerConfig, SubscriptionConfig
 from rc_push.envelope import Envelope
 from rc_push.errors import EXIT_FAILED, EXIT_OK, RcPushError, RoutingError
 from rc_push.routing import Route
+from rc_push.terminal import printable
 
 MARKS = {
     "yes": click.style("yes ", fg="green"),

@@ -20,7 +20,8 @@ from rc_push.cli.ask import (
     parked_positions,
 )
 from rc_push.cli.journal import json_option, reader
-from rc_push.cli.show import printable, time_of_day
+from rc_push.cli.show import time_of_day
+from rc_push.terminal import printable
 
 if TYPE_CHECKING:
     from rc_push.journal.fates import HandlerRow, ParkedRow

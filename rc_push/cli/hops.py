@@ -19,6 +19,7 @@ from rc_push.errors import (
     RefusedError,
     RestError,
 )
+from rc_push.terminal import printable
 
 Level = Literal["ok", "warning", "problem", "skipped"]
 
@@ -63,11 +64,11 @@ class Hop:
         return {name: getattr(self, name) for name in names} | {"rule": asdict(self.rule) if self.rule else None}
 
     def __str__(self) -> str:
-        lines = [f"{MARKS[self.level]} {self.hop:<11} {self.target}: {self.found}"]
+        lines = [f"{MARKS[self.level]} {self.hop:<11} {printable(f'{self.target}: {self.found}')}"]
         if self.remedy:
-            lines.append(f"              → {self.remedy}")
+            lines.append(f"              → {printable(self.remedy)}")
         if self.rule:
-            lines.append(f"              ask the firewall's owner: {self.rule}")
+            lines.append(f"              ask the firewall's owner: {printable(str(self.rule))}")
         return "\n".join(lines)
 
 

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rc_push.cli import Settings
-from rc_push.cli.show import Since, event_line, printable, time_of_day
+from rc_push.cli.show import Since, event_line, json_line, time_of_day
 from rc_push.envelope import Envelope
 from rc_push.errors import EXIT_FAILED
 from rc_push.journal.progress import Attempt, Unfinished
 from rc_push.journal.reader import Reader
+from rc_push.terminal import printable
 
 if TYPE_CHECKING:
     from rc_push.journal.store import Store
@@ -57,13 +58,13 @@ def events(settings: Settings, id_: str | None, since: int, type_glob: str, limi
         if id_ is None:
             newest = journal.newest(limit, since_ms=since, type_glob=type_glob)
             for envelope in newest:
-                click.echo(envelope.to_json() if as_json else event_line(envelope, with_date=True))
+                click.echo(json_line(envelope) if as_json else event_line(envelope, with_date=True))
             if not newest and not as_json:
                 click.echo("no such events are stored", err=True)
             return
         found = journal.find(id_)
         for envelope in found:
-            click.echo(envelope.to_json() if as_json else _story(envelope, journal))
+            click.echo(json_line(envelope) if as_json else _story(envelope, journal))
     if not found:
         click.echo(f"no event {printable(id_)} in the journal", err=True)
         raise SystemExit(EXIT_FAILED)
@@ -85,7 +86,9 @@ def gaps(settings: Settings, since: int, *, as_json: bool) -> None:
         until = fields["until"] or "still open"
         colour = "red" if gap.certainty == "certain" else "yellow"
         span = f"{fields['since']} → {until}"
-        click.echo(f"{span:<53} {click.style(f'{gap.certainty:<8}', fg=colour)} {gap.subscription}  {gap.reason}")
+        click.echo(
+            f"{span:<53} {click.style(f'{gap.certainty:<8}', fg=colour)} {gap.subscription}  {printable(gap.reason)}"
+        )
     if not found and not as_json:
         click.echo("no gaps are known", err=True)
 
@@ -104,7 +107,8 @@ def unreadable(settings: Settings, limit: int, *, as_json: bool) -> None:
             continue
         beginning = printable(row.raw[:60].decode("utf-8", "replace"))
         when = time_of_day(row.received_at_ms)
-        click.echo(f"{row.id:>5}  {when}  {row.subscription}  {row.reason}  ({len(row.raw)} bytes: {beginning})")
+        about = f"{printable(row.reason)}  ({len(row.raw)} bytes: {beginning})"
+        click.echo(f"{row.id:>5}  {when}  {row.subscription}  {about}")
     if not found and not as_json:
         click.echo("nothing unreadable was received", err=True)
 

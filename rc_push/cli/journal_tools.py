@@ -10,8 +10,9 @@ import click
 
 from rc_push.cli import Settings
 from rc_push.cli.journal import json_option, reader, writer
-from rc_push.cli.show import Since, printable
+from rc_push.cli.show import Since, is_terminal, json_line
 from rc_push.errors import EXIT_FAILED, EXIT_OK
+from rc_push.terminal import printable
 
 
 @click.group()
@@ -84,7 +85,7 @@ def export(settings: Settings, since: int, until: int | None, types: tuple[str, 
     with reader(settings) as opened:
         for event in opened.between(None, since, until):
             if not types or any(fnmatchcase(event.type, glob) for glob in types):
-                click.echo(event.to_json())
+                click.echo(json_line(event) if is_terminal() else event.to_json())
                 count += 1
     click.echo(f"{count} events", err=True)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rc_push.cli.show import event_line
+from rc_push.cli.show import event_line, json_line
 
 if TYPE_CHECKING:
     from rc_push.config import Config
@@ -116,7 +116,7 @@ async def _listen(config: Config, types: Sequence[str], *, as_json: bool) -> Non
 
     async def show(envelope: Envelope) -> None:
         try:
-            click.echo(envelope.to_json() if as_json else event_line(envelope))
+            click.echo(json_line(envelope) if as_json else event_line(envelope))
         except OSError as exc:  # whoever read has gone (`| head`), and will not come back
             failures.append(exc)
             end()

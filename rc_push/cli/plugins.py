@@ -15,8 +15,8 @@ import click
 import msgspec
 
 from rc_push.cli.journal import json_option
-from rc_push.cli.show import printable
 from rc_push.errors import EXIT_CONFIG, EXIT_OK
+from rc_push.terminal import printable
 
 
 @dataclass(frozen=True, slots=True)

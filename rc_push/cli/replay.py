@@ -11,8 +11,9 @@ import click
 from rc_push.cli import Settings
 from rc_push.cli.ask import Strange, ask, check_option_where, events_counted
 from rc_push.cli.journal import reader
-from rc_push.cli.show import Since, printable
+from rc_push.cli.show import Since
 from rc_push.errors import RcPushError
+from rc_push.terminal import printable
 
 if TYPE_CHECKING:
     from rc_push.envelope import Envelope

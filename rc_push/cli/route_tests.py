@@ -18,10 +18,10 @@ from rc_push.cli import Settings
 from rc_push.cli.explain import Router, Verdict
 from rc_push.cli.given import EVENT_MAX_BYTES, Unusable, event_from_json
 from rc_push.cli.journal import json_option
-from rc_push.cli.show import printable
 from rc_push.config import SubscriptionConfig
 from rc_push.config.words import nearest, short
 from rc_push.errors import EXIT_CONFIG, EXIT_FAILED, EXIT_OK
+from rc_push.terminal import printable
 
 
 class _Fixture(msgspec.Struct, forbid_unknown_fields=True):

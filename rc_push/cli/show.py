@@ -7,34 +7,23 @@ from __future__ import annotations
 
 import re
 import sys
-import unicodedata
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
 
 from rc_push.envelope import Envelope, ms_from_iso
+from rc_push.terminal import printable, unobeyed_json
 
 SUMMARY_MAX_LENGTH = 60
 # Of a second line.
 TEXT_MAX_LENGTH = 160
 PEOPLE_MAX = 3
-BMP_MAX = 0xFFFF
 IDS = {"chat": "groupId", "by": "creatorId", "session": "telephonySessionId"}
 # The family's first word → colour.
 COLOURS = {"post": "green", "group": "cyan", "sms": "magenta", "voicemail": "yellow", "telephony": "blue"}
 
-# Control characters, and those that turn the direction of text or cannot be seen; in JSON all of them stand in strings.
-_OBEYED = re.compile(
-    "[\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff]"
-)
-
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-def printable(text: str) -> str:
-    """Return *text* with nothing in it that a terminal would obey: such characters show as codes."""
-    return "".join(f"\\u{ord(c):04x}" if unicodedata.category(c)[0] in "CZ" and c != " " else c for c in text)
 
 
 def time_of_day(ms: int) -> str:
@@ -84,15 +73,7 @@ def _names(people: Any) -> list[str]:
 
 def json_line(envelope: Envelope) -> str:
     """Return the line that users see, with nothing in it that a terminal would obey: JSON can say it in codes."""
-    return _OBEYED.sub(_json_code, envelope.to_json().decode())
-
-
-def _json_code(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    if code <= BMP_MAX:
-        return f"\\u{code:04x}"
-    code -= BMP_MAX + 1
-    return f"\\u{0xD800 + (code >> 10):04x}\\u{0xDC00 + (code & 0x3FF):04x}"
+    return unobeyed_json(envelope.to_json().decode())
 
 
 def summary(envelope: Envelope) -> str:

@@ -11,10 +11,11 @@ import click
 from rc_push.cli import Settings
 from rc_push.cli.advice import actions_for
 from rc_push.cli.journal import json_option
-from rc_push.cli.show import is_terminal, printable
+from rc_push.cli.show import is_terminal
 from rc_push.cli.status_text import status_lines
 from rc_push.envelope import iso_from_ms
 from rc_push.errors import EXIT_DOWN, EXIT_FAILED, EXIT_OK, JournalError, NoAnswer, NotRunning
+from rc_push.terminal import printable
 
 if TYPE_CHECKING:
     from rc_push.journal.facts import Facts

@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from rc_push.cli.show import printable
 from rc_push.envelope import ms_from_iso
+from rc_push.terminal import printable
 
 COLOURS = {
     **dict.fromkeys(("ok", "live", "running"), "green"),

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rc_push.cli import Settings
-from rc_push.cli.show import printable
 from rc_push.errors import EXIT_FAILED, EXIT_OK, RcPushError
+from rc_push.terminal import printable
 
 if TYPE_CHECKING:
     from rc_push.config import Config
@@ -64,7 +64,7 @@ async def _all_accounts(config: Config, *, prune: bool, as_json: bool, yes: bool
                     elif standing.state == "orphan":
                         await _prune(account, name, standing, as_json=as_json, yes=yes, dry_run=dry_run)
         except RcPushError as exc:
-            click.echo(f"rc-push: account {name}: {exc}", err=True)
+            click.echo(f"rc-push: account {name}: {printable(str(exc))}", err=True)
             codes.append(exc.exit_code)
     return max(codes, default=EXIT_OK)
 

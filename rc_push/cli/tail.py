@@ -13,11 +13,12 @@ from rc_push.cli import Settings
 from rc_push.cli.ask import check_option_where
 from rc_push.cli.hiding import Hiding
 from rc_push.cli.journal import json_option, reader
-from rc_push.cli.show import event_lines, json_line, printable
+from rc_push.cli.show import event_lines, json_line
 from rc_push.config import HandlerConfig
 from rc_push.envelope import Envelope, envelope_from_dict
 from rc_push.errors import JournalError, NoAnswer, NotRunning, RoutingError
 from rc_push.routing import Route
+from rc_push.terminal import printable
 
 # Events that are looked at for some that match; older ones are for `events` and `explain`.
 LOOKED_AT_MAX = 100_000

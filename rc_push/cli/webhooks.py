@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rc_push.cli import Settings
-from rc_push.cli.show import printable
 from rc_push.errors import EXIT_OK, RcPushError
+from rc_push.terminal import printable
 
 if TYPE_CHECKING:
     from rc_push.config import Config
@@ -42,7 +42,7 @@ async def _all_accounts(config: Config, *, as_json: bool) -> int:
         try:
             found = await _listed(config, account)
         except RcPushError as exc:
-            click.echo(f"rc-push: account {account}: {exc}", err=True)
+            click.echo(f"rc-push: account {account}: {printable(str(exc))}", err=True)
             codes.append(exc.exit_code)
             continue
         for info in found:

@@ -15,7 +15,7 @@ from rc_push.templates import Template
 Format = Literal["ringcentral", "cloudevents", "text"]
 
 # What would end a line, or steer the terminal that shows it.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 def line_maker(format_: Format, template: Template | None) -> Callable[[Envelope], bytes]:

@@ -23,6 +23,7 @@ from rc_push.errors import HandlerError
 from rc_push.handlers.lines import Format, line_maker
 from rc_push.handlers.stalling import wait_writable
 from rc_push.templates import Template
+from rc_push.terminal import unobeyed_json
 
 STDOUT = 1
 
@@ -68,6 +69,8 @@ class StdoutHandler:
     def handle_batch(self, envelopes: Sequence[Envelope]) -> None:
         """Write *envelopes*. Raises OSError; the same call is worth another try."""
         lines = b"".join(map(self._line, envelopes))
+        if os.isatty(self._fd):
+            lines = unobeyed_json(lines.decode()).encode()  # escapes of JSON: the same events
         with self._lock:
             data = self._rest + lines
             written = 0

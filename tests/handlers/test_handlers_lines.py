@@ -43,6 +43,7 @@ def test_a_text_is_what_the_template_says():
         ("\x1b[2J\x07", rb"\x1b[2J\x07"),
         ("a\u2028b\u0085", rb"a\u2028b\x85"),
         ("a\tb", rb"a\tb"),
+        ("a\u202eb\u2066", rb"a\u202eb\u2066"),
         ("Grüße \U0001f469\u200d\U0001f680", "Grüße \U0001f469\u200d\U0001f680".encode()),
     ],
 )

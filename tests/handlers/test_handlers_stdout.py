@@ -142,3 +142,17 @@ async def test_without_a_standard_output_nothing_else_is_taken_for_it(monkeypatc
     handler = handlers.load(HandlerConfig("out", "stdout"))
     with pytest.raises(HandlerError, match=r"handlers\.out: the daemon was started without a standard output; give"):
         await handler.open()
+
+
+def test_a_terminal_is_not_commanded_by_an_event():
+    payload = json.dumps({"uuid": "u", "event": "/x", "body": "a\x9b2J\u202eb"}, ensure_ascii=False).encode()
+    event = Envelope("u", "other", payload, Source("main", "team", "websocket"), 0, 1)
+    shown, terminal = os.openpty()
+    try:
+        handler_for(terminal).handle(event)
+        got = os.read(shown, 1 << 16)
+    finally:
+        os.close(terminal)
+        os.close(shown)
+    assert rb"a\u009b2J\u202eb" in got
+    assert json.loads(got) == json.loads(event.to_json())

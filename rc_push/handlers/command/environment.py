@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from rc_push.envelope import Envelope
 from rc_push.handlers.hand_over import HandOver
-from rc_push.log import printable
+from rc_push.terminal import unobeyed
 
 # Where the daemon's own environment does not say.
 DEFAULTS = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
@@ -31,7 +31,7 @@ def variables_of_run(hand_over: HandOver) -> dict[str, str]:
 def variables_of(envelope: Envelope) -> dict[str, str]:
     """Return the variables that say which event it is. A uuid is hostile input: one with a NUL would start nothing."""
     return {
-        "RC_PUSH_EVENT_ID": printable(envelope.uuid).encode(errors="backslashreplace").decode(),
+        "RC_PUSH_EVENT_ID": unobeyed(envelope.uuid).encode(errors="backslashreplace").decode(),
         "RC_PUSH_TYPE": envelope.type,
         "RC_PUSH_ORIGIN": envelope.origin,
     }

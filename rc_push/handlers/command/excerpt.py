@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rc_push.log import printable
+from rc_push.terminal import unobeyed
 
 HALF_BYTES = 2048
 
@@ -35,4 +35,4 @@ class Excerpt:
 
 def _lines(data: bytes) -> str:
     text = data.decode("utf-8", "replace").replace("\r\n", "\n").expandtabs(4)
-    return "\n".join(printable(line) for line in text.split("\n"))
+    return "\n".join(unobeyed(line) for line in text.split("\n"))

@@ -18,7 +18,7 @@ from rc_push.handlers.command.process import Identity, Program
 from rc_push.handlers.command.settings import CommandSettings
 from rc_push.handlers.command.startable import why_not_startable
 from rc_push.handlers.command.wrapping import bwrap_words, limits_of, prlimit_words
-from rc_push.log import printable
+from rc_push.terminal import unobeyed
 
 TRIAL_WITHIN_S = 5.0
 
@@ -27,7 +27,7 @@ def problems_here(settings: CommandSettings) -> Iterator[Problem]:
     """Yield what *settings* ask for and cannot have on this machine. Keys are the names of the settings."""
     path = settings.program[0]
     if why := why_not_startable(path):
-        yield Problem("program", f"{printable(path)} cannot be started: {why}", "install it, or name another")
+        yield Problem("program", f"{unobeyed(path)} cannot be started: {why}", "install it, or name another")
     if not settings.working_directory.is_dir():
         yield Problem("working_directory", f"{settings.working_directory} is no directory", "create it")
     if not _has_pidfd():
@@ -77,7 +77,7 @@ def _problems_of_user(user: str | None) -> Iterator[Problem]:
         identity = identity_of(user)
     except KeyError:
         yield Problem(
-            "user", f"there is no user {printable(str(user))}", "create it (useradd --system), or name another"
+            "user", f"there is no user {unobeyed(str(user))}", "create it (useradd --system), or name another"
         )
         return
     if identity and os.geteuid() != 0:
@@ -120,7 +120,7 @@ def _why_it_fails(words: Sequence[str], identity: Identity | None) -> str:
             return f"it does not end within {TRIAL_WITHIN_S:g} s"
     if trial.returncode == 0:
         return ""
-    first_line = printable(said.decode("utf-8", "replace").strip().partition("\n")[0])
+    first_line = unobeyed(said.decode("utf-8", "replace").strip().partition("\n")[0])
     return first_line or how_it_ended(trial.returncode)
 
 
