@@ -7,6 +7,7 @@ import time
 import uuid
 from pathlib import Path
 from typing import Annotated, Self
+from urllib.parse import urlsplit
 
 import structlog
 from msgspec import Meta, Struct
@@ -14,6 +15,7 @@ from msgspec import Meta, Struct
 from rc_push.config import Secret
 from rc_push.envelope import Envelope
 from rc_push.errors import Failed, HandlerError, UnreachableError
+from rc_push.handlers.reachable import REMEDY, is_forbidden
 from rc_push.handlers.tls import TlsFiles
 from rc_push.handlers.webhook_answer import judge, judge_validation
 from rc_push.handlers.webhook_client import WebhookClient, wrong_in_url
@@ -48,6 +50,7 @@ class ForwardSettings(Struct, frozen=True, forbid_unknown_fields=True):
         Mode, Meta(description="structured: all in the body; binary: attributes as headers")
     ] = "structured"
     rc_push_meta: Annotated[bool, Meta(description="add what rc-push knows to RingCentral's six fields")] = False
+    allow_link_local: Annotated[bool, Meta(description="call link-local and cloud metadata addresses too")] = False
     connect_timeout_s: Annotated[float, Meta(description="until connected, in seconds, 0.1 to 600", ge=0.1, le=600)] = (
         10.0
     )
@@ -63,6 +66,8 @@ class ForwardSettings(Struct, frozen=True, forbid_unknown_fields=True):
         """Raise ValueError, with the remedy, for what its type does not tell."""
         if wrong := wrong_in_url(self.url):
             raise ValueError(f"url {wrong}; {URL_REMEDY}")
+        if not self.allow_link_local and is_forbidden(urlsplit(self.url).hostname or ""):
+            raise ValueError(f"url names a link-local or metadata address; {REMEDY}")
         if self.signing_key is not None:
             try:
                 key_from(self.signing_key.reveal())
@@ -97,7 +102,12 @@ class ForwardHandler:
             signing_key=key_from(key.reveal()) if key else None,
         )
         self._secrets = [secret for secret in (token, key) if secret]
-        self._client = WebhookClient(settings.url, connect_timeout_s=settings.connect_timeout_s, tls=settings.tls)
+        self._client = WebhookClient(
+            settings.url,
+            connect_timeout_s=settings.connect_timeout_s,
+            tls=settings.tls,
+            allow_link_local=settings.allow_link_local,
+        )
         self._must_validate = settings.validate
         self._validating: asyncio.Task[None] | None = None
 

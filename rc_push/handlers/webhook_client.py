@@ -18,6 +18,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from rc_push.config import is_loopback
 from rc_push.errors import HandlerError, UnreachableError
+from rc_push.handlers.reachable import guarded_socket
 from rc_push.handlers.tls import TlsFiles, context_from
 from rc_push.handlers.webhook_answer import KEPT_MAX_BYTES, Answer
 
@@ -38,10 +39,11 @@ BYTES_MAX_BYTES = 1 << 20
 class WebhookClient:
     """POSTs to *url*, many at the same time. `async with` opens and closes it."""
 
-    def __init__(self, url: str, *, connect_timeout_s: float, tls: TlsFiles) -> None:
+    def __init__(self, url: str, *, connect_timeout_s: float, tls: TlsFiles, allow_link_local: bool = False) -> None:
         self._url = url
         self._connect_timeout_s = connect_timeout_s
         self._tls = tls
+        self._allow_link_local = allow_link_local
         self.origin = origin_of(url)
 
     async def __aenter__(self) -> Self:
@@ -55,7 +57,11 @@ class WebhookClient:
         self._proxy = proxy_for(self._url)
         self._errors = (aiohttp.ClientError, OSError)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_IDLE_S),  # who calls us sets the limit
+            connector=aiohttp.TCPConnector(
+                limit=0,  # who calls us sets it
+                keepalive_timeout=KEEP_IDLE_S,
+                socket_factory=None if self._allow_link_local else guarded_socket,
+            ),
             timeout=aiohttp.ClientTimeout(connect=self._connect_timeout_s),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,  # nor blow up what is small on the wire
