@@ -21,8 +21,7 @@ from rc_push.errors import JournalError
 from rc_push.journal.segments import file_of, folder_of, sync_folder
 from rc_push.journal.store import Store
 
-FILES = ("-wal", "-shm", "")  # the log before the database: alone, it could be taken for another one's
-PARTS = ("-segments", *FILES)
+PARTS = ("-wal", "-shm", "")  # the log before the database: alone, it could be taken for another one's
 COMMIT_ROWS = 1000
 REASON = "journal damaged"
 # What a new journal makes itself, or SQLite does.
@@ -72,7 +71,7 @@ def _fill(path: Path, found: Salvaged, subscriptions: Iterable[str], now_ms: int
         with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as old:
             for table in _tables(new):
                 _copy(old, new, table, found)
-            _take_segments(new, path, found)
+            _check_segments(new, path, found)
             _repair_links(new)
             _raise_head(old, new)
         new.executemany("INSERT OR IGNORE INTO subscriptions (name) VALUES (?)", [(name,) for name in subscriptions])
@@ -90,7 +89,12 @@ def _name_aside(path: Path, now_ms: int) -> Path:
 
 
 def _move_aside(path: Path, damaged: Path) -> None:
-    """Rename the journal to *damaged*, with what belongs to it."""
+    """Rename the journal to *damaged*, with what belongs to it; both have the segments."""
+    if folder_of(path).exists():
+        folder_of(damaged).mkdir(mode=0o700)
+        for segment in folder_of(path).iterdir():
+            os.link(segment, folder_of(damaged) / segment.name)
+        sync_folder(folder_of(damaged))
     for part in PARTS:
         old = path.with_name(path.name + part)
         if old.exists():
@@ -101,13 +105,13 @@ def _move_aside(path: Path, damaged: Path) -> None:
 def _put_back(damaged: Path, path: Path) -> None:
     """Rename what has been moved of the *damaged* journal to what it was, in place of what has been begun there."""
     if damaged.exists():  # the last to be moved
-        shutil.rmtree(folder_of(path), ignore_errors=True)  # links to those of the damaged one
-        for part in FILES:
+        for part in PARTS:
             path.with_name(path.name + part).unlink(missing_ok=True)
     for part in reversed(PARTS):
         old = damaged.with_name(damaged.name + part)
         if old.exists():
             old.rename(path.with_name(path.name + part))
+    shutil.rmtree(folder_of(damaged), ignore_errors=True)  # what is in it is where it was, too
     sync_folder(path.parent)
 
 
@@ -185,24 +189,15 @@ def _repair_links(new: sqlite3.Connection) -> None:
     new.execute("DELETE FROM unfinished WHERE position NOT IN (SELECT position FROM events)")
 
 
-def _take_segments(new: sqlite3.Connection, path: Path, found: Salvaged) -> None:
-    """Link the segments that are there, for the damaged journal keeps its own; events whose payload is not, go."""
-    sizes = {}
-    for (segment,) in new.execute("SELECT DISTINCT segment FROM events WHERE segment IS NOT NULL").fetchall():
-        old = file_of(found.damaged, segment)
-        if old.exists():
-            folder_of(path).mkdir(mode=0o700, exist_ok=True)
-            os.link(old, file_of(path, segment))
-            sizes[segment] = old.stat().st_size
-    if sizes:
-        sync_folder(folder_of(path))
-        sync_folder(path.parent)
+def _check_segments(new: sqlite3.Connection, path: Path, found: Salvaged) -> None:
+    """Remove the events whose payload is not in its segment, and count the others."""
+    sizes = {file.name: file.stat().st_size for file in folder_of(path).iterdir()} if folder_of(path).exists() else {}
     lost = [
         (position, received_at)
         for position, received_at, segment, end in new.execute(
             "SELECT position, received_at, segment, place + size FROM events WHERE segment IS NOT NULL"
         )
-        if end > sizes.get(segment, 0)
+        if end > sizes.get(file_of(path, segment).name, 0)
     ]
     new.executemany("DELETE FROM events WHERE position = ?", [(position,) for position, _ in lost])
     new.execute("DELETE FROM segments")

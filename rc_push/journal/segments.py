@@ -21,7 +21,7 @@ SEGMENT_MIN_BYTES = 64 << 10
 # A segment goes when the last of its events goes: so much can be kept by one that is parked.
 SEGMENT_MAX_BYTES = 16 << 20
 MODE = 0o600
-_WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+_WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
 def folder_of(path: Path) -> Path:
@@ -125,7 +125,9 @@ class SegmentWriter:
     def _begin(self, head: int) -> int:
         folder = folder_of(self.path)
         folder.mkdir(mode=0o700, exist_ok=True)
-        self._file = os.open(file_of(self.path, head), _WRITE, MODE)
+        file = file_of(self.path, head)
+        file.unlink(missing_ok=True)  # no event points to it; and it may be one with what `salvage` keeps
+        self._file = os.open(file, _WRITE, MODE)
         self.current, self._end, self._kept_end, self._is_new = head, 0, 0, True
         return head
 
