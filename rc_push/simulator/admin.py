@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from rc_push.config import is_loopback
 from rc_push.envelope import iso_from_ms
 from rc_push.simulator.emitter import Emitter, Event, Many
 from rc_push.simulator.faults import (
@@ -141,6 +143,8 @@ class Admin:
         """Return the calls as HTTP."""
 
         async def post(request: Request) -> Response:
+            if stranger := _stranger_behind(request):
+                return _json({"error": stranger}, 403)
             try:
                 body = msgspec.json.decode(await request.body() or b"null")
                 return _json(await self.calls[request.url.path](body))
@@ -148,6 +152,8 @@ class Admin:
                 return _json({"error": str(exc)}, 400)
 
         async def state(request: Request) -> Response:
+            if stranger := _stranger_behind(request):
+                return _json({"error": stranger}, 403)
             return _json(self.state(with_events=request.query_params.get("events") != "0"))
 
         posts = [Route(path, post, methods=["POST"]) for path in self.calls]
@@ -155,6 +161,24 @@ class Admin:
 
     async def _emit_many(self, many: Many) -> None:
         await self._emitter.emit_many(many)
+
+
+def _stranger_behind(request: Request) -> str:
+    """Return why *request* may come from a page that a browser of this machine shows; empty where it does not.
+
+    A page can let its browser post here, which then names the page as the origin; and it can call itself by a name
+    that leads here (DNS rebinding), which stands in Host.
+    """
+    headers = request.headers
+    named = [("Host", f"//{headers.get('host', '')}"), *(("Origin", origin) for origin in headers.getlist("origin"))]
+    for what, url in named:
+        try:
+            is_ours = is_loopback(urlsplit(url).hostname or "")
+        except ValueError:
+            is_ours = False
+        if not is_ours:
+            return f"{what} does not name this machine: pages in a browser may not steer the simulator"
+    return ""
 
 
 def _convert(body: Any, kind: Any) -> Any:

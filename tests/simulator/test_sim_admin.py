@@ -181,3 +181,29 @@ async def test_garbage_goes_round_until_all_kinds_have_come(client, socket, sim)
         assert (await socket.connection.recv(decode=False)) == GARBAGE[kind]
         assert await socket.uuids(1) == [uuid]
     await until(lambda: not sim.state.faults.any_waiting())
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "https://127.0.0.1.evil.example"},
+        {"Origin": "http://127.0.0.1@evil.example"},
+        {"Host": "evil.example"},
+        {"Host": "localhost.evil.example"},
+        {"Host": "evil.example:80@127.0.0.1:1@evil.example"},
+        {"Host": "["},
+    ],
+)
+async def test_a_page_in_a_browser_can_neither_steer_nor_see_it(sim, client, headers):
+    sent = {"Content-Type": "text/plain", **headers}  # as a form or a fetch without asking first
+    answer = await client.call("POST", "/simulator/faults", data=b'{"fault":"drop"}', headers=sent)
+    assert answer.status_code == 403
+    assert (await client.call("GET", "/simulator/state", headers=headers)).status_code == 403
+    assert not sim.state.faults.to_list()
+
+
+@pytest.mark.parametrize("headers", [{"Host": "localhost"}, {"Host": "[::1]:1"}, {"Origin": "http://127.0.0.1:3000"}])
+async def test_a_page_of_this_machine_may(client, headers):
+    assert (await client.call("GET", "/simulator/state", headers=headers)).status_code == 200

@@ -90,3 +90,15 @@ async def test_a_page_has_its_own_type_and_headers():
 
     status, headers, _ = await ask(Site({"/page": text}))
     assert (status, headers["content-type"], headers["retry-after"]) == (503, "text/plain", "5")
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT"])
+async def test_a_page_of_another_site_can_neither_change_nor_read_anything(site, method):
+    """A browser sends such a request with an Origin; without CORS headers it shows the answer to nobody."""
+    status, headers, _ = await ask(site, method=method, origin="https://evil.example")
+    assert status == 405
+    assert not [name for name in headers if name.startswith("access-control-")]
+    status, headers, _ = await ask(site, origin="https://evil.example")
+    assert status == 200
+    assert not [name for name in headers if name.startswith("access-control-")]
+    assert headers["x-content-type-options"] == "nosniff"
