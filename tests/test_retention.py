@@ -105,7 +105,7 @@ async def test_near_the_limit_what_is_finished_goes_before_its_time_without_bein
 async def test_where_nothing_finished_is_left_it_is_degraded_says_so_once_and_is_well_again_by_itself(journal, clock):
     await journal.register_handler("slow")
     async with running(journal, clock) as retention:
-        await journal.append(events(1, 630))
+        await journal.append(events(1, 800))
         await until(lambda: clock.slept.count(AGAIN_S) >= 3)
         statistics = retention.statistics()
         assert (statistics.state, statistics.since) == ("degraded", T0)

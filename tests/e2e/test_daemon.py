@@ -701,9 +701,10 @@ async def test_a_journal_that_was_damaged_is_moved_aside_and_what_can_be_read_go
 async def test_a_journal_that_is_damaged_while_it_runs_does_not_end_the_daemon(simulator, daemon):
     await start(daemon)
     assert (await daemon.run("handlers", "pause", "events")).returncode == 0
-    await simulator.emitter.emit_many(Many(9000))
-    await daemon.wait_until(lambda: pending_of(daemon) == 9000, within_s=30)
+    await simulator.emitter.emit_many(Many(30_000))
+    await daemon.wait_until(lambda: pending_of(daemon) == 30_000, within_s=30)
     size = daemon.journal_path.stat().st_size
+    assert size > 500_000, "most of it has left the log"
     damage(daemon.journal_path, 3 * 4096, size - 3 * 4096)
     await daemon.run("handlers", "resume", "events")  # whoever meets the damage first says so
     await daemon.wait_line("journal_salvaged", within_s=30)
