@@ -7,9 +7,11 @@ where they die. `make outages` plays more of it.
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import os
 import time
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -18,7 +20,7 @@ from simulated import account_config
 from traces import ms_from, select, spans_of
 
 from rc_push.config import NetworkConfig, SubscriptionConfig
-from rc_push.journal import Journal
+from rc_push.journal import Journal, Reader
 from rc_push.protocol import liveness, wsg
 from rc_push.protocol.liveness import Patience
 from rc_push.receive import Receiver
@@ -40,24 +42,22 @@ ORDER_SLACK_MS = 1001
 LATE_S = 20.0
 
 
+def bodies_stored(path, subscription):
+    """Return the bodies of all posts of *subscription* in the journal, in order, repetitions included."""
+    with closing(Reader(path)) as journal:
+        events = journal.between(None, 0, None)
+        ours = [event for event in events if event.source.subscription == subscription and event.type != "rc-push.gap"]
+    return [json.loads(event.payload)["body"] for event in ours]
+
+
 def ids_stored(path, subscription):
     """Return the ids of all posts of *subscription* in the journal, in order, repetitions included."""
-    rows = select(
-        path,
-        "SELECT json_extract(e.payload, '$.body.id') FROM events e JOIN subscriptions s ON s.id = e.subscription"
-        f" WHERE s.name = '{subscription}' AND e.type != 'rc-push.gap' ORDER BY position",
-    )
-    return [id_ for (id_,) in rows]
+    return [body["id"] for body in bodies_stored(path, subscription)]
 
 
 def posts_stored(path, subscription):
     """Return the posts of *subscription* in the journal by their number, with when each was made."""
-    rows = select(
-        path,
-        "SELECT json_extract(e.payload, '$.body.id'), json_extract(e.payload, '$.body.creationTime') FROM events e"
-        f" JOIN subscriptions s ON s.id = e.subscription WHERE s.name = '{subscription}' AND e.type != 'rc-push.gap'",
-    )
-    return {int(id_) % 10**10: ms_from(made_at) for id_, made_at in rows}
+    return {int(body["id"]) % 10**10: ms_from(body["creationTime"]) for body in bodies_stored(path, subscription)}
 
 
 def check_holes(posts, spans):
