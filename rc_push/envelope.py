@@ -6,7 +6,6 @@ Knows RingCentral's envelope and ours; knows nothing of transports, the journal 
 from __future__ import annotations
 
 import json
-import re
 import sys
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from uuid import UUID, uuid5
 import msgspec
 
 from rc_push import event_types
+from rc_push.nesting import is_deeper_than
 
 Origin = Literal["live", "recovered", "backfill", "replay"]
 
@@ -295,10 +295,6 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
 
 
-# A string without an end is looked for once: what begins it is no string of its own then.
-_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[][{}]', re.DOTALL)
-_OPENING, _CLOSING = (b"{", b"["), (b"}", b"]")
-
 _decode_fast = msgspec.json.Decoder(_Payload).decode
 _decode_any = json.JSONDecoder(parse_constant=_refuse_constant).decode
 
@@ -313,7 +309,7 @@ def envelope_from_payload(payload: bytes, source: Source, received_at_ms: int) -
         text = payload.decode()  # neither decoder looks at every byte
     except UnicodeDecodeError:
         return Unreadable.of(payload, "not UTF-8", source, received_at_ms)
-    if payload.count(b"{") + payload.count(b"[") > DEPTH_MAX and _is_too_deep(payload):
+    if is_deeper_than(DEPTH_MAX, payload):
         return Unreadable.of(payload, "nested too deeply", source, received_at_ms)
     try:
         head = _decode_fast(payload)
@@ -342,20 +338,6 @@ def _envelope_leniently(payload: bytes, text: str, source: Source, received_at_m
     if not isinstance(event, str):
         return Unreadable.of(payload, "no event URI", source, received_at_ms)
     return Envelope(uuid, event_types.type_from(event, clean.get("body")), line, source, received_at_ms)
-
-
-def _is_too_deep(payload: bytes) -> bool:
-    """Say whether *payload*, if it is JSON, is nested deeper than `DEPTH_MAX`. Takes linear time, whatever it is."""
-    depth = 0
-    for match in _STRING_OR_BRACKET.finditer(payload):
-        bracket = match[0]
-        if bracket in _OPENING:
-            depth += 1
-            if depth > DEPTH_MAX:
-                return True
-        elif bracket in _CLOSING:
-            depth -= 1
-    return False
 
 
 def _is_usable(uuid: str) -> bool:

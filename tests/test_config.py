@@ -11,7 +11,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rc_push import config
-from rc_push.config import Secret, file, find_config, load, load_control, load_journal, load_routes, options, with_lines
+from rc_push.config import (
+    Secret,
+    document,
+    find_config,
+    load,
+    load_control,
+    load_journal,
+    load_routes,
+    options,
+    with_lines,
+)
 from rc_push.config.lines import lines_by_key
 from rc_push.errors import ConfigError, Problem
 
@@ -320,7 +330,7 @@ def test_an_account_has_to_be_named_where_there_are_two(write):
         (b"a = 1\n# \xff\n", 2, "not UTF-8"),
         (b"a = " + b"[" * 20_000, None, "beyond reason"),
         (b"a = " + b"1" * 20_000, None, "beyond reason"),
-        (b"#" * (file.FILE_MAX_BYTES + 1), None, "larger than 1 MiB"),
+        (b"#" * (document.FILE_MAX_BYTES + 1), None, "larger than 1 MiB"),
     ],
     ids=lambda value: value[:12] if isinstance(value, bytes) else None,
 )
@@ -341,7 +351,7 @@ def test_a_file_that_is_not_there_is_told_with_its_name(tmp_path):
 
 def test_no_file_at_all_says_where_it_was_searched_and_how_to_begin():
     (problem,) = problems_of(None)
-    assert all(str(path) in problem.found for path in file.SEARCHED)
+    assert all(str(path) in problem.found for path in document.SEARCHED)
     assert "rc-push init" in problem.remedy
 
 
@@ -465,7 +475,7 @@ def test_no_mistake_tells_the_secret(write, text):
 
 def test_the_file_is_named_by_option_then_environment_then_searched(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(file, "SEARCHED", (Path("rc-push.toml"), tmp_path / "etc.toml"))
+    monkeypatch.setattr(document, "SEARCHED", (Path("rc-push.toml"), tmp_path / "etc.toml"))
     assert find_config(None, {}) is None
     (tmp_path / "etc.toml").touch()
     assert find_config(None, {}) == tmp_path / "etc.toml"

@@ -1,8 +1,8 @@
 """What did the user ask for? The settings, and the file that they come from."""
 
 from rc_push.config.changes import Changes, changes_between, everything_in
+from rc_push.config.document import find_config
 from rc_push.config.file import (
-    find_config,
     load,
     load_control,
     load_journal,

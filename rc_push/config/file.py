@@ -5,10 +5,8 @@ Knows the file and the environment; knows nothing of what the settings do.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shlex
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from rc_push.config.document import SEARCHED, parsed, text_of
 from rc_push.config.lines import lines_by_key
 from rc_push.config.settings import (
     DEFAULT_SERVER,
@@ -54,24 +53,14 @@ from rc_push.config.values import (
 )
 from rc_push.config.webhook import look_at_webhook
 from rc_push.config.where import look_at_where
-from rc_push.config.words import SHOWN_MAX_LENGTH, Key, dotted, found_url, kind_of, listed, nearest, short
+from rc_push.config.words import Key, dotted, found_url, kind_of, listed, nearest, short
 from rc_push.errors import ConfigError, Problem
 
-# Where the file is looked for when nobody names it.
-SEARCHED = (Path("rc-push.toml"), Path("/etc/rc-push/config.toml"))
-FILE_MAX_BYTES = 1 << 20
-FINGERPRINT_DIGITS = 12
 # An empty journal takes a tenth of it.
 JOURNAL_MIN_BYTES = 1_000_000
 PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 # What the files under [network] hold, for people.
 _KINDS = {"ca_file": "certificates", "client_certificate": "a certificate", "client_key": "a private key"}
-
-
-def find_config(option: Path | None, environ: Mapping[str, str]) -> Path | None:
-    """Return the file to read: *option* (-c), else $RC_PUSH_CONFIG, else the first of `SEARCHED` that exists."""
-    named = option or (Path(environ["RC_PUSH_CONFIG"]) if environ.get("RC_PUSH_CONFIG") else None)
-    return named or next((path for path in SEARCHED if _exists(path)), None)
 
 
 def load(path: Path | None, environ: Mapping[str, str]) -> tuple[Config, list[Problem]]:
@@ -151,57 +140,14 @@ def _required(path: Path | None) -> Path:
     return path
 
 
-def _exists(path: Path) -> bool:
-    try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError:  # it may be there: reading it then says what is wrong
-        return True
-    return True
-
-
-def _read(path: Path) -> tuple[str, str]:
-    """Return the text of the file, and its fingerprint."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(FILE_MAX_BYTES + 1)
-    except (OSError, ValueError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else "no path"
-        raise _unusable(path, f"cannot be read: {reason}", "name a file that this user can read") from None
-    if len(content) > FILE_MAX_BYTES:
-        raise _unusable(path, "larger than 1 MiB", "name a configuration file")
-    try:
-        return content.decode("utf-8-sig"), hashlib.sha256(content).hexdigest()[:FINGERPRINT_DIGITS]
-    except UnicodeDecodeError as exc:
-        raise _unusable(path, "not UTF-8", "save it as UTF-8", content.count(b"\n", 0, exc.start) + 1) from None
-
-
-def _parse(text: str, path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as exc:
-        what, _, where = str(exc).rpartition(" (at ")
-        number = re.match(r"line (\d+)", where)
-        line = int(number[1]) if number else max(1, len(text.splitlines()))
-        remedy = "correct the TOML: key = value, strings in quotes, tables in [brackets]"
-        raise _unusable(path, what[:SHOWN_MAX_LENGTH], remedy, line) from None
-    except (ValueError, RecursionError):  # a number of thousands of digits, brackets a thousand deep
-        raise _unusable(path, "nested or long beyond reason", "name a configuration file") from None
-
-
-def _unusable(path: Path, found: str, remedy: str, line: int | None = None) -> ConfigError:
-    return ConfigError([Problem(str(path), found, remedy, line)], path=str(path))
-
-
 class _Reading:
     """One pass over a file: makes settings of it, and notes every mistake in *problems*."""
 
     def __init__(self, path: Path, environ: Mapping[str, str], text: str | None = None) -> None:
-        text, self._fingerprint = _read(path) if text is None else (text, "")
+        text, self._fingerprint = text_of(path) if text is None else (text, "")
         self.problems: list[Problem] = []
         self._path = path
-        self._document = _parse(text, path)
+        self._document = parsed(text, path)
         self._lines = lines_by_key(text)
         self._environ = environ
         if self._document.get("accounts", {}) == {}:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from rc_push.journal.segments import segments_bytes
+from rc_push.journal.segments import files_of
 
 
 def number(db: sqlite3.Connection, sql: str, *values: object) -> int:
@@ -38,7 +38,11 @@ def position_before(db: sqlite3.Connection, at_ms: int) -> int:
 
 def file_bytes(path: Path) -> tuple[int, int]:
     """Return the sizes of the journal's file with its segments, and of its write-ahead log; 0 for what is not there."""
-    return _size(path) + segments_bytes(path), _size(path.with_name(path.name + "-wal"))
+    try:
+        segments = files_of(path)
+    except OSError:
+        segments = []
+    return sum(map(_size, [path, *segments])), _size(path.with_name(path.name + "-wal"))
 
 
 def _size(path: Path) -> int:

@@ -18,7 +18,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from rc_push.errors import JournalError
-from rc_push.journal.segments import file_of, folder_of, sync_folder
+from rc_push.journal.segments import file_of, files_of, folder_of, sync_folder
 from rc_push.journal.store import Store
 
 PARTS = ("-wal", "-shm", "")  # the log before the database: alone, it could be taken for another one's
@@ -90,9 +90,9 @@ def _name_aside(path: Path, now_ms: int) -> Path:
 
 def _move_aside(path: Path, damaged: Path) -> None:
     """Rename the journal to *damaged*, with what belongs to it; both have the segments."""
-    if folder_of(path).exists():
+    if segments := files_of(path):
         folder_of(damaged).mkdir(mode=0o700)
-        for segment in folder_of(path).iterdir():
+        for segment in segments:
             os.link(segment, folder_of(damaged) / segment.name)
         sync_folder(folder_of(damaged))
     for part in PARTS:
@@ -191,7 +191,7 @@ def _repair_links(new: sqlite3.Connection) -> None:
 
 def _check_segments(new: sqlite3.Connection, path: Path, found: Salvaged) -> None:
     """Remove the events whose payload is not in its segment, and count the others."""
-    sizes = {file.name: file.stat().st_size for file in folder_of(path).iterdir()} if folder_of(path).exists() else {}
+    sizes = {file.name: file.stat().st_size for file in files_of(path)}
     lost = [
         (position, received_at)
         for position, received_at, segment, end in new.execute(

@@ -34,12 +34,10 @@ def file_of(path: Path, segment: int) -> Path:
     return folder_of(path) / f"{segment:019d}"
 
 
-def segments_bytes(path: Path) -> int:
-    """Return the size of all segments of the journal at *path*; 0 where there are none, or they cannot be seen."""
-    try:
-        return sum(file.stat().st_size for file in os.scandir(folder_of(path)))
-    except OSError:  # one that goes in this moment, too
-        return 0
+def files_of(path: Path) -> list[Path]:
+    """Return the files of all segments of the journal at *path*, whether in use or not. Raises OSError."""
+    folder = folder_of(path)
+    return list(folder.iterdir()) if folder.exists() else []
 
 
 class SegmentWriter:
@@ -117,8 +115,8 @@ class SegmentWriter:
     def remove_all_but(self, known: Iterable[int]) -> None:
         """Remove the segments that are not *known*."""
         names = {file_of(self.path, segment).name for segment in known}
-        with suppress(OSError):  # there are none yet; or they stay, and mean nothing
-            for file in folder_of(self.path).iterdir():
+        with suppress(OSError):  # they stay, and mean nothing
+            for file in files_of(self.path):
                 if file.name not in names:
                     file.unlink()
 

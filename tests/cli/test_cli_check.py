@@ -246,6 +246,6 @@ def test_json_is_one_object_per_finding_with_stable_keys(check):
 
 def test_without_a_file_check_says_how_to_begin(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("rc_push.config.file.SEARCHED", (Path("rc-push.toml"),))
+    monkeypatch.setattr("rc_push.config.document.SEARCHED", (Path("rc-push.toml"),))
     assert main(["check", "--offline"]) == 78
     assert "rc-push init > rc-push.toml" in capfd.readouterr().out

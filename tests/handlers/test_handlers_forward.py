@@ -19,11 +19,11 @@ from unittest.mock import Mock
 
 import pytest
 import trustme
+from forwarding import load, opened
 from structlog.testing import capture_logs
 from webhook_receiver import OK, Receiver, Request, status
 
 import rc_push.testing
-from rc_push import handlers
 from rc_push.config import HandlerConfig, RetryConfig
 from rc_push.dispatch import Dispatcher
 from rc_push.envelope import Batch, Envelope, Source
@@ -34,7 +34,6 @@ from rc_push.journal import Journal, Reader
 from rc_push.journal.fates import fates_of
 
 SOURCE = Source("main", "team", "websocket")
-ENVIRON = {"TOKEN": "PLANTED-token", "KEY": "whsec_" + "QUJD" * 11}
 
 
 @pytest.fixture(autouse=True)
@@ -46,21 +45,6 @@ def _without_proxies(monkeypatch):
 def envelope(number: int = 1, text: str = "hello") -> Envelope:
     payload = json.dumps({"uuid": f"u-{number}", "event": "/x", "body": {"text": text}}).encode()
     return Envelope(f"u-{number}", "post.added", payload, SOURCE, 0, number)
-
-
-def load(url: str, **settings: object) -> handlers.LoadedHandler:
-    return handlers.load(HandlerConfig(name="hook", use="forward", settings={"url": url, **settings}), ENVIRON)
-
-
-@contextlib.asynccontextmanager
-async def opened(url: str, **settings: object):
-    """Open a handler, which validates unless told otherwise."""
-    handler = load(url, **settings)
-    await handler.open()
-    try:
-        yield handler
-    finally:
-        await handler.close()
 
 
 def free_port() -> int:

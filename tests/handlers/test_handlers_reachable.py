@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
 
 import pytest
+from forwarding import load, opened
 from hypothesis import given
 from hypothesis import strategies as st
 from webhook_receiver import Receiver
 
-from rc_push import handlers
-from rc_push.config import HandlerConfig
 from rc_push.envelope import Envelope, Source
 from rc_push.errors import ConfigError, Failed
 from rc_push.handlers.reachable import AddressForbidden, guarded_socket, is_forbidden
@@ -37,21 +35,6 @@ EVENT = Envelope("u", "other", b'{"uuid":"u","event":"/x"}', Source("main", "tea
 def _without_proxies(monkeypatch):
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
-
-
-def load(url: str, **settings: object) -> handlers.LoadedHandler:
-    settings = {"url": url, "validate": False} | settings
-    return handlers.load(HandlerConfig(name="hook", use="forward", settings=settings), {})
-
-
-@contextlib.asynccontextmanager
-async def opened(url: str, **settings: object):
-    handler = load(url, **settings)
-    await handler.open()
-    try:
-        yield handler
-    finally:
-        await handler.close()
 
 
 @pytest.fixture
@@ -104,14 +87,14 @@ def test_a_url_that_names_one_is_a_mistake_in_the_file(host):
 @pytest.mark.parametrize("address", ["169.254.169.254", "fe80::1", "fd00:ec2::254", "::ffff:169.254.169.254"])
 async def test_a_name_that_leads_there_is_not_called(name_server, address):
     name_server["hook.example.test"] = [address]
-    async with opened("http://hook.example.test/") as handler:
+    async with opened("http://hook.example.test/", validate=False) as handler:
         with pytest.raises(Failed, match=r"link-local or metadata address; allow_link_local = true"):
             await handler.handle(EVENT)
 
 
 @pytest.mark.parametrize("host", ["2852039166", "0xa9fea9fe", "0251.0376.0251.0376", "169.254.43518"])
 async def test_a_number_that_the_system_reads_as_one_is_not_called(host):
-    async with opened(f"http://{host}/") as handler:
+    async with opened(f"http://{host}/", validate=False) as handler:
         # aiohttp takes no such spelling since 3.14; before, the system did
         with pytest.raises(Failed, match=r"link-local or metadata address|InvalidUrlClientError"):
             await handler.handle(EVENT)
@@ -120,7 +103,7 @@ async def test_a_number_that_the_system_reads_as_one_is_not_called(host):
 async def test_a_name_with_two_addresses_is_called_at_the_other(name_server):
     async with Receiver().running() as receiver:
         name_server["hook.example.test"] = ["169.254.169.254", "127.0.0.1"]
-        async with opened(f"http://hook.example.test:{receiver.port}/") as handler:
+        async with opened(f"http://hook.example.test:{receiver.port}/", validate=False) as handler:
             await handler.handle(EVENT)
         assert len(receiver.events) == 1
 
@@ -128,7 +111,7 @@ async def test_a_name_with_two_addresses_is_called_at_the_other(name_server):
 async def test_a_name_that_changes_its_meaning_is_judged_at_each_connection(name_server):
     async with Receiver(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").running() as receiver:
         name_server["hook.example.test"] = ["127.0.0.1"]
-        async with opened(f"http://hook.example.test:{receiver.port}/") as handler:
+        async with opened(f"http://hook.example.test:{receiver.port}/", validate=False) as handler:
             await handler.handle(EVENT)
             handler.handler._client._session.connector.clear_dns_cache()  # after its ten seconds
             name_server["hook.example.test"] = ["169.254.169.254"]
@@ -138,7 +121,7 @@ async def test_a_name_that_changes_its_meaning_is_judged_at_each_connection(name
 
 
 async def test_loopback_is_what_it_is_for():
-    async with Receiver().running() as receiver, opened(receiver.url) as handler:
+    async with Receiver().running() as receiver, opened(receiver.url, validate=False) as handler:
         await handler.handle(EVENT)
         assert len(receiver.events) == 1
 

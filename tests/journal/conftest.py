@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import pytest
 
-from rc_push.journal import store
+from rc_push.journal import store as store_module
+from rc_push.journal.store import Store
 
 ROWS, SEGMENTS, SOME = 1 << 60, 1, 600
 IN_BOTH = {"rows": ROWS, "segments": SEGMENTS}
@@ -33,6 +36,17 @@ def pytest_generate_tests(metafunc):
 def segment_min_bytes(request):
     """From which size on the payloads of a batch go into a segment; as it is where nothing is said above."""
     with pytest.MonkeyPatch.context() as patch:
-        usual = UNITTEST.get(request.module.__name__, store.SEGMENT_MIN_BYTES)
-        patch.setattr(store, "SEGMENT_MIN_BYTES", getattr(request, "param", usual))
-        yield store.SEGMENT_MIN_BYTES
+        usual = UNITTEST.get(request.module.__name__, store_module.SEGMENT_MIN_BYTES)
+        patch.setattr(store_module, "SEGMENT_MIN_BYTES", getattr(request, "param", usual))
+        yield store_module.SEGMENT_MIN_BYTES
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "journal.db"
+
+
+@pytest.fixture
+def store(path):
+    with closing(Store(path)) as store:
+        yield store

@@ -29,11 +29,6 @@ def row(position, state, *, is_replay=False):
 
 
 @pytest.fixture
-def path(tmp_path):
-    return tmp_path / "journal.db"
-
-
-@pytest.fixture
 def store(path):
     with closing(Store(path)) as store:
         with store.transaction():

@@ -5,8 +5,6 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 
-import pytest
-
 from rc_push.envelope import Batch, Envelope, Gap, Source
 from rc_push.journal.facts import GAPS_TOLD_MAX, facts
 from rc_push.journal.progress import Advance, Unfinished
@@ -20,11 +18,6 @@ MINUTE_MS = 60_000
 
 def events(*ages_ms):
     return [Envelope(f"u{age}", "other", b'{"uuid":"u"}', SOURCE, NOW_MS - age) for age in ages_ms]
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "journal.db"
 
 
 def written(path, write):

@@ -72,12 +72,6 @@ def test_what_a_clock_far_ahead_has_dated_goes_with_what_came_when_it_was_right(
         assert kept(store) == left
 
 
-@pytest.fixture
-def store(tmp_path):
-    with closing(Store(tmp_path / "journal.db")) as store:
-        yield store
-
-
 # ---------------------------------------------------------------------------------------------------------------- size
 
 

@@ -16,7 +16,6 @@ from rc_push.journal.progress import (
     Unfinished,
 )
 from rc_push.journal.reader import Reader
-from rc_push.journal.store import Store
 
 SOURCE = Source("main", "team", "websocket")
 
@@ -29,17 +28,6 @@ def fill(store, count, *, first=0):
 
 def row(position, state="waiting", *, is_replay=False, attempts=1, due_at_ms=None, key="a"):
     return Unfinished(position, state, is_replay, key, attempts, attempts, 1000, 2000, due_at_ms, "why")
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "journal.db"
-
-
-@pytest.fixture
-def store(path):
-    with closing(Store(path)) as store:
-        yield store
 
 
 @pytest.fixture

@@ -25,12 +25,6 @@ def envelope(
 
 
 @pytest.fixture
-def store(tmp_path):
-    with closing(Store(tmp_path / "journal.db")) as store:
-        yield store
-
-
-@pytest.fixture
 def reader(store):
     with closing(Reader(store.path)) as reader:
         yield reader

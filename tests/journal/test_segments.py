@@ -50,17 +50,6 @@ def payloads_in(path):
         return [event.payload for event in reader.between(None, 0, None)]
 
 
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "journal.db"
-
-
-@pytest.fixture
-def store(path):
-    with closing(Store(path)) as store:
-        yield store
-
-
 def test_a_large_batch_is_in_a_segment_and_a_small_one_in_the_database(store, path):
     few, many = events(0, 3), events(3)
     append(store, *few)

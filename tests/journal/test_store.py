@@ -103,12 +103,6 @@ def tally_of(store: Store, subscription: str = "team") -> Tally:
         return next(tally for tally in reader.tallies() if tally.subscription == subscription)
 
 
-@pytest.fixture
-def store(tmp_path):
-    with opened(tmp_path / "journal.db") as store:
-        yield store
-
-
 # -------------------------------------------------------------------------------------------------------------- events
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import structlog
 from day import LIMIT, WINDOW_S, Counting, DayLoop, DayTransport, Faults, InlineThreads, NoHttp, Platform
+from simulated import Kept
 
 from rc_push import exchanges
 from rc_push.config import AccountConfig, NetworkConfig, Secret
@@ -24,27 +25,11 @@ SUBSCRIPTIONS = 8
 BACK_WITHIN_S = 900.0
 
 
-class Memory:
+class Memory(Kept):
     """What outlives a restart: sessions and limits; and a journal in which nothing stands."""
 
-    def __init__(self) -> None:
-        self.sessions: dict[str, bytes] = {}
-        self.limits: dict[str, bytes] = {}
-
-    async def load_session(self, account: str) -> bytes | None:
-        return self.sessions.get(account)
-
-    async def save_session(self, account: str, session: bytes) -> None:
-        self.sessions[account] = session
-
-    async def load_limits(self, account: str) -> bytes | None:
-        return self.limits.get(account)
-
-    async def save_limits(self, account: str, limits: bytes) -> None:
-        self.limits[account] = limits
-
-    async def note_created(self, account: str, subscription_id: str) -> None:
-        raise AssertionError("nothing is created over REST")
+    async def note_created(self, _account: str, subscription_id: str) -> None:
+        raise AssertionError(f"nothing is created over REST: {subscription_id}")
 
     async def cursor(self, _subscription: str) -> None:
         return None
