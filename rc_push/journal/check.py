@@ -5,12 +5,14 @@ Knows the schema; never writes.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rc_push.journal.opening import connect_read_only
 from rc_push.journal.segments import SegmentReader
 
 # Of one kind, so many are told one by one.
@@ -99,7 +101,7 @@ def check(db: sqlite3.Connection) -> list[Finding]:
 def _findings_in_segments(db: sqlite3.Connection) -> list[Finding]:
     """Return which events have no payload, or something else where it should be: a payload is a JSON object."""
     path = Path(db.execute("PRAGMA database_list").fetchone()[2])
-    lost: list[str] = []
+    lost: list[int] = []
     rows = db.execute("SELECT position, segment, place, size FROM events WHERE segment IS NOT NULL ORDER BY position")
     with closing(SegmentReader(path)) as segments:
         for position, segment, place, size in rows:
@@ -108,6 +110,14 @@ def _findings_in_segments(db: sqlite3.Connection) -> list[Finding]:
             except OSError:
                 payload = b""
             if len(payload) < size or payload[:1] + payload[-1:] != b"{}":
-                lost.append(str(position))
-    told = ", ".join(lost[:TOLD_MAX]) + (" …" if len(lost) > TOLD_MAX else "")
+                lost.append(position)
+    lost = _still_there(path, lost) if lost else []
+    told = ", ".join(map(str, lost[:TOLD_MAX])) + (" …" if len(lost) > TOLD_MAX else "")
     return [Finding(f"a payload is not in its segment: {told}", DAMAGED_REMEDY)] if lost else []
+
+
+def _still_there(path: Path, positions: list[int]) -> list[int]:
+    """Return those of *positions* that have not been removed since; a reader's state is as old as the reading."""
+    sql = "SELECT position FROM events WHERE position IN (SELECT value FROM json_each(?)) ORDER BY position"
+    with closing(connect_read_only(path)) as now:
+        return [row[0] for row in now.execute(sql, (json.dumps(positions),))]

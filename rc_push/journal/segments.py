@@ -14,13 +14,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from rc_push.errors import JournalError, JournalFull
-from rc_push.journal.opening import LOOK, NO_ROOM
+from rc_push.journal.opening import LOOK, MODE, NO_ROOM
 
 # Batches with less than this stay in the database: one fsync, where a segment would cost a second one.
 SEGMENT_MIN_BYTES = 64 << 10
 # A segment goes when the last of its events goes: so much can be kept by one that is parked.
 SEGMENT_MAX_BYTES = 16 << 20
-MODE = 0o600
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 

@@ -176,6 +176,7 @@ def test_a_reader_that_is_late_misses_only_what_has_gone(path):
             with store.transaction():
                 store.prune(EVER, COUNT)
             assert [event.position for event in reader.after(0, EVER)] == list(range(COUNT + 1, 2 * COUNT + 1))
+            assert check(db) == []
 
 
 def test_what_a_killed_process_left_is_removed_at_the_next_start(path):
