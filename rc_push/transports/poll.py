@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rc_push.config import NetworkConfig, is_loopback
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 # PubNub may hold a poll for up to 300 s; the package's own value.
 POLL_WITHIN_S = 310
 USER_ID = "rc-push"
+# A queue holds 100 messages of 32 KiB each, base64 included.
+ANSWER_MAX_BYTES = 16 << 20
 
 # The package logs whole answers at debug, and failures, which we report ourselves, as errors.
 logging.getLogger("pubnub").setLevel(logging.CRITICAL)
@@ -68,10 +71,7 @@ class PubNubPoller:
 def _client(subscriber_key: str, origin: str, network: NetworkConfig) -> PubNubAsyncio:
     from pubnub.pnconfiguration import PNConfiguration  # noqa: PLC0415 - only where PubNub is used
     from pubnub.pubnub_asyncio import AsyncioSubscriptionManager, PubNubAsyncio  # noqa: PLC0415
-    from pubnub.request_handlers.async_httpx import (  # noqa: PLC0415
-        AsyncHttpxRequestHandler,
-        PubNubAsyncHTTPTransport,
-    )
+    from pubnub.request_handlers.async_httpx import AsyncHttpxRequestHandler  # noqa: PLC0415
 
     host = origin.rpartition(":")[0].strip("[]") if origin.rpartition(":")[2].isdecimal() else origin
     is_local = is_loopback(host)
@@ -81,9 +81,7 @@ def _client(subscriber_key: str, origin: str, network: NetworkConfig) -> PubNubA
 
         def __init__(self, pubnub: Any) -> None:
             super().__init__(pubnub)
-            self._connector = PubNubAsyncHTTPTransport(
-                verify=tls_context(network), http2=not is_local, proxy=_proxy(origin, network)
-            )
+            self._connector = _transport(verify=tls_context(network), http2=not is_local, proxy=_proxy(origin, network))
 
     configuration = PNConfiguration()
     configuration.subscribe_key = subscriber_key
@@ -97,6 +95,41 @@ def _client(subscriber_key: str, origin: str, network: NetworkConfig) -> PubNubA
     # A manager is asked for parameters at each request. Never told to subscribe, this one does nothing else, while the
     # default one leaves an event loop of its own open.
     return PubNubAsyncio(configuration, subscription_manager=AsyncioSubscriptionManager, custom_request_handler=Handler)
+
+
+def _transport(**options: Any) -> Any:
+    """Return the package's transport, with bounds: httpx unpacks whatever comes, and keeps it all."""
+    from httpx import AsyncByteStream, DecodingError, ReadError, Request, Response  # noqa: PLC0415 - see `_client`
+    from pubnub.request_handlers.async_httpx import PubNubAsyncHTTPTransport  # noqa: PLC0415
+
+    class Bounded(AsyncByteStream):
+        """A body that is cut off where it is too long."""
+
+        def __init__(self, body: Any) -> None:
+            self._body = body
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            received = 0
+            async for part in self._body:
+                received += len(part)
+                if received > ANSWER_MAX_BYTES:
+                    raise ReadError(f"an answer of more than {ANSWER_MAX_BYTES} bytes")
+                yield part
+
+        async def aclose(self) -> None:
+            await self._body.aclose()
+
+    class Transport(PubNubAsyncHTTPTransport):  # type: ignore[misc] # the package is untyped
+        async def handle_async_request(self, request: Request) -> Response:
+            request.headers["Accept-Encoding"] = "identity"
+            response: Response = await super().handle_async_request(request)
+            if response.headers.get("Content-Encoding", "identity") != "identity":
+                await response.aclose()
+                raise DecodingError("an answer in an encoding that was not asked for", request=request)
+            response.stream = Bounded(response.stream)
+            return response
+
+    return Transport(**options)
 
 
 def _proxy(origin: str, network: NetworkConfig) -> Any:
