@@ -20,6 +20,8 @@ from rc_push.journal import Journal, ProgressRows, Replay, Store
 
 # Positions of one request: it stays well below what the control socket takes.
 POSITIONS_AT_ONCE = 4000
+# What SQLite takes for a number.
+_Number = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 
 
 class _OneHandler(msgspec.Struct, forbid_unknown_fields=True):
@@ -30,16 +32,16 @@ class _Parked(msgspec.Struct, forbid_unknown_fields=True):
     """*positions*: None = all that are parked."""
 
     handler: str
-    positions: list[int] | None = None
+    positions: list[_Number] | None = None
 
 
 class _Replay(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
     """Either *positions*, or what was received from *sinceMs* up to before *untilMs* (None: until now)."""
 
     handler: str
-    positions: list[int] | None = None
-    since_ms: int = 0
-    until_ms: int | None = None
+    positions: list[_Number] | None = None
+    since_ms: _Number = 0
+    until_ms: _Number | None = None
     types: tuple[str, ...] = ()
     where: str | None = None
     rate: Annotated[float, msgspec.Meta(gt=0)] | None = None

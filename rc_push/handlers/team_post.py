@@ -129,7 +129,7 @@ def _says_no(body: bytes) -> bool:
     """
     try:
         said = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
     status = said.get("status") if isinstance(said, dict) else None
     return isinstance(status, str) and status.lower() != "ok"

@@ -41,7 +41,7 @@ class Call:
             return {}
         try:
             value = msgspec.json.decode(self.body)
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise rest_error(400, "CMN-103", "JSON can't be parsed") from None
         if not isinstance(value, dict):
             raise rest_error(400, "CMN-104", "Cannot parse request")

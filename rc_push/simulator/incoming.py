@@ -73,7 +73,7 @@ class IncomingWebhooks:
     def _answer(self, body: bytes) -> Answer:
         try:
             message = msgspec.json.decode(body, type=Message)
-        except (msgspec.DecodeError, RecursionError) as exc:  # ValidationError is a DecodeError
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:  # ValidationError is a DecodeError
             return Answer(400, {"status": "error", "message": str(exc)})  # undocumented
         self._emitter.emit([self._event(message)])
         return Answer(200, {"status": "OK"})  # undocumented: seen by those who post

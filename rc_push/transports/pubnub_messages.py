@@ -5,6 +5,7 @@ Knows keys and envelopes; knows nothing of channels or of where keys come from.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,6 +34,8 @@ class Opener:
             except DecryptError as exc:
                 record = Unreadable.of(_raw_from(message.data), str(exc), self._source, at_ms)
                 is_closed = True
+            except RecursionError:  # read from a shallower stack than this
+                record = Unreadable.of(b"", "nested too deeply", self._source, at_ms)
             if isinstance(record, Unreadable):
                 unreadables.append(record)
             else:
@@ -41,7 +44,7 @@ class Opener:
 
     def _payload_from(self, data: Any) -> bytes:
         if isinstance(data, dict):
-            return msgspec.json.encode(data)
+            return _json_of(data)
         if not isinstance(data, str):
             raise DecryptError(f"neither text nor an object: {type(data).__name__}")
         if self._decryptor is None:
@@ -50,4 +53,12 @@ class Opener:
 
 
 def _raw_from(data: Any) -> bytes:
-    return data.encode(errors="surrogatepass") if isinstance(data, str) else msgspec.json.encode(data)
+    return data.encode(errors="surrogatepass") if isinstance(data, str) else _json_of(data)
+
+
+def _json_of(data: Any) -> bytes:
+    """Return *data*, which was JSON, as JSON again."""
+    try:
+        return msgspec.json.encode(data)
+    except UnicodeEncodeError:  # half an emoji, which JSON can say and UTF-8 cannot
+        return json.dumps(data, separators=(",", ":")).encode()
