@@ -6,7 +6,7 @@ COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --
 SIDE_BY_SIDE := -n 3 --dist worksteal
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-fast search outages check format lint types bench bench-quick dist deb lock clean
+.PHONY: demo test test-fast search fuzz outages check format lint types bench bench-quick dist deb sbom audit lock clean
 
 demo: $(VENV)/.run  ## watch the main job on the embedded simulator
 	@$(BIN)/rc-push demo $(DEMO)
@@ -24,6 +24,9 @@ test-fast: $(VENV)/.dev  ## the tests that start no processes
 
 search: $(VENV)/.dev  ## the tests of properties, with examples drawn anew, twenty times as many
 	@RC_PUSH_SEARCH=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not e2e" --timeout 1800 $(TESTS)
+
+fuzz: $(VENV)/.fuzz  ## search for SECONDS=60 in each target, or in TARGET=frames, for what breaks a promise
+	@$(BIN)/python fuzz/run.py --seconds $(or $(SECONDS),60) $(TARGET)
 
 outages: $(VENV)/.dev  ## rotations, restarts and dead connections, for longer than `make test` has time for; prints the tables
 	@RC_PUSH_OUTAGES=1 $(BIN)/python -m pytest -s tests/e2e/test_outages.py
@@ -52,14 +55,23 @@ dist: $(VENV)/.run  ## sdist and wheel, in dist/
 deb: dist  ## a Debian package of its own environment, in dist/ (on Debian and its kin)
 	@package/deb.sh dist/*.whl dist
 
+sbom: $(VENV)/.dev  ## what an installation consists of: a bill of materials (CycloneDX), in dist/sbom.json
+	@mkdir -p dist && $(BIN)/python package/sbom.py > dist/sbom.json
+
+audit: $(VENV)/.audit  ## look up what is known to be vulnerable of what an installation consists of (needs a network)
+	@$(BIN)/pip-audit --strict --disable-pip --require-hashes --progress-spinner off -r requirements/run.txt || \
+	  { echo "either something is vulnerable, or not all could be looked up, for which a network is needed: see above" >&2; exit 1; }
+
 lock: ## renew requirements/*.txt (needs uv)
 	$(COMPILE) pyproject.toml -o requirements/run.txt
 	$(COMPILE) --group build -c requirements/run.txt -o requirements/build.txt
 	$(COMPILE) pyproject.toml --group dev -c requirements/run.txt -o requirements/dev.txt
 	$(COMPILE) --group bench -c requirements/dev.txt -o requirements/bench.txt
+	$(COMPILE) --group fuzz -c requirements/dev.txt -o requirements/fuzz.txt
+	$(COMPILE) --group audit -c requirements/dev.txt -o requirements/audit.txt
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .fuzz build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit("rc-push needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3.11") if sys.version_info < (3, 11) else None'
@@ -77,6 +89,15 @@ $(VENV)/.run: requirements/run.txt pyproject.toml | $(BIN)/pip
 $(VENV)/.bench: requirements/bench.txt $(VENV)/.dev
 	@$(PIP) install --require-hashes -r requirements/bench.txt
 	@if command -v npm >/dev/null; then cd tests/e2e/node && npm ci --ignore-scripts --no-audit --no-fund --silent; fi
+	@touch $@
+
+# without it, Hypothesis searches
+$(VENV)/.fuzz: requirements/fuzz.txt $(VENV)/.dev
+	@$(PIP) install --require-hashes -r requirements/fuzz.txt || echo "atheris cannot be had for this Python" >&2
+	@touch $@
+
+$(VENV)/.audit: requirements/audit.txt $(VENV)/.dev
+	@$(PIP) install --require-hashes -r requirements/audit.txt
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.run

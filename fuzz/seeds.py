@@ -1,4 +1,4 @@
-"""What does a search begin with? For each target, what is well-formed: RingCentral's events, and the project's own texts.
+"""What does a search begin with? For each target, what is well-formed: RingCentral's events, the project's own texts.
 
 And what earlier searches have found: files in `findings/TARGET/`, which stay for good.
 """
@@ -124,10 +124,12 @@ def _ciphertexts() -> Iterator[bytes]:
 def _refusals() -> Iterator[bytes]:
     yield b'{"errorCode":"CMN-102","message":"x","errors":[{"errorCode":"CMN-102","message":"[ReadMessages] x"}]}'
     yield b'{"error":"invalid_grant","error_description":"x","errors":[{"errorCode":"OAU-210","message":"Token"}]}'
-    yield b'{"id":"x","status":"Active","eventFilters":["/x"],"disabledFilters":[{"filter":"/x","reason":"SUB-528"}],' \
-          b'"expirationTime":"2026-11-23T10:00:00.120Z","deliveryMode":{"transportType":"PubNub","encryptionKey":"x"}}'  # fmt: skip
+    channel = {"transportType": "PubNub", "encryptionKey": "x"}
+    refused = {"filter": "/x", "reason": "SUB-528", "message": "x"}
+    told = {"id": "x", "status": "Active", "eventFilters": ["/x"], "disabledFilters": [refused]}
+    yield json.dumps(told | {"expirationTime": "2026-11-23T10:00:00.120Z", "deliveryMode": channel}).encode()
     yield b'{"records":[{"id":"x"},null],"uri":"x"}'
-    yield b'{"access_token":"x","refresh_token":"y","expires_in":3600,"owner_id":"1","scope":"a b","token_type":"bearer"}'
+    yield b'{"access_token":"x","refresh_token":"y","expires_in":3600,"owner_id":"1","scope":"a b"}'
 
 
 def _certificates() -> Iterator[bytes]:
@@ -146,7 +148,7 @@ def _config() -> Iterator[bytes]:
     yield (ROOT / "config.example.toml").read_bytes()
     yield b'[subscriptions.team]\nevent_filters = ["/x"]\n[handlers.h]\nuse = "log"\nwhere = "body.a == `1`"\n'
     yield b'[accounts.a]\njwt = { env = "X" }\nserver = "https://x"\n[network]\nproxy = "http://a:b@c:1"\n[web]\nlisten="1"\n'
-    yield b'[subscriptions.w]\ntransport = "webhook"\naddress = "https://x/y"\nlisten = "unix:/a"\ntrusted_proxies = ["::/0"]\n'
+    yield b'[subscriptions.w]\ntransport = "webhook"\naddress = "https://x/y"\nlisten = "unix:/a"\n'
 
 
 def _control() -> Iterator[bytes]:
@@ -173,8 +175,9 @@ def _simulator() -> Iterator[bytes]:
     yield b"PUT /restapi/v1.0/subscription/x\nauthorization: Bearer TOKEN\n\n{}"
     yield b"GET /v2/subscribe/sub/ch/0?tt=0&tr=1&pnsdk=x\n\n"
     yield b"GET /time/0\n\n"
-    yield b"GET /restapi/v1.0/account/~/extension/~/message-store?dateFrom=2026-11-23T10:00:00Z&perPage=9\n" \
-          b"authorization: Bearer TOKEN\n\n"  # fmt: skip
+    yield b"GET /team-messaging/v1/chats?recordCount=9&pageToken=x\nauthorization: Bearer TOKEN\n\n"
+    yield b"GET /restapi/v1.0/account/~/extension/~\nauthorization: Bearer TOKEN\n\n"
+    yield b'POST /team-messaging/v1/chats/1/posts\nauthorization: Bearer TOKEN\n\n{"text":"x"}'
     for call in ("events", "faults", "knobs", "reset"):
         yield f"POST /simulator/{call}\nhost: localhost\n\n".encode() + b'{"event":"/x","fault":"drop","body":{}}'
     yield b'POST /simulator/events\nhost: localhost\n\n{"count":3,"ratePerS":10,"bytes":20}'

@@ -34,7 +34,7 @@ from rc_push.config.values import Mistake
 from rc_push.config.where import check_where
 from rc_push.control.server import UCRED, ControlServer, _Client
 from rc_push.envelope import Envelope, Source, Unreadable, envelope_from_payload
-from rc_push.errors import ConfigError, ProtocolError, RcPushError, RestError, RoutingError, UnreachableError
+from rc_push.errors import ConfigError, Problem, ProtocolError, RcPushError, RestError, RoutingError, UnreachableError
 from rc_push.handlers.team_post import judge_post
 from rc_push.handlers.webhook_answer import Answer, judge, judge_validation
 from rc_push.journal.store import Store
@@ -256,14 +256,15 @@ def fuzz_config(data: bytes) -> None:
     """Load *data* as the file. Every mistake says where, what and the remedy, on one line."""
     path = folder() / "rc-push.toml"
     path.write_bytes(data)
+    problems = []
     try:
         load(path, {"RC_APP_CLIENT_ID": "a", "RC_APP_CLIENT_SECRET": "b", "RC_USER_JWT": "c"})
     except ConfigError as exc:
-        assert exc.problems
-        for problem in exc.problems:
-            assert problem.found
-            assert problem.remedy
-            assert "\n" not in str(problem)
+        problems = exc.problems or [Problem("", "", "")]
+    for problem in problems:
+        assert problem.found
+        assert problem.remedy
+        assert "\n" not in str(problem)
 
 
 def fuzz_control(data: bytes) -> None:

@@ -374,6 +374,16 @@ def account_with(source: str) -> str:
     return f"[accounts.main]\naccess_token = {source}\n[subscriptions.t]\nevent_filters = ['/x']\n"
 
 
+@pytest.mark.parametrize(("mode", "warns"), [(0o666, True), (0o602, True), (0o664, False), (0o644, False)])
+def test_a_file_that_everybody_can_write_is_told_since_it_names_programs(write, mode, warns):
+    path = write("[subscriptions.t]\nevent_filters = ['/x']\n")
+    path.chmod(mode)
+    _, warnings = load(path, ENVIRON)
+    assert [(warning.found, warning.remedy) for warning in warnings] == (
+        [(f"can be written by everybody (mode {mode:04o})", f"chmod o-w {path}")] if warns else []
+    )
+
+
 def test_a_secret_is_read_from_a_file_without_its_newline(write, tmp_path):
     file = write_secret(tmp_path / "jwt")
     read, warnings = load(write(account_with(f"{{ file = '{file}' }}")), {})

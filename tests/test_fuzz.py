@@ -44,7 +44,11 @@ def changed(draw, originals):
     for _ in range(draw(st.integers(0, 4))):
         at = draw(st.integers(0, len(data)))
         gone = draw(st.integers(0, 8))
-        other = draw(st.sampled_from(PIECES) | st.binary(max_size=4) | st.sampled_from(originals).map(lambda o: o[at:]))
+        other = draw(
+            st.sampled_from(PIECES)
+            | st.binary(max_size=4)
+            | st.sampled_from(originals).map(lambda other, at=at: other[at:])
+        )
         data = data[:at] + other + data[at + gone :]
     return data
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
+import stat
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,6 +57,18 @@ def parsed(text: str, path: Path) -> dict[str, Any]:
         raise _unusable(path, what[:SHOWN_MAX_LENGTH], remedy, line) from None
     except (ValueError, RecursionError):  # a number of thousands of digits, brackets a thousand deep
         raise _unusable(path, "nested or long beyond reason", "name a configuration file") from None
+
+
+def look_at_mode(path: Path) -> list[Problem]:
+    """Return a warning of a file that everybody can write: it names programs that run, and where secrets are."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # none was named, or it went since it was read
+        return []
+    if not mode & stat.S_IWOTH:
+        return []
+    found = f"can be written by everybody (mode {stat.S_IMODE(mode):04o})"
+    return [Problem(str(path), found, f"chmod o-w {shlex.quote(str(path))}", warning=True)]
 
 
 def _unusable(path: Path, found: str, remedy: str, line: int | None = None) -> ConfigError:

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from rc_push.config.document import SEARCHED, parsed, text_of
+from rc_push.config.document import SEARCHED, look_at_mode, parsed, text_of
 from rc_push.config.lines import lines_by_key
 from rc_push.config.settings import (
     DEFAULT_SERVER,
@@ -156,6 +156,7 @@ class _Reading:
 
     def config(self) -> Config:
         """Return the configuration. What is wrong in it is a problem, and here its default."""
+        self.problems += look_at_mode(self._path)
         self._refuse_unknown((), self._document, [*NAMED_TABLES, *TABLES])
         accounts = {name: self._account(name, raw) for name, raw in self._named("accounts")}
         subscriptions, handlers = self.routes()

@@ -84,8 +84,8 @@ class Successor:
         await self._stop()
         connection, held, overlap = self._connection, self.held, self.overlap
         assert connection is not None  # noqa: S101 - it is confirmed
-        assert held is not None  # noqa: S101
-        assert overlap is not None  # noqa: S101
+        assert held is not None  # noqa: S101 - see above
+        assert overlap is not None  # noqa: S101 - see above
         self._connection = None
         return connection, held, overlap
 

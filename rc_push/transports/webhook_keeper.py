@@ -188,7 +188,7 @@ class Keeper:
         if not self._has_our_filters(hook):
             return 0.0
         due_in_s = (hook.expires_at_ms - now_ms - self._renew_before_ms(hook)) / 1000
-        return max(0.0, min(self._look_every_s * random.uniform(1 - LOOK_SPREAD, 1), due_in_s))  # noqa: S311
+        return max(0.0, min(self._look_every_s * random.uniform(1 - LOOK_SPREAD, 1), due_in_s))  # noqa: S311 - not a secret
 
     async def _end_past(self) -> None:
         """Delete what was replaced."""
