@@ -166,3 +166,17 @@ async def test_without_a_daemon_all_can_be_asked_for_but_what_only_a_daemon_know
     for op in ops - {"handlers"}:
         with pytest.raises(msgspec.ValidationError):
             await without(path, op, {})
+
+
+@pytest.mark.parametrize(
+    ("op", "fields"),
+    [
+        ("handlers.retry", {"positions": [1 << 63]}),
+        ("parked.drop", {"positions": [2, -(1 << 63) - 1]}),
+        ("replay", {"sinceMs": 1 << 63}),
+        ("replay", {"untilMs": 10**40}),
+    ],
+)
+async def test_a_number_that_the_journal_cannot_hold_is_a_mistake_in_the_request(ask, op, fields):
+    with pytest.raises(msgspec.ValidationError, match="int"):
+        await ask(op, handler="h", **fields)

@@ -236,7 +236,19 @@ async def test_what_was_not_posted_is_told(answer, kind, told):
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"ok", b'{"status":"ok"}', b'{"status":"OK"}', b"[]", b"{}", b'{"status":1}', b"[" * 7000, b"\xff"]
+    "body",
+    [
+        b"",
+        b"ok",
+        b'{"status":"ok"}',
+        b'{"status":"OK"}',
+        b"[]",
+        b"{}",
+        b'{"status":1}',
+        b"[" * 7000,
+        b"\xff",
+        b'{"\xff":1}',
+    ],
 )
 async def test_what_does_not_deny_it_is_a_yes(body):
     async with Receiver(status(200, body=body)).running() as receiver, opened(receiver) as handler:

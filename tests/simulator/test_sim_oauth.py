@@ -26,9 +26,20 @@ async def test_lifetimes_and_endpoint_id_can_be_asked_for(client, sim):
     grant = {"grant_type": JWT_BEARER, "assertion": sim.jwt, "endpoint_id": "mine"}
     info = (await client.grant(**grant, access_token_ttl=600, refresh_token_ttl=7200)).json()
     assert (info["expires_in"], info["refresh_token_expires_in"], info["endpoint_id"]) == (599, 7199, "mine")
-    for wrong in ("599", "3601", "soon"):
+    sim.state.knobs.turn({"auth_limit": 100})
+    for wrong in ("599", "3601", "soon", "9" * 5000, "٣٦٠٠"):
         answer = await client.grant(**grant, access_token_ttl=wrong)
         assert (answer.status_code, answer.json()["errorCode"]) == (400, "CMN-101")
+
+
+async def test_credentials_and_bodies_that_are_no_text_are_refused(client):
+    answer = await client.call(
+        "POST", "/restapi/oauth/token", data={"a": "b"}, headers={"Authorization": b"Basic \xff\xff\xff\xff"}
+    )
+    assert first_error(answer) == (400, "OAU-153")
+    await client.login()
+    answer = await client.call("POST", "/restapi/v1.0/subscription", data=b'{"\x80":1}')
+    assert (answer.status_code, answer.json()["errorCode"]) == (400, "CMN-103")
 
 
 async def test_an_app_without_refresh_tokens_gets_none_and_may_not_refresh(client, sim):
