@@ -1,4 +1,4 @@
-"""An exception in the place of any await: every `await` and `async with` of a module is found in its source.
+"""An exception in the place of any await: every `await`, `async with` and `async for` of a module is found in its source.
 
 The functions stay what they are; only their code is exchanged for one that asks `Awaits` at each of these points.
 """
@@ -18,7 +18,7 @@ from typing import Any
 
 from source import parsed
 
-HOOKS = ("_at_await", "_at_async_with")
+HOOKS = ("_at_await", "_at_async_with", "_at_async_for")
 
 
 class PlantedError(Exception):
@@ -53,8 +53,9 @@ class _Points(ast.NodeTransformer):
         return node
 
     def visit_AsyncFor(self, node: ast.AsyncFor) -> ast.AST:
-        # no module that is looked at has one: the first to have one must not go untried in silence
-        raise NotImplementedError(f"{self._module}:{node.lineno}: give `async for` its points, too")
+        node.iter = self._asked("_at_async_for", node.iter)
+        self.generic_visit(node)
+        return node
 
     def _asked(self, hook: str, value: ast.expr) -> ast.expr:
         name = ".".join([self._module.removeprefix("rc_push."), *self._path])
@@ -114,13 +115,19 @@ class Awaits:
         async with manager as value:
             yield value
 
+    async def at_async_for(self, point: str, values: Any) -> AsyncIterator[Any]:
+        if self._strikes(point):
+            raise PlantedError(point)
+        async for value in values:
+            yield value
+
     @contextlib.contextmanager
     def watching(self, modules: list[types.ModuleType]) -> Iterator[None]:
         """Exchange the code of all functions of *modules*; put it back at the end."""
         with contextlib.ExitStack() as stack:
             for module in modules:
                 codes, _ = _instrumented(module)
-                for hook, answer in zip(HOOKS, (self.at_await, self.at_async_with), strict=True):
+                for hook, answer in zip(HOOKS, (self.at_await, self.at_async_with, self.at_async_for), strict=True):
                     setattr(module, hook, answer)
                     stack.callback(delattr, module, hook)
                 for function in _functions_in(module):

@@ -68,6 +68,7 @@ ELSEWHERE = {
     "rest.Account._stored_session": "the daemon's start",
     "rest.Account.__aexit__": "the daemon's end",
     "rest.Account.access_token": "commands",
+    "transports.poll._transport.Transport.handle_async_request#2": "an encoding that was not asked for: test_bombs.py",
     "rest.Account.revoke": "the end of `listen` and of commands",
 }
 
