@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import logging
 import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -53,14 +55,17 @@ def _search(name: str, seconds: int) -> int:
     """Search *name* in a process of its own, since an engine ends with its first finding; tell what came of it."""
     (FINDINGS / name).mkdir(parents=True, exist_ok=True)
     before = set((FINDINGS / name).iterdir())
-    done = subprocess.run(
-        [sys.executable, __file__, "--child", "--seconds", str(seconds), name],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        check=False,
-    )
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="rc-push-fuzz-", dir=memory) as folder:  # an engine tidies nothing up
+        done = subprocess.run(
+            [sys.executable, __file__, "--child", "--seconds", str(seconds), name],
+            env=os.environ | {"TMPDIR": folder},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            check=False,
+        )
     found = set((FINDINGS / name).iterdir()) - before
     executed, covered = STAT.search(done.stdout), COVERED.findall(done.stdout)
     counts = f"{executed[1] if executed else '?':>10}  {covered[-1] if covered else '?':>8}"
@@ -74,7 +79,9 @@ def _search(name: str, seconds: int) -> int:
 
 def _search_here(name: str, seconds: int) -> int:
     import atheris
+    import structlog
 
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))  # refusals are not told
     sys.path.insert(0, str(HERE))
     with atheris.instrument_imports(include=["rc_push", "jmespath"]):
         import seeds

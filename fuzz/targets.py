@@ -7,9 +7,9 @@ is a finding. `run.py` searches by coverage; tests/test_fuzz.py tries seeds, fin
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import json
-import logging
 import os
 import re
 import tempfile
@@ -21,7 +21,6 @@ from typing import Any
 from urllib.parse import unquote
 
 import msgspec
-import structlog
 from websockets.client import ClientProtocol
 from websockets.server import ServerProtocol
 from websockets.uri import parse_uri
@@ -69,18 +68,17 @@ INTERNAL = (500, 70)
 @cache
 def loop() -> asyncio.AbstractEventLoop:
     """Return the loop of all targets that need one."""
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL)
-    )  # what is refused is not told
     found = asyncio.new_event_loop()
-    asyncio.set_event_loop(found)
+    atexit.register(found.close)
     return found
 
 
 @cache
 def folder() -> Path:
-    """Return a folder of this process, in memory where there is one."""
-    return Path(tempfile.mkdtemp(prefix="rc-push-fuzz-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
+    """Return a folder of this process."""
+    made = tempfile.TemporaryDirectory(prefix="rc-push-fuzz-")
+    atexit.register(made.cleanup)
+    return Path(made.name)
 
 
 # ------------------------------------------------------------------------------------------------------------- gateway
@@ -279,6 +277,7 @@ def fuzz_control(data: bytes) -> None:
 @cache
 def _operations() -> ControlServer:
     store = Store(folder() / "journal.db")
+    atexit.register(store.close)
     with store.transaction():
         store.progress.register("crm", None, 0)
     offline = OfflineOperations(store)

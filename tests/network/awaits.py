@@ -1,4 +1,4 @@
-"""An exception in the place of any await: every `await`, `async with` and `async for` of a module is found in its source.
+"""An exception in the place of any await: each `await`, `async with` and `async for` is found in a module's source.
 
 The functions stay what they are; only their code is exchanged for one that asks `Awaits` at each of these points.
 """
