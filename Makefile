@@ -58,8 +58,8 @@ deb: dist  ## a Debian package of its own environment, in dist/ (on Debian and i
 sbom: $(VENV)/.dev  ## what an installation consists of: a bill of materials (CycloneDX), in dist/sbom.json
 	@mkdir -p dist && $(BIN)/python package/sbom.py > dist/sbom.json
 
-audit: $(VENV)/.audit  ## look up what is known to be vulnerable of what an installation consists of (needs a network)
-	@$(BIN)/pip-audit --strict --disable-pip --require-hashes --progress-spinner off -r requirements/run.txt || \
+audit: $(VENV)/audit/.done  ## look up what is known to be vulnerable of what an installation consists of (needs a network)
+	@$(VENV)/audit/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off -r requirements/run.txt || \
 	  { echo "either something is vulnerable, or not all could be looked up, for which a network is needed: see above" >&2; exit 1; }
 
 lock: ## renew requirements/*.txt (needs uv)
@@ -96,8 +96,10 @@ $(VENV)/.fuzz: requirements/fuzz.txt $(VENV)/.dev
 	@$(PIP) install --require-hashes -r requirements/fuzz.txt || echo "atheris cannot be had for this Python" >&2
 	@touch $@
 
-$(VENV)/.audit: requirements/audit.txt $(VENV)/.dev
-	@$(PIP) install --require-hashes -r requirements/audit.txt
+# in a place of its own: some libraries change with what is installed beside them
+$(VENV)/audit/.done: requirements/audit.txt | $(BIN)/pip
+	@$(PYTHON) -m venv $(VENV)/audit
+	@$(VENV)/audit/bin/pip --disable-pip-version-check --quiet install --require-hashes -r requirements/audit.txt
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.run
