@@ -114,6 +114,8 @@ async def busy(daemon, simulator):
     for number in range(1, 9):  # one after the other: a batch is not divided by a rotation
         simulator.emit(POSTS, {"eventType": "PostAdded", "text": "x" * 300})
         await daemon.wait_until(lambda number=number: len(daemon.events.look()) >= number)
+    simulator.emit(POSTS, {"eventType": "PostAdded", "text": "x" * 100_000})  # so much goes to a segment
+    await daemon.wait_until(lambda: len(daemon.events.look()) >= 9)
     await daemon.wait_until(lambda: list(daemon.folder.glob("kept/*/*.gz")))
     yield daemon
     assert await daemon.stop() == 0
@@ -125,7 +127,10 @@ async def test_all_that_the_daemon_creates_is_closed_to_others_whatever_the_umas
     ours = {str(path): mode for path, mode in modes.items() if path.name not in FOR_ALL}
     assert {"journal.db", "journal.db-wal", "journal.db-shm", "journal.db.lock", "control"} <= ours.keys()
     private = [name for name in ours if name.startswith(("journal.db", "control")) or name.endswith(".batch")]
-    assert {name: oct(ours[name]) for name in private} == dict.fromkeys(private, oct(0o600))
+    segments = "journal.db-segments"
+    assert any(name.startswith(f"{segments}/") for name in private)
+    expected = dict.fromkeys(private, oct(0o600)) | {segments: oct(0o700)}
+    assert {name: oct(ours[name]) for name in private} == expected
     assert not {name: oct(mode) for name, mode in ours.items() if mode & 0o027}, "the group may read lines, no more"
 
 
@@ -143,7 +148,9 @@ async def test_another_user_can_read_write_ask_and_signal_nothing(busy):
 
 
 async def test_a_stolen_backup_holds_messages_and_tokens_that_end_but_no_credentials(busy, simulator, issued):
-    stolen = b"".join(path.read_bytes() for path in busy.folder.glob("journal.db*"))
+    stolen = b"".join(
+        path.read_bytes() for path in busy.folder.rglob("*") if "journal.db" in str(path) and path.is_file()
+    )
     assert POSTS.encode() in stolen, "the messages are not encrypted"
     for credential in (simulator.client_secret, simulator.jwt):
         assert credential.encode() not in stolen
