@@ -274,16 +274,19 @@ def _wrong_calls(node: Any) -> Iterator[str]:
     """Yield what is wrong with the functions that *node* calls."""
     from jmespath.functions import Functions  # noqa: PLC0415 - see the top
 
-    waiting = [node]
+    waiting = [(node, False)]
     while waiting:
-        node = waiting.pop()
+        node, may_be_reference = waiting.pop()
         if not isinstance(node, dict):  # numbers of a slice
             continue
         children = node.get("children", [])
-        waiting += reversed(children)
-        if node.get("type") != "function_expression":
+        is_call = node.get("type") == "function_expression"
+        known = Functions.FUNCTION_TABLE.get(node["value"]) if is_call else None
+        waiting += reversed([(child, _takes_reference(known, at)) for at, child in enumerate(children)])
+        if node.get("type") == "expref" and not may_be_reference:
+            yield "& belongs before what sort_by, min_by, max_by and map take"
+        if not is_call:
             continue
-        known = Functions.FUNCTION_TABLE.get(node["value"])
         if known is None:
             yield f"there is no function {short(node['value'])}; there are: {listed(sorted(Functions.FUNCTION_TABLE))}"
             continue
@@ -293,3 +296,9 @@ def _wrong_calls(node: Any) -> Iterator[str]:
             least = "at least " if is_variadic else ""
             plural = "" if len(wanted) == 1 else "s"
             yield f"{node['value']}() takes {least}{len(wanted)} argument{plural}, not {len(children)}"
+
+
+def _takes_reference(function: Any, at: int) -> bool:
+    """Say whether the argument *at* of *function* is an expression, `&…`, and no value."""
+    wanted = function["signature"] if function else []
+    return at < len(wanted) and "expref" in wanted[at].get("types", [])

@@ -119,6 +119,9 @@ def test_each_value_and_nothing_else_goes_through_the_escape():
         ("{join(',')}", 2, "join() takes 2 arguments, not 1"),
         ("{merge()}", 2, "merge() takes at least 1 argument, not 0"),
         ("{" + "(" * 5000 + "}", 2, "nested too deeply"),
+        ("{&type}", 2, "& belongs before what sort_by"),
+        ("{not_null(&type)}", 2, "& belongs before"),
+        ("{[&type, sort_by(body.x, &id)]}", 2, "& belongs before"),
     ],
 )
 def test_a_mistake_is_told_with_its_place(text, at, found):
