@@ -338,7 +338,7 @@ def fuzz_templates(data: bytes) -> None:
             made.render(event).encode()
     root = Path("/srv/events")
     with contextlib.suppress(TemplateError, ValueError):
-        path = PathTemplate(f"{root}/{text.replace('..', '').replace('/', '')}")
+        path = PathTemplate(f"{root}/a{text.replace('..', '').replace('/', '')}")
         if isinstance(event, Envelope):
             rendered = Path(os.path.normpath(path.render(event)))
             assert rendered.parent == root, "an event names a file in the folder of the file's text"
