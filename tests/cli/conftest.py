@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+import structlog
 from structlog.testing import capture_logs
 
 from rc_push.__main__ import main
@@ -125,6 +126,13 @@ def _recorder(seen):
         seen.append(envelope.position)
 
     return handle
+
+
+@pytest.fixture(autouse=True)
+def _log_as_before():
+    """Let no command that logs decide how later tests do."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture
