@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,14 @@ PIECES = [
     b"9" * 30,
     b"null",
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _in_a_folder_of_the_tests(tmp_path_factory):
+    """Have the targets' files where pytest tidies up: a worker of xdist ends without doing so."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("fuzz")))
+        yield
 
 
 @st.composite
