@@ -438,6 +438,8 @@ async def polls_cut(scene: Scene) -> None:
     await scene.sim.admin.faults({"fault": "pubnub-drop"})
 
 
+# Of a scene, until it reaches the point that it has reached before: see `reached`.
+TRIES = 3
 Play = Callable[[Scene], Awaitable[None]]
 # The cheapest first: a point is tried in the first scene that reaches it.
 SCENES: dict[str, tuple[str, str, Play, bool]] = {
@@ -511,9 +513,14 @@ def _in_a_hurry() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def reached(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Play every scene once without an exception; say for each point which is the first that comes by."""
+    """Play every scene without an exception; say for each point which is the first that comes by.
+
+    Scenes go by the clock: on a busy machine, one may miss what it is for, so that those are played once more.
+    """
     found: dict[str, str] = {}
-    for name in SCENES:
+    for name in (*SCENES, *SCENES):
+        if not missing(found):
+            break
         awaits = Awaits()
 
         async def play(name: str = name) -> None:
@@ -526,10 +533,14 @@ def reached(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return found
 
 
+def missing(found: dict[str, str]) -> list[str]:
+    """Return the points that should be in *found* and are not."""
+    return sorted(point for point in POINTS if not is_elsewhere(point) and point not in found)
+
+
 def test_every_await_is_reached_or_said_to_be_elsewhere(reached: dict[str, str]):
-    points = {point for point in POINTS if not is_elsewhere(point)}
     assert len(POINTS) > 150
-    assert sorted(points - reached.keys()) == []
+    assert missing(reached) == []
 
 
 def test_what_is_said_to_be_elsewhere_is_there():
@@ -540,7 +551,12 @@ def test_what_is_said_to_be_elsewhere_is_there():
 @pytest.mark.parametrize("point", [point for point in POINTS if not is_elsewhere(point)])
 async def test_an_exception_ends_one_attempt_and_never_the_loop(point: str, reached: dict[str, str], tmp_path: Path):
     awaits = Awaits()
-    with awaits.watching(MODULES):
-        async with stage(reached[point], tmp_path) as (scene, happen):
-            await scene.play(happen, lambda: awaits.arm(point))
-    assert awaits.has_struck
+    for attempt in range(TRIES):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        with awaits.watching(MODULES):
+            async with stage(reached[point], folder) as (scene, happen):
+                await scene.play(happen, lambda: awaits.arm(point))
+        if awaits.has_struck:
+            return
+    pytest.fail(f"nobody came by in {TRIES} plays")
