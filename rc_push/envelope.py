@@ -305,25 +305,23 @@ def envelope_from_payload(payload: bytes, source: Source, received_at_ms: int) -
     *payload* is RingCentral's JSON object as it came, UTF-8. The typed decoder serves what RingCentral documents and
     leaves the bytes untouched; what it refuses (number ids, the `pn_apns` wrapper, further keys) is read leniently.
     """
-    try:
-        text = payload.decode()  # neither decoder looks at every byte
-    except UnicodeDecodeError:
+    if not _is_utf8(payload):  # neither decoder looks at every byte
         return Unreadable.of(payload, "not UTF-8", source, received_at_ms)
     if is_deeper_than(DEPTH_MAX, payload):
         return Unreadable.of(payload, "nested too deeply", source, received_at_ms)
     try:
         head = _decode_fast(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _envelope_leniently(payload, text, source, received_at_ms)
+        return _envelope_leniently(payload, source, received_at_ms)
     type_ = event_types.BY_EVENT_TYPE.get(head.body.eventType or "") if head.body else None
     if type_ is None or len(payload) > UNREAD_MAX_BYTES or not _is_usable(head.uuid):
-        return _envelope_leniently(payload, text, source, received_at_ms)
+        return _envelope_leniently(payload, source, received_at_ms)
     return Envelope(head.uuid, type_, _one_line(payload), source, received_at_ms)
 
 
-def _envelope_leniently(payload: bytes, text: str, source: Source, received_at_ms: int) -> Envelope | Unreadable:
+def _envelope_leniently(payload: bytes, source: Source, received_at_ms: int) -> Envelope | Unreadable:
     try:
-        fields = _decode_any(text)
+        fields = _decode_any(payload.decode())
         if not isinstance(fields, dict):
             return Unreadable.of(payload, "not a JSON object", source, received_at_ms)
         clean = _clean_fields(fields)
@@ -338,6 +336,16 @@ def _envelope_leniently(payload: bytes, text: str, source: Source, received_at_m
     if not isinstance(event, str):
         return Unreadable.of(payload, "no event URI", source, received_at_ms)
     return Envelope(uuid, event_types.type_from(event, clean.get("body")), line, source, received_at_ms)
+
+
+def _is_utf8(payload: bytes) -> bool:
+    if payload.isascii():  # which needs no copy
+        return True
+    try:
+        payload.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _is_usable(uuid: str) -> bool:
