@@ -1,6 +1,7 @@
 """How do frames wait while the journal commits? A bounded buffer between a socket and the receive loop.
 
 Reading goes on meanwhile, so pings are answered while a commit takes its time, and the next batch is all that has come.
+Events are read out of their frames as they come, so that this, too, is done while a commit waits for the disk.
 Full, it stops reading: then the server has to wait.
 """
 
@@ -8,22 +9,30 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from websockets.exceptions import ConnectionClosed, ConnectionClosedOK
 
+from rc_push.envelope import Envelope
 from rc_push.errors import UnreachableError
 
 BUFFER_MAX_BYTES = 8 << 20
 
+# A frame, or the event that it consists of.
+Received = bytes | Envelope
+
 
 class Inbox:
-    """The frames that a connection has received and nobody has taken. *pause* and *resume* say whether to go on."""
+    """The frames that a connection has received and nobody has taken. *pause* and *resume* say whether to go on.
+
+    *open*, where it is set, puts the events that frames consist of in their place.
+    """
 
     def __init__(self, pause: Callable[[], None], resume: Callable[[], None]) -> None:
         self._pause = pause
         self._resume = resume
-        self._frames: deque[bytes] = deque()
+        self.open: Callable[[Sequence[bytes]], Sequence[Received]] | None = None
+        self._frames: deque[Received] = deque()
         self._size_bytes = 0
         self._is_bounded = True
         self._is_paused = False
@@ -48,8 +57,9 @@ class Inbox:
 
     def put(self, frames: Sequence[bytes]) -> None:
         """Take *frames* that have come, whatever there is already."""
-        self._frames.extend(frames)
-        self._size_bytes += sum(map(len, frames))
+        received = self.open(frames) if self.open else frames
+        self._frames.extend(received)
+        self._size_bytes += _size(received)
         self._arrived.set()
         if self._is_bounded and self._size_bytes > BUFFER_MAX_BYTES and not self._is_paused:
             self._is_paused = True
@@ -61,15 +71,15 @@ class Inbox:
         self._ended.set()
         self._arrived.set()
 
-    def take(self, limit: int | None = None) -> list[bytes]:
-        """Return the frames that are there, at most *limit*, and forget them."""
+    def take(self, limit: int | None = None) -> list[Received]:
+        """Return what is there, at most *limit* of it, and forget it."""
         if limit is None or len(self._frames) <= limit:
             frames = list(self._frames)
             self._frames.clear()
             self._size_bytes = 0
         else:
             frames = [self._frames.popleft() for _ in range(limit)]
-            self._size_bytes -= sum(map(len, frames))
+            self._size_bytes -= _size(frames)
         if self._size_bytes <= BUFFER_MAX_BYTES:
             self._go_on()
         return frames
@@ -106,3 +116,8 @@ class Inbox:
         if self._is_paused:
             self._is_paused = False
             self._resume()
+
+
+def _size(received: Iterable[Received]) -> int:
+    """Return about how many bytes *received* takes."""
+    return sum([len(item.payload) if isinstance(item, Envelope) else len(item) for item in received])

@@ -8,6 +8,7 @@ library's. Knows the frame of RFC 6455 (section 5.2); knows nothing of what is i
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,7 @@ WHOLE_TEXT = 0x81
 # In a frame's second byte: the length follows in two, or in eight bytes. Above is the mask's bit, which no server sets.
 IN_TWO_BYTES, IN_EIGHT_BYTES = 126, 127
 FRAME_MIN_BYTES = 2
+USUAL_HEAD = struct.Struct("!BBH")
 HTTP_HEAD_END = b"\r\n\r\n"
 HTTP_HEAD_MAX_BYTES = 64 << 10
 # As much as asyncio reads at once.
@@ -93,22 +95,22 @@ class Socket(ClientConnection, asyncio.BufferedProtocol):
 
     def _take_frames(self, data: memoryview) -> int:
         """Put the whole frames in *data* into the inbox. Return where the beginning of the next one is."""
-        at, end, frames = 0, len(data), list[bytes]()
+        at, end = 0, len(data)
         while True:
+            if not self._fragments:
+                frames, at = usual_frames(data, at)
+                self._put(frames)
             start, stop = span_at(data, at)
             if stop > end:
                 break
             if start and data[at] == WHOLE_TEXT and not self._fragments:
-                frames.append(bytes(data[start:stop]))
+                self._put([bytes(data[start:stop])])
             else:
-                self._put(frames)
-                frames = []
                 self._give_library(data[at:stop])
                 if self.protocol.close_rcvd or self.protocol.parser_exc:  # what still comes is not for us
                     self._take, self._needed = self._give_library, 1
                     return stop + self._give_library(data[stop:])
             at = stop
-        self._put(frames)
         self._needed = stop - at
         return at
 
@@ -126,6 +128,23 @@ class Socket(ClientConnection, asyncio.BufferedProtocol):
         if size != len(self._buffer):
             self._buffer = bytearray(size)
             self._view = memoryview(self._buffer)
+
+
+def usual_frames(data: memoryview, at: int) -> tuple[list[bytes], int]:
+    """Return the payloads of the frames from *at* on, up to the first that is not like nearly all; and where that is.
+
+    Nearly all are whole texts whose length, 126 bytes to 64 KiB, follows in two bytes.
+    """
+    frames: list[bytes] = []
+    end = len(data)
+    while at + USUAL_HEAD.size <= end:
+        first, second, length = USUAL_HEAD.unpack_from(data, at)
+        start = at + USUAL_HEAD.size
+        if first != WHOLE_TEXT or second != IN_TWO_BYTES or start + length > end:
+            break
+        at = start + length
+        frames.append(data[start:at].tobytes())
+    return frames, at
 
 
 def span_at(data: memoryview, at: int) -> tuple[int, int]:

@@ -12,7 +12,7 @@ import asyncio
 import math
 import ssl
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -28,6 +28,7 @@ from rc_push.protocol import wsg
 from rc_push.protocol.frames import HEARTBEAT, BadFrame, notification_in
 from rc_push.protocol.refusals import error_from_response, over_gateway
 from rc_push.transports import Evidence, Expiries
+from rc_push.transports.inbox import Received
 from rc_push.transports.lifetime import NO_BOUNDS, Bounds, Lifetime
 from rc_push.transports.recovery import Recovery
 from rc_push.transports.serving import Proof, Verdict
@@ -83,6 +84,7 @@ class WebSocketLink:
             patience=bounds.patience,
         )
         self._inbox = socket.inbox
+        self._inbox.open = self._open
         self._is_woken = self._is_connected = False
         self._subscribing = self._leaving = ""
         self._has_left: bool | None = None
@@ -231,19 +233,27 @@ class WebSocketLink:
 
     # ------------------------------------------------------------------------------------------------ facts → a batch
 
-    def _batch_from(self, frames: list[bytes]) -> Batch:
+    def _open(self, frames: Sequence[bytes]) -> list[Received]:
+        """Return the events that *frames* consist of, and the frames that say anything else."""
+        at_ms = round(self._wall() * 1000)
+        return [self._event_in(frame, at_ms) or frame for frame in frames]
+
+    def _event_in(self, frame: bytes, at_ms: int) -> Envelope | None:
+        payload = notification_in(frame)
+        envelope = None if payload is None else envelope_from_payload(payload, self._live, at_ms)
+        return envelope if isinstance(envelope, Envelope) else None
+
+    def _batch_from(self, received: list[Received]) -> Batch:
         batch = Batch(self._subscription.name)
-        if not frames:
+        if not received:
             return batch
         now, at_ms = self._loop.time(), round(self._wall() * 1000)
         self._before_answer = 0
-        for frame in frames:
-            payload = notification_in(frame)
-            envelope = None if payload is None else envelope_from_payload(payload, self._live, at_ms)
-            if isinstance(envelope, Envelope):
-                self._take_envelope(envelope, at_ms, batch)
+        for item in received:
+            if isinstance(item, Envelope):
+                self._take_envelope(item, at_ms, batch)
             else:
-                self._take_frame(frame, now, at_ms, batch)
+                self._take_frame(item, now, at_ms, batch)
         self._session.received_at = now
         if batch.envelopes and batch.envelopes[-1].source is self._live:
             self._take_live(batch, now, at_ms)

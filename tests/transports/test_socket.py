@@ -16,6 +16,7 @@ from websockets.frames import CloseCode, Frame, Opcode
 from websockets.server import ServerProtocol
 from websockets.uri import parse_uri
 
+from rc_push.envelope import Envelope, Source
 from rc_push.transports import inbox
 from rc_push.transports.socket import BUFFER_BYTES, FRAME_MAX_BYTES, HTTP_HEAD_MAX_BYTES, Socket, span_at
 
@@ -185,6 +186,32 @@ async def test_full_it_stops_reading_until_there_is_room(monkeypatch):
     assert wire.transport.is_reading_paused
     assert len(wire.socket.inbox.take(1)) == 1
     assert not wire.transport.is_reading_paused
+
+
+async def test_what_has_been_opened_counts_by_what_is_kept_of_it(monkeypatch):
+    monkeypatch.setattr(inbox, "BUFFER_MAX_BYTES", 1000)
+    wire = open_wire()
+    event = Envelope("1", "post.added", b"x" * 300, Source("main", "team", "websocket"), 0)
+    wire.socket.inbox.open = lambda frames: [event for _ in frames]
+    wire.feed(frame(b"x" * 600) * 3)
+    assert not wire.transport.is_reading_paused
+    wire.feed(frame(b"x" * 600))
+    assert wire.transport.is_reading_paused
+    assert wire.socket.inbox.take(1) == [event]
+    assert not wire.transport.is_reading_paused
+    assert wire.take() == [event] * 3
+
+
+async def test_usual_frames_and_others_come_in_their_order_however_they_are_mixed():
+    sizes = [0, 125, 126, 127, 65_535, 65_536, 1, 300, 70_000, 126]
+    sent = [bytes([65 + number]) * size for number, size in enumerate(sizes)]
+    wire = open_wire()
+    data = b"".join(map(frame, sent))
+    wire.feed(data)
+    assert wire.take() == sent
+    for begin in range(0, len(data), 1000):
+        wire.feed(data[begin : begin + 1000])
+    assert wire.take() == sent
 
 
 async def test_at_the_end_all_is_read_whatever_the_bound(monkeypatch):
