@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 from contextlib import closing, suppress
@@ -15,7 +16,7 @@ from rc_push.journal import segments
 from rc_push.journal.check import check
 from rc_push.journal.reader import Reader
 from rc_push.journal.salvage import REASON, salvage
-from rc_push.journal.segments import file_of, folder_of
+from rc_push.journal.segments import BLOCK_BYTES, CHUNK_BYTES, file_of, folder_of
 from rc_push.journal.store import Store
 
 SOURCE = Source("main", "team", "websocket")
@@ -56,10 +57,51 @@ def test_a_large_batch_is_in_a_segment_and_a_small_one_in_the_database(store, pa
     assert not folder_of(path).exists()
     append(store, *many)
     assert names_in(path) == [3]
-    assert file_of(path, 3).read_bytes() == b"".join(event.payload for event in many)
+    assert file_of(path, 3).read_bytes().rstrip(b"\0") == b"".join(event.payload for event in many)
     assert payloads_in(path) == [event.payload for event in few + many]
     with closing(Reader(path)) as reader, reader.snapshot() as db:
         assert db.execute("SELECT max(length(payload)) FROM events WHERE position > 3").fetchone() == (0,)
+
+
+def test_batches_of_any_size_lie_one_behind_the_other_in_whole_blocks(store, path):
+    stored = []
+    for size in (0, 1, BLOCK_BYTES - 1, BLOCK_BYTES, CHUNK_BYTES, 3 * CHUNK_BYTES + 1):
+        batch = [*events(len(stored)), *events(len(stored) + COUNT, 1, size)]
+        append(store, *batch)
+        stored += batch
+        assert file_of(path, 0).stat().st_size % BLOCK_BYTES == 0
+    assert names_in(path) == [0]
+    assert payloads_in(path) == [event.payload for event in stored]
+
+
+def refuses_at_opening(real_open, real_write):
+    def open_(path, flags, *mode, **options):
+        if flags & os.O_DIRECT:
+            os.close(real_open(path, flags & ~os.O_DIRECT, *mode, **options))  # as Linux leaves it
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return real_open(path, flags, *mode, **options)
+
+    return open_, real_write
+
+
+def refuses_at_writing(real_open, real_write):
+    def pwrite(file, *rest):
+        if fcntl.fcntl(file, fcntl.F_GETFL) & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return real_write(file, *rest)
+
+    return real_open, pwrite
+
+
+@pytest.mark.parametrize("file_system", [refuses_at_opening, refuses_at_writing])
+def test_where_the_file_system_takes_no_direct_writes_it_is_written_as_any_file(store, path, monkeypatch, file_system):
+    open_, pwrite = file_system(os.open, os.pwrite)
+    monkeypatch.setattr(os, "open", open_)
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    many = events(0)
+    append(store, *many)
+    append(store, *events(len(many)))
+    assert payloads_in(path) == [event.payload for event in many + events(len(many))]
 
 
 def test_nobody_else_can_read_them(store, path):
