@@ -27,6 +27,7 @@ import webhooks
 from stage import type_of_row
 
 RESULTS = Path(__file__).parent / "results"
+LONG_WITHIN_S = 1800.0
 # What a ratio of the quick run may not be below. Generous: half of what was measured where nothing else ran.
 FLOORS = {
     "rc-push / @rc-ex/ws, 1024 B": 0.3,
@@ -70,8 +71,14 @@ def parts(rounds: int, events: int) -> Mapping[str, Callable[[], list[type_of_ro
 
 
 def growth(rounds: int, events: int) -> Mapping[str, Callable[[], list[type_of_row]]]:
-    """Return what takes longer than all the rest: `--only growth`."""
-    return {"growth": lambda: receiving.growing((1000, 100_000, 1_000_000, 10_000_000), max(1, rounds - 2), events)}
+    """Return what takes longer than all the rest: `--only growth flat`."""
+    return {
+        "growth": lambda: receiving.growing((1000, 100_000, 1_000_000, 10_000_000), max(1, rounds - 2), events),
+        "flat": lambda: [
+            *receiving.flat(10_000_000, LONG_WITHIN_S),
+            *handlers.backlog_memory(1_000_000, LONG_WITHIN_S),
+        ],
+    }
 
 
 def quick() -> list[type_of_row]:

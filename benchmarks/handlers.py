@@ -53,6 +53,16 @@ def backlog(count: int, rounds: int) -> list[dict[str, Any]]:
     return [stage.row(f"a backlog of {count:,} handed over, one no-op handler", rates, "events/s")]
 
 
+def backlog_memory(count: int, within_s: float) -> list[stage.type_of_row]:
+    """Memory while a handler that does nothing takes a backlog of *count*."""
+    stage.note(f"memory over a backlog of {count:,}")
+    with stage.simulator() as ready, TemporaryDirectory() as folder:
+        make_journal(Path(folder) / "journal.db", count, behind=count)
+        with stage.daemon(ready, Path(folder), count) as process:
+            samples = stage.memory_until((Path(folder) / "report.json").exists, process.pid, within_s)
+    return stage.memory_rows(f"a backlog of {count:,} handed over", samples)
+
+
 def many_handlers(count: int, events: int, rounds: int) -> list[stage.type_of_row]:
     """Processor time of *count* handlers by that of one."""
     ratios = []

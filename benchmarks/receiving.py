@@ -170,6 +170,25 @@ def growing(sizes: tuple[int, ...], rounds: int, events: int) -> list[type_of_ro
     ]
 
 
+def flat(events: int, within_s: float) -> list[type_of_row]:
+    """Memory while *events* are received, stored and handled, and how fast that went."""
+    stage.note(f"memory over {events:,} events")
+    with (
+        stage.simulator() as ready,
+        tempfile.TemporaryDirectory() as folder,
+        stage.daemon(ready, Path(folder), events) as process,
+    ):
+        stage.wait_for(lambda: stage.subscribed(ready), "a subscription")
+        stage.post(ready, "/simulator/events", {"count": events, "bytes": 1024})
+        report = Path(folder) / "report.json"
+        samples = stage.memory_until(report.exists, process.pid, within_s)
+        rate = (events - 1) / stage.wait_report(report)["seconds"]
+    return [
+        row(f"{events:,} events of 1024 B received, stored and handled", [rate], "events/s"),
+        *stage.memory_rows(f"{events:,} events at full speed", samples),
+    ]
+
+
 def many_subscriptions(count: int, rounds: int, events: int) -> list[type_of_row]:
     """Processor time of *count* subscriptions by that of one, at the same rate of all together.
 

@@ -23,6 +23,7 @@ ROUND_WITHIN_S = 120.0
 KIB_PER_MIB = 1024
 # Until the last progress is noted and what was written is counted.
 SETTLE_S = 0.3
+SAMPLE_EVERY_S = 0.5
 type_of_row = dict[str, Any]
 
 
@@ -159,9 +160,9 @@ def post(ready: dict[str, str], path: str, body: dict[str, Any]) -> None:
         answer.read()
 
 
-def wait_report(path: Path) -> dict[str, Any]:
+def wait_report(path: Path, within_s: float = ROUND_WITHIN_S) -> dict[str, Any]:
     """Wait for a client's report."""
-    wait_for(path.exists, "the report", ROUND_WITHIN_S)
+    wait_for(path.exists, "the report", within_s)
     time.sleep(0.1)
     report: dict[str, Any] = json.loads(path.read_text())
     path.unlink()
@@ -187,6 +188,29 @@ def cpu_s(pid: int) -> float:
     """Return the processor time of a process. Source: proc(5), utime and stime in hundredths of a second."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / 100
+
+
+def memory_until(condition: Callable[[], bool], pid: int, within_s: float) -> list[float]:
+    """Return what memory the process has, in MiB, every half second until *condition* holds."""
+    samples: list[float] = []
+
+    def look() -> bool:
+        samples.append(status_kib(pid, "VmRSS") / KIB_PER_MIB)
+        return condition()
+
+    wait_for(look, "the end", within_s, SAMPLE_EVERY_S)
+    return samples
+
+
+def memory_rows(what: str, samples: list[float]) -> list[type_of_row]:
+    """Return the rows of memory while *what* was done, without its first tenth, and how far it grew."""
+    tenth = max(1, len(samples) // 10)
+    settled = samples[tenth:] or samples
+    growth = statistics.median(settled[-tenth:]) / statistics.median(settled[:tenth])
+    return [
+        row(f"memory, {what}", settled, "MiB"),
+        row("the same, in the last tenth of the time by that in the second", [growth], "times"),
+    ]
 
 
 def written_bytes(pid: int) -> int:
