@@ -4,9 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --quiet
 SIDE_BY_SIDE := -n 3 --dist worksteal
+# the tests of the modules that pyproject.toml names under coverage and mutmut
+MEASURED := tests/protocol tests/test_envelope.py $(patsubst %,tests/journal/test_%.py,figures journal_retention progress segments store)
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-fast search fuzz outages check format lint types bench bench-quick dist deb sbom audit lock clean
+.PHONY: demo test test-fast search fuzz outages coverage mutants check format lint types bench bench-quick dist deb sbom audit lock clean
 
 demo: $(VENV)/.run  ## watch the main job on the embedded simulator
 	@$(BIN)/rc-push demo $(DEMO)
@@ -31,7 +33,15 @@ fuzz: $(VENV)/.fuzz  ## search for SECONDS=60 in each target, or in TARGET=frame
 outages: $(VENV)/.dev  ## rotations, restarts and dead connections, for longer than `make test` has time for; prints the tables
 	@RC_PUSH_OUTAGES=1 $(BIN)/python -m pytest -s tests/e2e/test_outages.py
 
-check: format lint types bench-quick test  ## what CI runs
+coverage: $(VENV)/.dev  ## branches of what the promise rests on; fails where its own tests leave one out
+	@$(BIN)/python -m coverage run -m pytest -q -p no:cacheprovider $(MEASURED)
+	@$(BIN)/python -m coverage report
+
+mutants: $(VENV)/mutants/.done  ## small mistakes in the same modules, one at a time: which does no test notice? Some hours; MUTANTS='rc_push.nesting*' for some
+	@$(VENV)/mutants/bin/mutmut run $(MUTANTS)
+	@$(VENV)/mutants/bin/mutmut results
+
+check: format lint types coverage bench-quick test  ## what CI runs
 
 format: $(VENV)/.dev
 	@$(BIN)/ruff format --check .
@@ -69,9 +79,10 @@ lock: ## renew requirements/*.txt (needs uv)
 	$(COMPILE) --group bench -c requirements/dev.txt -o requirements/bench.txt
 	$(COMPILE) --group fuzz -c requirements/dev.txt -o requirements/fuzz.txt
 	$(COMPILE) --group audit -c requirements/dev.txt -o requirements/audit.txt
+	$(COMPILE) --group mutants -c requirements/dev.txt -o requirements/mutants.txt
 
 clean:
-	rm -rf $(VENV) .fuzz build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .coverage mutants .fuzz build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit("rc-push needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3.11") if sys.version_info < (3, 11) else None'
@@ -100,6 +111,12 @@ $(VENV)/.fuzz: requirements/fuzz.txt $(VENV)/.dev
 $(VENV)/audit/.done: requirements/audit.txt | $(BIN)/pip
 	@$(PYTHON) -m venv $(VENV)/audit
 	@$(VENV)/audit/bin/pip --disable-pip-version-check --quiet install --require-hashes -r requirements/audit.txt
+	@touch $@
+
+# beside the audit's: the mutants are tried in the same versions, but nothing else is to change with them
+$(VENV)/mutants/.done: requirements/dev.txt requirements/mutants.txt | $(BIN)/pip
+	@$(PYTHON) -m venv $(VENV)/mutants
+	@$(VENV)/mutants/bin/pip --disable-pip-version-check --quiet install --require-hashes -r requirements/dev.txt -r requirements/mutants.txt
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.run

@@ -82,6 +82,7 @@ def test_a_position_never_moves_back(rows, handler, path):
     rows(lambda progress: progress.save(handler, Advance(5, delivered=5)))
     rows(lambda progress: progress.save(handler, Advance(3)))
     assert (known(path).position, known(path).delivered) == (5, 5)
+    assert rows(lambda progress: progress.position(handler)) == 5
 
 
 def test_a_row_is_replaced_by_a_newer_one_and_goes_where_it_is_done(rows, handler):

@@ -17,8 +17,11 @@ from rc_push.protocol.subscription import (
     SubscriptionInfo,
     are_same_filters,
     creation_body,
+    filters_of,
     info_from,
     is_gone,
+    is_held,
+    records_in,
     refused_from,
 )
 
@@ -231,3 +234,72 @@ def test_without_our_own_id_only_the_tilde_is_the_tilde():
 @given(st.lists(st.text()), st.text())
 def test_any_filters_are_the_same_as_themselves(event_filters, owner_id):
     assert are_same_filters(event_filters, list(reversed(event_filters)), owner_id)
+
+
+def held(ours, *theirs):
+    return is_held(ours, SubscriptionInfo("x", event_filters=list(theirs)))
+
+
+MINE = f"/restapi/v1.0/account/2021383004/extension/{OWNER}"
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ([POSTS], [POSTS]),
+        ([POSTS, PRESENCE], [PRESENCE, POSTS]),
+        ([PRESENCE], [f"{MINE}/presence"]),
+        ([f"{MINE}/presence"], [PRESENCE]),
+        ([PRESENCE, f"{MINE}/voicemail"], [f"{MINE}/presence", "/restapi/v1.0/account/~/extension/~/voicemail"]),
+        (["/restapi/v2/accounts/~/extensions/~/sms"], ["/restapi/v2/accounts/7/extensions/8/sms"]),
+        ([PRESENCE + "?a=1&b=2"], [f"{MINE}/presence?b=2&a=1"]),
+        ([], []),
+    ],
+)
+def test_filters_are_held_where_our_id_and_the_tilde_stand_for_each_other(ours, theirs):
+    assert held(ours, *theirs)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ([POSTS, PRESENCE], [POSTS]),
+        ([POSTS], [POSTS, PRESENCE]),
+        ([POSTS], [PRESENCE]),
+        ([PRESENCE], [f"{MINE}/presence/line"]),
+        ([PRESENCE], [f"{MINE}/presence?detailedTelephonyState=true"]),
+        ([f"{MINE}/presence"], ["/restapi/v1.0/account/~/extension/5/presence"]),
+        (["/restapi/v1.0/account/~/queue/~/presence"], ["/restapi/v1.0/account/~/queue/5/presence"]),
+        ([PRESENCE, POSTS], [f"{MINE}/presence", "/restapi/v1.0/account/~/extension/5/presence"]),
+        ([PRESENCE, PRESENCE + "/line"], [f"{MINE}/presence", f"{MINE}/voicemail"]),
+        (["~/extension/x"], ["y/extension/x"]),
+    ],
+)
+def test_filters_that_are_missing_or_new_or_other_are_not_held(ours, theirs):
+    assert not held(ours, *theirs)
+
+
+def test_each_of_their_filters_stands_for_one_of_ours_only():
+    ours = [f"{MINE}/presence", "/restapi/v1.0/account/~/extension/5/presence"]
+    assert not held(ours, PRESENCE)
+    assert not held([PRESENCE], *ours)
+
+
+def test_a_filter_that_is_refused_is_held_and_an_answer_that_names_none_says_nothing():
+    refused = SubscriptionInfo("x", event_filters=[POSTS], disabled_filters=[DisabledFilter(PRESENCE, "SUB-412")])
+    assert filters_of(refused) == [POSTS, PRESENCE]
+    assert is_held([PRESENCE, POSTS], refused)
+    assert not is_held([POSTS], refused)
+    assert is_held([POSTS], SubscriptionInfo("x"))
+
+
+# ------------------------------------------------------------------------------------------------------------ lists
+
+
+def test_what_an_answer_lists_is_given_as_it_is():
+    assert records_in({"records": [{"id": "x"}, 7], "paging": {}}) == [{"id": "x"}, 7]
+
+
+@pytest.mark.parametrize("answer", [None, [], "records", 7, {}, {"records": None}, {"records": {"id": "x"}}])
+def test_what_is_no_list_lists_nothing(answer):
+    assert records_in(answer) == []
