@@ -94,7 +94,7 @@ def test_the_source_and_the_wheel_have_all_that_is_needed(tmp_path):
     assert {"systemd/rc-push.service", "package/deb.sh", "docs/operations.md", "requirements/run.txt"} <= kept
 
 
-# ------------------------------------------------------------------------------------------- what make coverage measures
+# ------------------------------------------------------------------------------------------ what make coverage measures
 
 
 MEASURED = PROJECT["tool"]["coverage"]["report"]["include"]

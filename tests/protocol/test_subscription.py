@@ -105,12 +105,12 @@ def test_encryption_can_be_said_as_text(encryption):
 
 @pytest.mark.parametrize("body", [b"", b"null", b"[]", b"<html>", b"{}", b'{"id":7}', b'{"id":"x"', b'{"id":"\xff"}'])
 def test_what_is_no_answer_is_refused(body):
-    with pytest.raises(ProtocolError, match="subscription answer"):
+    with pytest.raises(ProtocolError, match=r"^subscription answer: (?!None)."):
         info_from(body)
 
 
 def test_an_empty_id_is_none():
-    with pytest.raises(ProtocolError, match="without an id"):
+    with pytest.raises(ProtocolError, match=r"^subscription answer without an id$"):
         info_from(b'{"id":""}')
 
 
@@ -154,9 +154,10 @@ def test_any_other_status_is_told(status):
 def test_all_refused_filters_are_told_in_a_line_that_ends():
     disabled = [DisabledFilter(f"/filter/{number}", "SUB-412") for number in range(100)]
     said = refused_from(SubscriptionInfo("x", disabled_filters=disabled, status="Blacklisted"))
-    assert "/filter/0 (SUB-412), /filter/1 (SUB-412)" in said
+    assert said.startswith("event filters refused: /filter/0 (SUB-412), /filter/1 (SUB-412)")
     assert len(said) == 500
-    assert len(refused_from(SubscriptionInfo("x", status="S" * 1000))) < 100
+    cut = refused_from(SubscriptionInfo("x", status="S" * 1000))
+    assert cut == "RingCentral reports the status " + "S" * 40
 
 
 @pytest.mark.parametrize(
@@ -175,6 +176,13 @@ def test_all_refused_filters_are_told_in_a_line_that_ends():
 )
 def test_a_subscription_is_gone_where_the_answer_says_so(status, code, gone):
     assert is_gone(RestError(status, code)) is gone
+
+
+@pytest.mark.parametrize(
+    ("message", "gone"), [("Parameter [subscriptionId] value is invalid", True), ("Parameter [x] is invalid", False)]
+)
+def test_an_invalid_parameter_means_that_it_is_gone_where_that_is_its_id(message, gone):
+    assert is_gone(RestError(400, "CMN-102", message)) is gone
 
 
 # ---------------------------------------------------------------------------------------------------------- filters
@@ -196,6 +204,7 @@ def test_a_subscription_is_gone_where_the_answer_says_so(status, code, gone):
             [f"/restapi/v2/accounts/7/extensions/{OWNER}/sms/messages"],
         ),
         (["/restapi/v1.0/account/~/extension/5"], ["/restapi/v1.0/account/7/extension/5"]),
+        (["account/~/presence"], ["account/7/presence"]),
         ([], []),
     ],
 )
@@ -216,6 +225,8 @@ def test_filters_that_mean_the_same_are_the_same(ours, theirs):
         ([PRESENCE + "?sipData=true"], [PRESENCE + "?sipData=false"]),
         ([PRESENCE + "?sipData="], [PRESENCE]),
         (["/restapi/v1.0/account/~/presence"], [PRESENCE]),
+        ([POSTS + "/X"], [POSTS]),
+        (["7/account"], ["8/account"]),
         (["/restapi/v1.0/account/~/extension"], ["/restapi/v1.0/account/~/extension/~"]),
     ],
 )
