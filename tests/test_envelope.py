@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from rc_push.envelope import (
     Unreadable,
     envelope_from_dict,
     envelope_from_payload,
+    envelope_of_gap,
     envelope_to_dict,
     iso_from_ms,
     ms_from_iso,
@@ -536,6 +538,19 @@ def test_a_gap_that_is_closed_stays_as_it_is_and_an_open_one_never_ends_before_i
     assert Gap("team", "websocket", -5, 0, "ended as 1970 began", "certain").closed_at(900).until_ms == 0
 
 
+def test_a_gap_is_told_in_the_form_and_on_the_one_line_of_an_event_and_the_same_gap_under_the_same_uuid():
+    gap = Gap("team", "websocket", 0, None, "no connection", "possible")
+    told = envelope_of_gap(gap, "main", RECEIVED_AT_MS)
+    assert told.payload.decode() == (
+        f'{{"uuid":"{told.uuid}","event":"/rc-push/gap","timestamp":"2026-11-23T10:00:00.190Z","body":'
+        '{"subscription":"team","transport":"websocket","since":"1970-01-01T00:00:00.000Z","until":null,'
+        '"reason":"no connection","certainty":"possible"}}'
+    )
+    assert (told.type, told.received_at_ms, told.source) == ("rc-push.gap", RECEIVED_AT_MS, SOURCE)
+    assert envelope_of_gap(gap, "main", RECEIVED_AT_MS + 1).uuid == told.uuid
+    assert envelope_of_gap(gap.closed_at(1), "main", RECEIVED_AT_MS).uuid != told.uuid
+
+
 def test_a_cursor_does_not_show_its_state():
     cursor = Cursor("team", "websocket", RECEIVED_AT_MS, b'{"wsc":"s3cret"}')
     assert "s3cret" not in f"{cursor} {cursor!r} {[cursor]}"
@@ -606,6 +621,18 @@ def test_an_envelope_is_the_same_after_another_process_was_told_of_it_in_json(fi
 )
 def test_every_spelling_of_a_time_is_read(text, ms):
     assert ms_from_iso(text) == ms
+
+
+@pytest.mark.parametrize("zone", ["JST-9", "EST5"])
+def test_a_time_without_a_zone_is_utc_wherever_this_machine_stands(monkeypatch, zone):
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        assert ms_from_iso("2026-11-23T10:00:00.190") == RECEIVED_AT_MS
+        assert iso_from_ms(RECEIVED_AT_MS) == "2026-11-23T10:00:00.190Z"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 @pytest.mark.parametrize(
