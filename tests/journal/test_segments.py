@@ -15,7 +15,7 @@ from rc_push.journal import segments
 from rc_push.journal.check import check
 from rc_push.journal.reader import Reader
 from rc_push.journal.salvage import REASON, salvage
-from rc_push.journal.segments import file_of, folder_of
+from rc_push.journal.segments import file_of, files_of, folder_of
 from rc_push.journal.store import Store
 
 SOURCE = Source("main", "team", "websocket")
@@ -186,6 +186,15 @@ def test_what_a_killed_process_left_is_removed_at_the_next_start(path):
     with closing(Store(path)) as store:
         store.tidy()
     assert names_in(path) == [0]
+
+
+def test_without_a_folder_there_are_no_segments_and_something_else_in_its_place_is_left_alone(path):
+    assert files_of(path) == []
+    folder_of(path).write_bytes(b"no folder")
+    with closing(Store(path)) as store:
+        store.tidy()
+        assert append(store, *events(0, 1)).stored == 1
+    assert folder_of(path).read_bytes() == b"no folder"
 
 
 def damage(path, how):
