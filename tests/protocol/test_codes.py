@@ -100,7 +100,9 @@ def test_over_the_gateway_dead_credentials_are_worth_another_connection_which_lo
 
 @pytest.mark.parametrize("code", [*NO_PERMISSION, *BAD_FILTERS])
 def test_over_the_gateway_a_permission_or_a_filter_stays_refused(code):
-    assert not is_retryable(over_gateway(error_from_response(0, body(code))))
+    exc = error_from_response(0, body(code))
+    assert over_gateway(exc) is exc
+    assert not is_retryable(exc)
 
 
 @pytest.mark.parametrize(("parameter", "words"), [("eventFilters", "event_filters"), ("deliveryMode", "transport")])

@@ -146,6 +146,12 @@ def test_until_details_come_the_wsc_is_the_one_that_is_offered_and_a_recovery_ke
     assert client.wsc == Wsc("old", 900)
 
 
+def test_nothing_is_sent_before_details_have_come_however_busy_it_was_before():
+    client = ClientSession(now=0.0, new_id=ids("c"), rate_per_s=500.0)
+    client.handle_timer(wsg.DETAILS_WITHIN_S - 0.1)
+    assert client.data_to_send() == []
+
+
 def test_no_details_within_their_time_mean_that_nobody_is_there():
     client = client_session(now=100.0)
     assert client.timer_at() == 100.0 + wsg.DETAILS_WITHIN_S
@@ -485,6 +491,50 @@ def test_what_a_replay_sends_again_is_no_more_than_the_buffer_holds_and_nothing_
         server.publish(b"{}", str(number), 1.0)
     server.disconnect(2.0)
     assert (server.kept, server.dropped) == (2, 0)
+
+
+def test_a_replay_sends_again_what_was_sent_over_this_connection_and_not_over_the_one_before():
+    client, server = connected(replay_sent_s=100.0)
+    server.publish(b"{}", "1", 1.0)
+    to_client(server, client)
+    for now in (2.0, 4.0):
+        server.disconnect(now)
+        _, facts = reconnect(server, now, client.wsc, recovery="Successful")
+        assert len(facts) == (2 if now == 2.0 else 1)
+
+
+def test_what_was_to_be_sent_when_the_connection_ended_is_not_sent_over_the_next_one():
+    _, server = connected()
+    server.inject(b"1")
+    server.disconnect(1.0)
+    assert server.data_to_send() == []
+    server.connect(2.0, CREATED)
+    server.inject(b"2")
+    server.disconnect(3.0)
+    _, facts = reconnect(server, 4.0, None)
+    assert len(facts) == 1
+
+
+def test_what_waited_for_the_hand_over_is_said_once():
+    _, server = connected()
+    server.disconnect(1.0)
+    server.connect(2.0, CREATED)
+    server.inject(b"2")
+    server.hand_over()
+    assert server.data_to_send()[1:] == [b"2"]
+    server.disconnect(3.0)
+    assert len(reconnect(server, 4.0, None)[1]) == 1
+
+
+def test_of_what_came_before_the_hand_over_no_more_is_kept_than_the_buffer_holds():
+    _, server = connected(recovery_buffer_size=2)
+    server.disconnect(1.0)
+    server.connect(2.0, CREATED)
+    for number in range(5):
+        server.publish(b"{}", str(number), 2.0)
+    assert server.kept == 5, "they are about to be sent"
+    server.disconnect(3.0)
+    assert (server.kept, server.dropped) == (2, 3)
 
 
 def test_a_disconnect_without_a_connection_changes_nothing():
