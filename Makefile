@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --quiet
 SIDE_BY_SIDE := -n 3 --dist worksteal
 # the tests of the modules that pyproject.toml names under coverage and mutmut
-MEASURED := tests/protocol tests/test_envelope.py $(patsubst %,tests/journal/test_%.py,figures journal_retention progress segments store)
+MEASURED := tests/protocol tests/test_envelope.py tests/test_nesting.py $(patsubst %,tests/journal/test_%.py,figures journal_retention progress segments store)
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
 .PHONY: demo test test-fast search fuzz outages coverage mutants check format lint types bench bench-quick dist deb sbom audit lock clean
@@ -37,9 +37,9 @@ coverage: $(VENV)/.dev  ## branches of what the promise rests on; fails where it
 	@$(BIN)/python -m coverage run -m pytest -q -p no:cacheprovider $(MEASURED)
 	@$(BIN)/python -m coverage report
 
-mutants: $(VENV)/mutants/.done  ## small mistakes in the same modules, one at a time: which does no test notice? Some hours; MUTANTS='rc_push.nesting*' for some
-	@$(VENV)/mutants/bin/mutmut run $(MUTANTS)
-	@$(VENV)/mutants/bin/mutmut results
+mutants: $(VENV)/mutants/.done  ## small mistakes in the same modules, one at a time: which does no test notice? An hour or two; MUTANTS='rc_push.nesting*' for some
+	@$(VENV)/mutants/bin/python tests/mutants.py run $(MUTANTS)
+	@$(VENV)/mutants/bin/python tests/mutants.py results
 
 check: format lint types coverage bench-quick test  ## what CI runs
 
@@ -113,7 +113,6 @@ $(VENV)/audit/.done: requirements/audit.txt | $(BIN)/pip
 	@$(VENV)/audit/bin/pip --disable-pip-version-check --quiet install --require-hashes -r requirements/audit.txt
 	@touch $@
 
-# beside the audit's: the mutants are tried in the same versions, but nothing else is to change with them
 $(VENV)/mutants/.done: requirements/dev.txt requirements/mutants.txt | $(BIN)/pip
 	@$(PYTHON) -m venv $(VENV)/mutants
 	@$(VENV)/mutants/bin/pip --disable-pip-version-check --quiet install --require-hashes -r requirements/dev.txt -r requirements/mutants.txt

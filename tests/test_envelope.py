@@ -255,10 +255,10 @@ def test_a_payload_of_many_lines_becomes_one_line_that_says_the_same(event_type,
 
 @pytest.mark.parametrize("event_type", ["PostAdded", "Surprise"])
 def test_many_lines_with_half_a_surrogate_become_one_line(event_type):
-    payload = b'{"uuid":"1",\n"event":"/x","body":{"eventType":"%b","text":"\\ud800"\n}}' % event_type.encode()
+    payload = b'{"uuid":"1",\n"event":"/X","body":{"eventType":"%b","text":"X \\ud800"\n}}' % event_type.encode()
     envelope = envelope_of(payload)
     assert envelope.payload == payload.replace(b"\n", b"")
-    assert envelope.body["text"] == "\ud800"
+    assert envelope.body["text"] == "X \ud800"
 
 
 @pytest.mark.parametrize(
@@ -306,6 +306,7 @@ def test_number_ids_become_text():
     assert (envelope.uuid, envelope.subscription_id, envelope.owner_id) == ("77", "88", "99")
     assert envelope.fields["uuid"] == "77"
     assert envelope.body == {"id": 5}, "the body is RingCentral's"
+    assert envelope_of(encode(HEAD | {"uuid": 77})).payload == encode(HEAD | {"uuid": "77"}), "no byte is added"
 
 
 @pytest.mark.parametrize("event", [None, 5, [], {}])

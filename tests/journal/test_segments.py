@@ -94,6 +94,14 @@ def test_what_is_not_committed_is_forgotten_and_the_segment_not_used_again(store
     assert payloads_in(path) == [event.payload for event in events(0, 2 * COUNT)]
 
 
+def test_a_segment_grows_on_after_a_failure_that_wrote_nothing_to_it(store, path):
+    append(store, *events(0))
+    append_and_fail(store, *events(COUNT, 1))
+    append(store, *events(COUNT))
+    assert names_in(path) == [0]
+    assert payloads_in(path) == [event.payload for event in events(0, 2 * COUNT)]
+
+
 def test_of_a_first_batch_that_fails_nothing_is_left(store, path):
     append_and_fail(store, *events(0))
     assert names_in(path) == []
