@@ -4,9 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --quiet
 SIDE_BY_SIDE := -n 3 --dist worksteal
+# the tests of the modules that pyproject.toml names under coverage and mutmut
+MEASURED := tests/protocol tests/test_envelope.py tests/test_nesting.py $(patsubst %,tests/journal/test_%.py,figures journal_retention progress segments store)
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-fast search fuzz outages power check format lint types bench bench-quick dist deb sbom audit lock clean
+.PHONY: demo test test-fast search fuzz outages power coverage mutants check format lint types bench bench-quick dist deb sbom audit lock clean
 
 demo: $(VENV)/.run  ## watch the main job on the embedded simulator
 	@$(BIN)/rc-push demo $(DEMO)
@@ -34,7 +36,15 @@ outages: $(VENV)/.dev  ## rotations, restarts and dead connections, for longer t
 power: $(VENV)/.dev  ## cut the power CUTS times, in a model of a disk; tells how many states it has looked at
 	@RC_PUSH_POWER_CUTS=$(or $(CUTS),3000) $(BIN)/python -m pytest -n 2 --dist worksteal tests/power
 
-check: format lint types bench-quick test  ## what CI runs
+coverage: $(VENV)/.dev  ## branches of what the promise rests on; fails where its own tests leave one out
+	@$(BIN)/python -m coverage run -m pytest -q -p no:cacheprovider $(MEASURED)
+	@$(BIN)/python -m coverage report
+
+mutants: $(VENV)/mutants/.done  ## small mistakes in the same modules, one at a time: which does no test notice? An hour or two; MUTANTS='rc_push.nesting*' for some
+	@$(VENV)/mutants/bin/python tests/mutants.py run $(MUTANTS)
+	@$(VENV)/mutants/bin/python tests/mutants.py results
+
+check: format lint types coverage bench-quick test  ## what CI runs
 
 format: $(VENV)/.dev
 	@$(BIN)/ruff format --check .
@@ -72,9 +82,10 @@ lock: ## renew requirements/*.txt (needs uv)
 	$(COMPILE) --group bench -c requirements/dev.txt -o requirements/bench.txt
 	$(COMPILE) --group fuzz -c requirements/dev.txt -o requirements/fuzz.txt
 	$(COMPILE) --group audit -c requirements/dev.txt -o requirements/audit.txt
+	$(COMPILE) --group mutants -c requirements/dev.txt -o requirements/mutants.txt
 
 clean:
-	rm -rf $(VENV) .fuzz build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .coverage mutants .fuzz build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit("rc-push needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3.11") if sys.version_info < (3, 11) else None'
@@ -103,6 +114,11 @@ $(VENV)/.fuzz: requirements/fuzz.txt $(VENV)/.dev
 $(VENV)/audit/.done: requirements/audit.txt | $(BIN)/pip
 	@$(PYTHON) -m venv $(VENV)/audit
 	@$(VENV)/audit/bin/pip --disable-pip-version-check --quiet install --require-hashes -r requirements/audit.txt
+	@touch $@
+
+$(VENV)/mutants/.done: requirements/dev.txt requirements/mutants.txt | $(BIN)/pip
+	@$(PYTHON) -m venv $(VENV)/mutants
+	@$(VENV)/mutants/bin/pip --disable-pip-version-check --quiet install --require-hashes -r requirements/dev.txt -r requirements/mutants.txt
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.run

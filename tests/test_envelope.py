@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,7 +21,10 @@ from rc_push.envelope import (
     Gap,
     Source,
     Unreadable,
+    envelope_from_dict,
     envelope_from_payload,
+    envelope_of_gap,
+    envelope_to_dict,
     iso_from_ms,
     ms_from_iso,
 )
@@ -251,10 +255,10 @@ def test_a_payload_of_many_lines_becomes_one_line_that_says_the_same(event_type,
 
 @pytest.mark.parametrize("event_type", ["PostAdded", "Surprise"])
 def test_many_lines_with_half_a_surrogate_become_one_line(event_type):
-    payload = b'{"uuid":"1",\n"event":"/x","body":{"eventType":"%b","text":"\\ud800"\n}}' % event_type.encode()
+    payload = b'{"uuid":"1",\n"event":"/X","body":{"eventType":"%b","text":"X \\ud800"\n}}' % event_type.encode()
     envelope = envelope_of(payload)
     assert envelope.payload == payload.replace(b"\n", b"")
-    assert envelope.body["text"] == "\ud800"
+    assert envelope.body["text"] == "X \ud800"
 
 
 @pytest.mark.parametrize(
@@ -302,6 +306,7 @@ def test_number_ids_become_text():
     assert (envelope.uuid, envelope.subscription_id, envelope.owner_id) == ("77", "88", "99")
     assert envelope.fields["uuid"] == "77"
     assert envelope.body == {"id": 5}, "the body is RingCentral's"
+    assert envelope_of(encode(HEAD | {"uuid": 77})).payload == encode(HEAD | {"uuid": "77"}), "no byte is added"
 
 
 @pytest.mark.parametrize("event", [None, 5, [], {}])
@@ -389,6 +394,16 @@ BROKEN_VALUES = {
 def test_a_body_that_is_no_json_makes_the_message_unreadable(value, reason, event_type):
     payload = b'{"uuid":"1","event":"/x","body":{"eventType":"%b","value":%b}}' % (event_type.encode(), value)
     assert reason_of(payload).startswith(reason)
+
+
+def test_where_the_reader_has_no_room_left_to_go_down_the_message_is_unreadable(monkeypatch):
+    """How deep Python's reader may go depends on where it is called, and on its version: here, nowhere."""
+
+    def goes_down(_text):
+        raise RecursionError
+
+    monkeypatch.setattr("rc_push.envelope._decode_any", goes_down)
+    assert reason_of(encode(HEAD | {"news": 1})) == "nested too deeply"
 
 
 @pytest.mark.parametrize("event_type", ["PostAdded", "Surprise"])
@@ -516,6 +531,27 @@ def test_a_gap_prints_its_times_as_ringcentral_does_and_null_while_open():
     assert closed.to_dict()["until"] == "2026-11-23T10:00:00.191Z"
 
 
+def test_a_gap_that_is_closed_stays_as_it_is_and_an_open_one_never_ends_before_it_began():
+    gap = Gap("team", "websocket", 100, None, "why", "certain")
+    assert gap.closed_at(250) == Gap("team", "websocket", 100, 250, "why", "certain")
+    assert gap.closed_at(40) == Gap("team", "websocket", 100, 100, "why", "certain")
+    assert gap.closed_at(250).closed_at(900).until_ms == 250
+    assert Gap("team", "websocket", -5, 0, "ended as 1970 began", "certain").closed_at(900).until_ms == 0
+
+
+def test_a_gap_is_told_in_the_form_and_on_the_one_line_of_an_event_and_the_same_gap_under_the_same_uuid():
+    gap = Gap("team", "websocket", 0, None, "no connection", "possible")
+    told = envelope_of_gap(gap, "main", RECEIVED_AT_MS)
+    assert told.payload.decode() == (
+        f'{{"uuid":"{told.uuid}","event":"/rc-push/gap","timestamp":"2026-11-23T10:00:00.190Z","body":'
+        '{"subscription":"team","transport":"websocket","since":"1970-01-01T00:00:00.000Z","until":null,'
+        '"reason":"no connection","certainty":"possible"}}'
+    )
+    assert (told.type, told.received_at_ms, told.source) == ("rc-push.gap", RECEIVED_AT_MS, SOURCE)
+    assert envelope_of_gap(gap, "main", RECEIVED_AT_MS + 1).uuid == told.uuid
+    assert envelope_of_gap(gap.closed_at(1), "main", RECEIVED_AT_MS).uuid != told.uuid
+
+
 def test_a_cursor_does_not_show_its_state():
     cursor = Cursor("team", "websocket", RECEIVED_AT_MS, b'{"wsc":"s3cret"}')
     assert "s3cret" not in f"{cursor} {cursor!r} {[cursor]}"
@@ -533,6 +569,35 @@ def test_a_batch_counts_what_was_received_and_says_whether_there_is_anything_to_
     assert Batch("team", gaps=[gap])
     assert Batch("team", cursor=Cursor("team", "websocket", 0))
     assert Batch("team", closes_gaps_at_ms=0), "the first instant of 1970 is an instant"
+    assert Batch("team", twins=2).received == 2
+
+
+def test_two_reads_in_one_batch_say_what_they_say_one_after_the_other():
+    first, second = envelope_of(encode(HEAD)), envelope_of(encode(HEAD | {"uuid": "2"}))
+    bad, worse = Unreadable(b"1", "why", SOURCE, 0), Unreadable(b"2", "why", SOURCE, 0)
+    cursor, later = Cursor("team", "websocket", 1), Cursor("team", "websocket", 2)
+    batch = Batch("team", [first], [bad], cursor=cursor, twins=1)
+    batch.add(Batch("team", [second], [worse], cursor=later, twins=2))
+    assert batch == Batch("team", [first, second], [bad, worse], cursor=later, twins=3)
+    batch.add(Batch("team"))
+    assert batch == Batch("team", [first, second], [bad, worse], cursor=later, twins=3)
+
+
+def test_a_later_read_closes_the_gaps_of_the_one_before_it_and_not_its_own():
+    opened, other = (Gap("team", "websocket", since_ms, None, "why", "certain") for since_ms in (100, 300))
+    batch = Batch("team", gaps=[opened])
+    batch.add(Batch("team", gaps=[other], closes_gaps_at_ms=200))
+    assert batch == Batch("team", gaps=[opened.closed_at(200), other], closes_gaps_at_ms=200)
+    batch.add(Batch("team", closes_gaps_at_ms=0))
+    assert batch.closes_gaps_at_ms == 0, "the last word; what was open when the first was said is closed"
+    assert batch.gaps == [opened.closed_at(200), other.closed_at(0)]
+
+
+@pytest.mark.parametrize("fields", [HEAD, HEAD | {"body": {"text": 'ü "☕" \\ud800'}}])
+def test_an_envelope_is_the_same_after_another_process_was_told_of_it_in_json(fields):
+    sent = envelope_of(encode(fields))
+    sent = Envelope(sent.uuid, sent.type, sent.payload, Source("a", "s", "pubnub", "recovered"), 7, 1042)
+    assert envelope_from_dict(json.loads(json.dumps(envelope_to_dict(sent)))) == sent
 
 
 # --------------------------------------------------------------------------------------------------------------- times
@@ -557,6 +622,18 @@ def test_a_batch_counts_what_was_received_and_says_whether_there_is_anything_to_
 )
 def test_every_spelling_of_a_time_is_read(text, ms):
     assert ms_from_iso(text) == ms
+
+
+@pytest.mark.parametrize("zone", ["JST-9", "EST5"])
+def test_a_time_without_a_zone_is_utc_wherever_this_machine_stands(monkeypatch, zone):
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        assert ms_from_iso("2026-11-23T10:00:00.190") == RECEIVED_AT_MS
+        assert iso_from_ms(RECEIVED_AT_MS) == "2026-11-23T10:00:00.190Z"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 @pytest.mark.parametrize(

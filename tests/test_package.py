@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import runpy
@@ -14,6 +15,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from source import parsed
 
 from rc_push import __version__, cli
 
@@ -90,3 +92,33 @@ def test_the_source_and_the_wheel_have_all_that_is_needed(tmp_path):
     with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as source:
         kept = {name.partition("/")[2] for name in source.getnames()}
     assert {"systemd/rc-push.service", "package/deb.sh", "docs/operations.md", "requirements/run.txt"} <= kept
+
+
+# ------------------------------------------------------------------------------------------ what make coverage measures
+
+
+MEASURED = PROJECT["tool"]["coverage"]["report"]["include"]
+
+
+def test_the_store_is_measured_with_all_of_the_journal_that_it_is_made_of():
+    made_of, left = set(), {"store"}
+    while left:
+        module = left.pop()
+        made_of.add(module)
+        tree = parsed((ROOT / f"rc_push/journal/{module}.py").read_text("utf-8"))
+        imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        names = [f"{node.module}.{alias.name}" for node in imports for alias in node.names]
+        left |= {name.split(".")[2] for name in names if name.startswith("rc_push.journal.")} - made_of
+    assert {"store", "segments", "retention"} <= made_of
+    assert {f"rc_push/journal/{module}.py" for module in made_of} == {p for p in MEASURED if "/journal/" in p}
+
+
+def test_mutants_are_made_of_what_is_measured_and_tried_on_the_same_tests():
+    mutmut = PROJECT["tool"]["mutmut"]
+    assert mutmut["only_mutate"] == MEASURED
+    printed = subprocess.run(
+        ["make", "--dry-run", "coverage"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+    tests = re.findall(r"tests/\S+", next(line for line in printed.splitlines() if "coverage run" in line))
+    assert sorted(tests) == sorted(mutmut["pytest_add_cli_args_test_selection"])
+    assert all((ROOT / test).exists() for test in tests)

@@ -28,6 +28,7 @@ LOOK = "look at the disk, and at what the kernel says of it"
 REMEDIES = {
     sqlite3.SQLITE_BUSY: "another program holds it, and has to let it go (only rc-push may write it)",
     sqlite3.SQLITE_IOERR: LOOK,
+    sqlite3.SQLITE_CANTOPEN: "look at the rights to its folder, and at how long its path is: SQLite takes 512 bytes",
 }
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 DAMAGED_REMEDY = "`rc-push run` moves it aside, never deletes it, and goes on with what can be read"

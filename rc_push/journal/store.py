@@ -117,12 +117,14 @@ class Store:
 
     @contextmanager
     def salvaging(self) -> Iterator[sqlite3.Connection]:
-        """Give the connection to whoever fills a new journal from a damaged one, in one transaction."""
+        """Give the connection to whoever fills a new journal from a damaged one, in any order, in one transaction."""
         try:
             self._db.execute("PRAGMA foreign_keys = OFF")
-            with self.transaction():
-                yield self._db
-            self._db.execute("PRAGMA foreign_keys = ON")
+            try:
+                with self.transaction():
+                    yield self._db
+            finally:
+                self._db.execute("PRAGMA foreign_keys = ON")
         except sqlite3.Error as exc:
             raise journal_error_from(exc, self.path) from exc
 

@@ -72,6 +72,16 @@ def test_what_a_clock_far_ahead_has_dated_goes_with_what_came_when_it_was_right(
         assert kept(store) == left
 
 
+def test_also_the_last_that_is_dated_ahead_goes_with_what_came_behind_it(tmp_path):
+    with closing(Store(tmp_path / "journal.db")) as store:
+        append(store, Batch("team", [Envelope("a", "other", b"{}", SOURCE, 9_000_000)]))
+        append(store, Batch("team", [Envelope("r", "other", b"{}", SOURCE, 2000)]))
+        with store.transaction():
+            assert store.prune(2000, 1) == 0
+            assert store.prune(2001, 1) == 1
+        assert kept(store) == [2]
+
+
 # ---------------------------------------------------------------------------------------------------------------- size
 
 

@@ -82,6 +82,7 @@ def test_a_position_never_moves_back(rows, handler, path):
     rows(lambda progress: progress.save(handler, Advance(5, delivered=5)))
     rows(lambda progress: progress.save(handler, Advance(3)))
     assert (known(path).position, known(path).delivered) == (5, 5)
+    assert rows(lambda progress: progress.position(handler)) == 5
 
 
 def test_a_row_is_replaced_by_a_newer_one_and_goes_where_it_is_done(rows, handler):
@@ -116,6 +117,13 @@ def test_what_is_dropped_is_gone_and_counted_but_for_what_was_done_before(rows, 
     assert (known(path).dropped, known(path).parked, known(path).pending) == (1, 1, 0)
     assert rows(lambda progress: progress.drop_parked(handler, None)) == 1
     assert (known(path).dropped, known(path).parked) == (2, 0)
+
+
+def test_what_is_parked_ahead_of_the_position_is_not_dropped_for_it_would_come_again(rows, handler, path):
+    rows(lambda progress: progress.save(handler, parked_at(2, 5, position=3)))
+    assert rows(lambda progress: progress.drop_parked(handler, None)) == 1
+    assert rows(lambda progress: progress.parked_positions(handler)) == {5}
+    assert known(path).dropped == 1
 
 
 def test_what_waits_is_neither_retried_nor_dropped(rows, handler):
@@ -155,7 +163,10 @@ def test_a_handler_that_is_forgotten_leaves_nothing_and_another_is_not_touched(r
     for table in ("handlers", "unfinished", "attempts", "replays"):
         assert store._db.execute(f"SELECT count(*) FROM {table}").fetchone() == (1,), table
     assert known(path, "other").parked == 1
+    assert rows(lambda progress: progress.register("between", 0, 0)).position == 0
     assert rows(lambda progress: progress.register(handler, None, 10)).waiting == ()
+    rows(lambda progress: progress.save(handler, Advance(12)))
+    assert (known(path).position, known(path, "between").position) == (12, 0), "it has another id"
 
 
 def test_a_handler_that_nobody_knows_is_a_key_error(rows):

@@ -16,7 +16,7 @@ from rc_push.journal import segments
 from rc_push.journal.check import check
 from rc_push.journal.reader import Reader
 from rc_push.journal.salvage import REASON, salvage
-from rc_push.journal.segments import BLOCK_BYTES, CHUNK_BYTES, file_of, folder_of
+from rc_push.journal.segments import BLOCK_BYTES, CHUNK_BYTES, file_of, files_of, folder_of
 from rc_push.journal.store import Store
 
 SOURCE = Source("main", "team", "websocket")
@@ -136,6 +136,14 @@ def test_what_is_not_committed_is_forgotten_and_the_segment_not_used_again(store
     assert payloads_in(path) == [event.payload for event in events(0, 2 * COUNT)]
 
 
+def test_a_segment_grows_on_after_a_failure_that_wrote_nothing_to_it(store, path):
+    append(store, *events(0))
+    append_and_fail(store, *events(COUNT, 1))
+    append(store, *events(COUNT))
+    assert names_in(path) == [0]
+    assert payloads_in(path) == [event.payload for event in events(0, 2 * COUNT)]
+
+
 def test_of_a_first_batch_that_fails_nothing_is_left(store, path):
     append_and_fail(store, *events(0))
     assert names_in(path) == []
@@ -228,6 +236,15 @@ def test_what_a_killed_process_left_is_removed_at_the_next_start(path):
     with closing(Store(path)) as store:
         store.tidy()
     assert names_in(path) == [0]
+
+
+def test_without_a_folder_there_are_no_segments_and_something_else_in_its_place_is_left_alone(path):
+    assert files_of(path) == []
+    folder_of(path).write_bytes(b"no folder")
+    with closing(Store(path)) as store:
+        store.tidy()
+        assert append(store, *events(0, 1)).stored == 1
+    assert folder_of(path).read_bytes() == b"no folder"
 
 
 def damage(path, how):

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlite_trouble import troubled
 
 from rc_push.envelope import Batch, Cursor, Envelope, Gap, Source, Unreadable
 from rc_push.errors import JournalCorrupt, JournalError, JournalFull, JournalInUse, JournalTooNew
@@ -26,7 +27,7 @@ from rc_push.journal.opening import APPLICATION_ID, connect_read_only, journal_e
 from rc_push.journal.progress import Advance, Unfinished
 from rc_push.journal.reader import Reader, Tally
 from rc_push.journal.segments import folder_of
-from rc_push.journal.store import Appended, Store
+from rc_push.journal.store import CREATED_KEPT_MS, Appended, Store
 
 SOURCE = Source("main", "team", "websocket")
 
@@ -409,8 +410,10 @@ def test_a_cursor_is_where_its_subscription_stood_last(store):
     append(store, Batch("calls", cursor=Cursor("calls", "websocket", 6)))
     append(store, Batch("team", [envelope(1)]))
     assert store.cursor("team") == Cursor("team", "websocket", 5, b'{"wsc":"a"}')
-    append(store, Batch("team", cursor=Cursor("team", "pubnub", 4, b'{"timetoken":"1"}')))
-    assert store.cursor("team") == Cursor("team", "pubnub", 4, b'{"timetoken":"1"}')
+    append(store, Batch("team", cursor=Cursor("team", "pubnub", 4, b'{"timetoken":"1"}', is_clean=True)))
+    assert store.cursor("team") == Cursor("team", "pubnub", 4, b'{"timetoken":"1"}', is_clean=True)
+    append(store, Batch("team", cursor=Cursor("team", "websocket", 7)))
+    assert store.cursor("team") == Cursor("team", "websocket", 7)
     assert store.cursor("calls") == Cursor("calls", "websocket", 6)
 
 
@@ -421,6 +424,37 @@ def test_a_session_is_the_one_saved_last(store):
             store.save_oauth_session("main", session)
     assert store.oauth_session("main") == b"\x00second"
     assert store.oauth_session("other") is None
+
+
+def test_a_webhook_is_the_one_saved_last(store):
+    assert store.webhook("team") is None
+    for state in (b"first", b"\x00second"):
+        with store.transaction():
+            store.save_webhook("team", state)
+    assert store.webhook("team") == b"\x00second"
+    assert store.webhook("calls") is None
+
+
+def test_what_is_used_up_of_the_limits_is_what_was_saved_last(store):
+    assert store.rest_limits("main") is None
+    for state in (b"first", b"\x00second"):
+        with store.transaction():
+            store.save_rest_limits("main", state)
+    assert store.rest_limits("main") == b"\x00second"
+    assert store.rest_limits("other") is None
+
+
+def test_what_was_created_is_known_for_thirty_days_by_account(store):
+    def note(account, id_, at_ms):
+        with store.transaction():
+            store.note_created(account, id_, at_ms)
+        with reading(store) as reader:
+            return sorted(reader.created_subscriptions(account))
+
+    assert note("main", "old", 1000) == ["old"]
+    assert note("main", "new", 1000 + CREATED_KEPT_MS) == ["new", "old"]
+    assert note("other", "theirs", 1000 + CREATED_KEPT_MS) == ["theirs"]
+    assert note("main", "new", 1001 + CREATED_KEPT_MS) == ["new"], "the first is older than that by now"
 
 
 # ------------------------------------------------------------------------------------------------------------ handlers
@@ -447,6 +481,8 @@ def test_a_new_handler_can_begin_in_the_past(store):
         with store.transaction():
             assert store.positions_before(since_ms, None)[0] == position
             assert store.progress.register(f"since-{since_ms}", position, store.head()).position == position
+            assert store.positions_before(since_ms, 31) == (position, 4)
+            assert store.positions_before(since_ms, None) == (position, 10)
     assert handlers_in(store)["since-50"] == (5, 5, 0)
     assert handlers_in(store)["since-0"] == (0, 7, 0), "those that are still there"
 
@@ -808,25 +844,64 @@ def test_a_file_that_is_no_database_is_said_to_be_none(tmp_path):
         connect_read_only(path)
 
 
+@pytest.fixture
+def long_path(tmp_path):
+    """A path that the kernel takes, and SQLite does not."""
+    return tmp_path.joinpath(*["x" * 100] * 6, "journal.db")
+
+
+def test_a_path_that_is_too_long_for_sqlite_is_said_with_the_remedy(long_path):
+    said = f"^{re.escape(str(long_path))}: unable to open database file; .*how long its path is"
+    with pytest.raises(JournalError, match=said):
+        Store(long_path)
+    with pytest.raises(JournalError, match=said):
+        connect_read_only(long_path)
+
+
+def test_a_journal_of_ours_that_is_damaged_is_damage_and_a_file_that_never_was_ours_is_none(tmp_path):
+    path = tmp_path / "journal.db"
+    with opened(path) as store:
+        append(store, batch(1))
+    path.with_name("journal.db-wal").unlink(missing_ok=True)
+    path.write_bytes(b"no database" * 1000)
+    for _ in range(2):  # the lock is free again
+        with pytest.raises(JournalCorrupt, match="`rc-push run` moves it aside, never deletes it"):
+            Store(path)
+    path.with_name("journal.db.lock").unlink()
+    for _ in range(2):  # and nothing says the next time that it is ours
+        with pytest.raises(JournalError, match="this is no journal; name another path") as raised:
+            Store(path)
+        assert type(raised.value) is JournalError
+    assert path.read_bytes() == b"no database" * 1000
+
+
 @contextmanager
-def as_another_user() -> Iterator[None]:
-    """Be nobody for a while, as far as the kernel is asked for files."""
-    os.seteuid(65534)
+def refused(path: Path, mode: int) -> Iterator[None]:
+    """Have the kernel let nobody but the owner at *path*, by its *mode*; root is none of these for a while."""
+    before = path.stat().st_mode
+    is_root = os.geteuid() == 0
+    path.chmod(mode if is_root else 0)
+    if is_root:
+        os.seteuid(65534)
     try:
         yield
     finally:
-        os.seteuid(0)
+        if is_root:
+            os.seteuid(0)
+        path.chmod(before)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-@pytest.mark.parametrize(("folder_mode", "message"), [(0o700, "Permission denied"), (0o755, "no right to read it")])
-def test_another_user_is_told_to_become_the_daemons(folder_mode, message):
+@pytest.mark.parametrize(
+    ("closed", "mode", "message"),
+    [(".", 0o700, "Permission denied"), ("journal.db", 0o600, "no right to read it")],
+)
+def test_another_user_is_told_to_become_the_daemons(closed, mode, message):
     with tempfile.TemporaryDirectory() as folder:  # tmp_path lies below a folder that is closed to others
         path = Path(folder) / "journal.db"
         with opened(path):
-            Path(folder).chmod(folder_mode)
+            Path(folder).chmod(0o755)
             expected = re.escape(f"{path}: {message}; run this as the user that runs the daemon")
-            with as_another_user(), pytest.raises(JournalError, match=rf"^{expected}$"):
+            with refused(Path(folder) / closed, mode), pytest.raises(JournalError, match=rf"^{expected}$"):
                 connect_read_only(path)
 
 
@@ -860,6 +935,75 @@ def test_when_there_is_no_room_nothing_is_stored_and_the_same_write_works_once_t
     store._db.execute("PRAGMA max_page_count = 1000000")
     assert append(store, big_batch(acknowledged)).stored == 20
     assert tally_of(store).stored == acknowledged + 20
+
+
+def test_what_was_removed_gives_its_room_back_to_the_disk_where_that_is_asked_for(store):
+    for start in range(0, 200, 20):
+        append(store, big_batch(start))
+    before = store.live_bytes()
+    store.compact()
+    assert prune(store) == 200
+    size = store.path.stat().st_size
+    store.compact()
+    assert store.path.stat().st_size <= size
+    assert store.path.stat().st_size < max(size, before) / 2
+    assert store.path.with_name("journal.db-wal").stat().st_size == 0
+    assert append(store, batch("later")).head == 201
+
+
+def test_where_there_is_no_room_to_compact_it_is_said_and_all_is_as_before(small_disk):
+    with opened(small_disk / "journal.db") as store:
+        acknowledged = fill(store)
+        with pytest.raises(JournalFull, match="no room on the disk"):
+            store.compact()
+        assert uuids_in(store) == [str(n) for n in range(acknowledged)]
+
+
+def test_who_fills_a_new_journal_may_do_so_in_any_order_and_all_or_nothing(store):
+    def cursor_of(subscription):
+        sql = "INSERT INTO cursors (subscription, transport, seen_at, state, is_clean) VALUES (?, 'x', 0, x'', 0)"
+        store._db.execute(sql, (subscription,))
+
+    def fails_behind_it(db):
+        cursor_of(7)
+        db.execute("SELECT * FROM nowhere")
+
+    with pytest.raises(JournalError, match="no such table"), store.salvaging() as db:
+        fails_behind_it(db)
+    assert store._db.execute("SELECT * FROM cursors").fetchall() == []
+    with pytest.raises(JournalError, match="FOREIGN KEY"), store.transaction():
+        cursor_of(7)
+    with store.salvaging() as db:
+        cursor_of(7)  # what it refers to comes later
+        db.execute("INSERT INTO subscriptions (id, name) VALUES (7, 'team')")
+    assert store.cursor("team") == Cursor("team", "x", 0, b"")
+    with pytest.raises(JournalError, match="FOREIGN KEY"), store.transaction():
+        cursor_of(8)
+
+
+@pytest.mark.parametrize("flag", ["OFF", "ON"])
+def test_trouble_on_the_way_into_a_new_journal_or_out_of_it_is_told_as_the_journals(tmp_path, monkeypatch, flag):
+    trouble = troubled(monkeypatch)
+    with opened(tmp_path / "journal.db") as store:
+        trouble.arm(f"PRAGMA foreign_keys = {flag}", "disk I/O error", fails=1)
+        with pytest.raises(JournalError, match="disk I/O error; look at the disk"), store.salvaging():
+            pass
+        with store.salvaging() as db:
+            db.execute("INSERT INTO subscriptions (id, name) VALUES (7, 'team')")
+        assert store._db.execute("PRAGMA foreign_keys").fetchone() == (1,)
+
+
+def test_what_another_program_holds_is_not_compacted_and_says_so(store):
+    append(store, batch(1))
+    store._db.execute("PRAGMA busy_timeout = 0")
+    with closing(sqlite3.connect(store.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        said = f"^{re.escape(str(store.path))}: database is locked; another program holds it, and has to let it go"
+        with pytest.raises(JournalError, match=said):
+            store.compact()
+        other.execute("ROLLBACK")
+    store.compact()
+    assert uuids_in(store) == ["1"]
 
 
 @pytest.fixture
@@ -906,7 +1050,9 @@ def test_what_sqlite_says_is_told_with_the_journals_path(name, kind):
 
 
 def test_an_error_without_a_code_is_no_full_disk():
-    assert type(journal_error_from(sqlite3.ProgrammingError("closed"), Path("x"))) is JournalError
+    error = journal_error_from(sqlite3.ProgrammingError("closed"), Path("x"))
+    assert type(error) is JournalError
+    assert str(error) == "x: closed"
 
 
 # ------------------------------------------------------------------------------------------------------ gaps as events

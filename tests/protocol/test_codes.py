@@ -84,6 +84,7 @@ def test_a_code_becomes_the_exception_that_does_what_the_table_says(code, status
     assert exc.error_code == code
     assert code in str(exc)
     assert is_retryable(exc) == (action in ("retry", "renew"))
+    assert CODES[code].means, "people are told"
     remedy = getattr(exc, "remedy", "")
     assert bool(remedy) == (action in ("stop", "log in"))
     assert "{" not in remedy
@@ -91,14 +92,17 @@ def test_a_code_becomes_the_exception_that_does_what_the_table_says(code, status
 
 @pytest.mark.parametrize("code", [*LOG_IN, *BAD_CREDENTIALS])
 def test_over_the_gateway_dead_credentials_are_worth_another_connection_which_logs_in(code):
-    exc = over_gateway(error_from_response(0, body(code)))
+    exc = over_gateway(error_from_response(0, body(code), where="POST /subscription"))
     assert is_retryable(exc)
-    assert exc.error_code == code
+    assert type(exc) is RestError
+    assert (exc.status, exc.error_code, exc.message, exc.where) == (0, code, "words", "POST /subscription")
 
 
 @pytest.mark.parametrize("code", [*NO_PERMISSION, *BAD_FILTERS])
 def test_over_the_gateway_a_permission_or_a_filter_stays_refused(code):
-    assert not is_retryable(over_gateway(error_from_response(0, body(code))))
+    exc = error_from_response(0, body(code))
+    assert over_gateway(exc) is exc
+    assert not is_retryable(exc)
 
 
 @pytest.mark.parametrize(("parameter", "words"), [("eventFilters", "event_filters"), ("deliveryMode", "transport")])

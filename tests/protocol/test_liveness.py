@@ -67,5 +67,11 @@ def test_silence_in_which_the_buffer_would_have_filled_is_the_shorter_the_higher
     assert Rate(0.0, 50.0).silence_s(KEPT) < Rate(0.0, 10.0).silence_s(KEPT) < 20.0
 
 
+def test_silence_is_as_long_as_the_fading_rate_takes_for_so_many_events():
+    assert Rate(0.0, 10.0).silence_s(150) == pytest.approx(30.0 * math.log(2)), "half of the 300 that it has in mind"
+    assert Rate(0.0, 10.0).silence_s(300) == math.inf, "as many as would come in all eternity"
+    assert Rate(0.0, 10.0).silence_s(0) == 0
+
+
 def test_the_end_of_a_burst_that_would_never_have_filled_the_buffer_is_no_sign():
     assert Rate(0.0, 1.0).silence_s(KEPT) == math.inf

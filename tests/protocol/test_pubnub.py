@@ -56,6 +56,17 @@ def test_a_message_has_its_data_and_its_time():
     assert answer.timetoken == HERE["t"]
 
 
+def test_an_answer_tells_where_to_go_on_and_a_message_when_it_was_published():
+    published = {"t": "14818963573025400", "r": 12}
+    answer = answer_from({"t": HERE, "m": [{"c": "channel", "d": "hey", "p": published, "f": 0}]})
+    assert (answer.timetoken, answer.region) == (HERE["t"], 12)
+    assert answer.messages == [Message("hey", 1481896357302)]
+
+
+def test_a_time_of_publishing_can_be_a_number():
+    assert answer_from({"t": HERE, "m": [{"d": 1, "p": {"t": 20000}}]}).messages == [Message(1, 2)]
+
+
 def test_data_that_is_an_object_stays_one():
     (message,) = answer_from(sample("subscribe-presence-event")).messages
     assert message.data["action"] == "join"
@@ -100,13 +111,13 @@ def test_a_timetoken_can_be_a_number():
     ],
 )
 def test_an_answer_without_a_timetoken_is_refused(raw):
-    with pytest.raises(ProtocolError, match="without a timetoken"):
+    with pytest.raises(ProtocolError, match=r"^a PubNub answer without a timetoken: "):
         answer_from(raw)
 
 
 @pytest.mark.parametrize("messages", ["text", {"d": 1}, 7, True])
 def test_messages_that_are_no_list_are_refused(messages):
-    with pytest.raises(ProtocolError, match="no list"):
+    with pytest.raises(ProtocolError, match=r"^a PubNub answer whose messages are no list"):
         answer_from({"t": HERE, "m": messages})
 
 

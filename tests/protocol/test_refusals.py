@@ -17,7 +17,13 @@ from rc_push.errors import (
     ServerError,
     is_retryable,
 )
-from rc_push.protocol.refusals import MESSAGE_MAX_CHARS, SILENCE_S, error_from_response
+from rc_push.protocol.refusals import (
+    CODE_MAX_CHARS,
+    MESSAGE_MAX_CHARS,
+    SILENCE_S,
+    error_from_response,
+    remedy_for,
+)
 
 SAMPLES = Path(__file__).resolve().parents[2] / ".." / "shared" / "samples"
 
@@ -36,6 +42,12 @@ def test_429_is_rate_limited_for_as_long_as_asked():
     exc = error_from_response(429, rest_body("CMN-301"), where="here", retry_after_s=12.0)
     assert isinstance(exc, RateLimited)
     assert (exc.retry_after_s, exc.error_code, str(exc)) == (12.0, "CMN-301", "here 429 CMN-301 words")
+
+
+def test_429_is_rate_limited_whatever_the_code():
+    exc = error_from_response(429, b"")
+    assert isinstance(exc, RateLimited)
+    assert exc.retry_after_s == SILENCE_S
 
 
 @pytest.mark.parametrize("status", [0, 400, 403, 503])
@@ -99,6 +111,45 @@ def test_refused_credentials_are_final_and_name_the_key_to_look_at(status: int, 
     assert key in exc.remedy
 
 
+@pytest.mark.parametrize("code", ["AGW-401", "CMN-405"])
+def test_a_code_of_credentials_counts_whatever_it_is_called_and_whatever_the_status(code):
+    assert isinstance(error_from_response(403, rest_body(code)), CredentialsRefused)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (429, "CMN-301", RateLimited),
+        (503, "CMN-201", ServerError),
+        (403, "SUB-402", PermissionRefused),
+        (400, "SUB-508", FiltersRefused),
+        (401, "OAU-146", CredentialsRefused),
+        (404, "CMN-102", RestError),
+    ],
+)
+def test_each_refusal_says_what_was_asked_and_what_was_answered(status, code, kind):
+    exc = error_from_response(status, rest_body(code), where="POST /x")
+    assert type(exc) is kind
+    assert (exc.status, exc.error_code, exc.message, exc.where) == (status, code, "words", "POST /x")
+    assert str(exc).startswith(f"POST /x {status} {code} words")
+    assert error_from_response(status, rest_body(code)).where == ""
+
+
+def test_an_oauth_error_without_a_code_names_what_to_look_at_by_its_word():
+    assert "JWT auth flow" in error_from_response(400, oauth_body("unauthorized_client")).remedy
+    assert "client_secret" in error_from_response(400, oauth_body("access_denied")).remedy
+
+
+def test_too_many_subscriptions_are_told_with_what_to_do_and_tried_again():
+    exc = error_from_response(403, rest_body("SUB-505"))
+    assert str(exc) == ("403 SUB-505 words; end subscriptions that nobody needs: rc-push subscriptions lists them")
+    assert is_retryable(exc)
+
+
+def test_a_code_that_nobody_knows_has_no_remedy():
+    assert remedy_for("XYZ-1", "[ReadMessages] permission required") == ""
+
+
 def test_an_unknown_event_filter_is_a_mistake_in_the_file():
     exc = error_from_response(400, rest_body("SUB-508"))
     assert isinstance(exc, FiltersRefused)
@@ -145,6 +196,20 @@ def test_garbage_is_a_rest_error_without_words(body: bytes):
     assert str(exc) == "here 404"
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"errorCode":"CMN-102","message":"gone"}', ("CMN-102", "gone")),
+        (b'{"errorCode":"CMN-102","message":"gone","errors":[{"errorCode":"X","message":"y"}]}', ("CMN-102", "gone")),
+        (b'{"error":"invalid_grant","error_description":"expired"}', ("invalid_grant", "expired")),
+        (b'{"message":"gone","error_description":"y"}', ("", "gone")),
+    ],
+)
+def test_the_top_speaks_first(body, said):
+    exc = error_from_response(404, body)
+    assert (exc.error_code, exc.message) == said
+
+
 def test_the_first_of_errors_speaks_where_the_top_is_silent():
     exc = error_from_response(404, b'{"errors":[{"errorCode":"CMN-102","message":"gone"},{"errorCode":"X"}]}')
     assert (exc.error_code, exc.message) == ("CMN-102", "gone")
@@ -155,6 +220,7 @@ def test_the_servers_words_are_short_and_on_one_line():
     assert exc.message.startswith("a b [31m c d xxx")
     assert len(exc.message) == MESSAGE_MAX_CHARS
     assert str(exc).isprintable()
+    assert error_from_response(400, rest_body("C" * 1000)).error_code == "C" * CODE_MAX_CHARS
 
 
 @pytest.mark.skipif(not SAMPLES.is_dir(), reason="../shared is absent")

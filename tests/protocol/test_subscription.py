@@ -17,8 +17,11 @@ from rc_push.protocol.subscription import (
     SubscriptionInfo,
     are_same_filters,
     creation_body,
+    filters_of,
     info_from,
     is_gone,
+    is_held,
+    records_in,
     refused_from,
 )
 
@@ -102,12 +105,12 @@ def test_encryption_can_be_said_as_text(encryption):
 
 @pytest.mark.parametrize("body", [b"", b"null", b"[]", b"<html>", b"{}", b'{"id":7}', b'{"id":"x"', b'{"id":"\xff"}'])
 def test_what_is_no_answer_is_refused(body):
-    with pytest.raises(ProtocolError, match="subscription answer"):
+    with pytest.raises(ProtocolError, match=r"^subscription answer: (?!None)."):
         info_from(body)
 
 
 def test_an_empty_id_is_none():
-    with pytest.raises(ProtocolError, match="without an id"):
+    with pytest.raises(ProtocolError, match=r"^subscription answer without an id$"):
         info_from(b'{"id":""}')
 
 
@@ -151,9 +154,10 @@ def test_any_other_status_is_told(status):
 def test_all_refused_filters_are_told_in_a_line_that_ends():
     disabled = [DisabledFilter(f"/filter/{number}", "SUB-412") for number in range(100)]
     said = refused_from(SubscriptionInfo("x", disabled_filters=disabled, status="Blacklisted"))
-    assert "/filter/0 (SUB-412), /filter/1 (SUB-412)" in said
+    assert said.startswith("event filters refused: /filter/0 (SUB-412), /filter/1 (SUB-412)")
     assert len(said) == 500
-    assert len(refused_from(SubscriptionInfo("x", status="S" * 1000))) < 100
+    cut = refused_from(SubscriptionInfo("x", status="S" * 1000))
+    assert cut == "RingCentral reports the status " + "S" * 40
 
 
 @pytest.mark.parametrize(
@@ -172,6 +176,13 @@ def test_all_refused_filters_are_told_in_a_line_that_ends():
 )
 def test_a_subscription_is_gone_where_the_answer_says_so(status, code, gone):
     assert is_gone(RestError(status, code)) is gone
+
+
+@pytest.mark.parametrize(
+    ("message", "gone"), [("Parameter [subscriptionId] value is invalid", True), ("Parameter [x] is invalid", False)]
+)
+def test_an_invalid_parameter_means_that_it_is_gone_where_that_is_its_id(message, gone):
+    assert is_gone(RestError(400, "CMN-102", message)) is gone
 
 
 # ---------------------------------------------------------------------------------------------------------- filters
@@ -193,6 +204,7 @@ def test_a_subscription_is_gone_where_the_answer_says_so(status, code, gone):
             [f"/restapi/v2/accounts/7/extensions/{OWNER}/sms/messages"],
         ),
         (["/restapi/v1.0/account/~/extension/5"], ["/restapi/v1.0/account/7/extension/5"]),
+        (["account/~/presence"], ["account/7/presence"]),
         ([], []),
     ],
 )
@@ -213,6 +225,8 @@ def test_filters_that_mean_the_same_are_the_same(ours, theirs):
         ([PRESENCE + "?sipData=true"], [PRESENCE + "?sipData=false"]),
         ([PRESENCE + "?sipData="], [PRESENCE]),
         (["/restapi/v1.0/account/~/presence"], [PRESENCE]),
+        ([POSTS + "/X"], [POSTS]),
+        (["7/account"], ["8/account"]),
         (["/restapi/v1.0/account/~/extension"], ["/restapi/v1.0/account/~/extension/~"]),
     ],
 )
@@ -231,3 +245,72 @@ def test_without_our_own_id_only_the_tilde_is_the_tilde():
 @given(st.lists(st.text()), st.text())
 def test_any_filters_are_the_same_as_themselves(event_filters, owner_id):
     assert are_same_filters(event_filters, list(reversed(event_filters)), owner_id)
+
+
+def held(ours, *theirs):
+    return is_held(ours, SubscriptionInfo("x", event_filters=list(theirs)))
+
+
+MINE = f"/restapi/v1.0/account/2021383004/extension/{OWNER}"
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ([POSTS], [POSTS]),
+        ([POSTS, PRESENCE], [PRESENCE, POSTS]),
+        ([PRESENCE], [f"{MINE}/presence"]),
+        ([f"{MINE}/presence"], [PRESENCE]),
+        ([PRESENCE, f"{MINE}/voicemail"], [f"{MINE}/presence", "/restapi/v1.0/account/~/extension/~/voicemail"]),
+        (["/restapi/v2/accounts/~/extensions/~/sms"], ["/restapi/v2/accounts/7/extensions/8/sms"]),
+        ([PRESENCE + "?a=1&b=2"], [f"{MINE}/presence?b=2&a=1"]),
+        ([], []),
+    ],
+)
+def test_filters_are_held_where_our_id_and_the_tilde_stand_for_each_other(ours, theirs):
+    assert held(ours, *theirs)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ([POSTS, PRESENCE], [POSTS]),
+        ([POSTS], [POSTS, PRESENCE]),
+        ([POSTS], [PRESENCE]),
+        ([PRESENCE], [f"{MINE}/presence/line"]),
+        ([PRESENCE], [f"{MINE}/presence?detailedTelephonyState=true"]),
+        ([f"{MINE}/presence"], ["/restapi/v1.0/account/~/extension/5/presence"]),
+        (["/restapi/v1.0/account/~/queue/~/presence"], ["/restapi/v1.0/account/~/queue/5/presence"]),
+        ([PRESENCE, POSTS], [f"{MINE}/presence", "/restapi/v1.0/account/~/extension/5/presence"]),
+        ([PRESENCE, PRESENCE + "/line"], [f"{MINE}/presence", f"{MINE}/voicemail"]),
+        (["~/extension/x"], ["y/extension/x"]),
+    ],
+)
+def test_filters_that_are_missing_or_new_or_other_are_not_held(ours, theirs):
+    assert not held(ours, *theirs)
+
+
+def test_each_of_their_filters_stands_for_one_of_ours_only():
+    ours = [f"{MINE}/presence", "/restapi/v1.0/account/~/extension/5/presence"]
+    assert not held(ours, PRESENCE)
+    assert not held([PRESENCE], *ours)
+
+
+def test_a_filter_that_is_refused_is_held_and_an_answer_that_names_none_says_nothing():
+    refused = SubscriptionInfo("x", event_filters=[POSTS], disabled_filters=[DisabledFilter(PRESENCE, "SUB-412")])
+    assert filters_of(refused) == [POSTS, PRESENCE]
+    assert is_held([PRESENCE, POSTS], refused)
+    assert not is_held([POSTS], refused)
+    assert is_held([POSTS], SubscriptionInfo("x"))
+
+
+# ------------------------------------------------------------------------------------------------------------ lists
+
+
+def test_what_an_answer_lists_is_given_as_it_is():
+    assert records_in({"records": [{"id": "x"}, 7], "paging": {}}) == [{"id": "x"}, 7]
+
+
+@pytest.mark.parametrize("answer", [None, [], "records", 7, {}, {"records": None}, {"records": {"id": "x"}}])
+def test_what_is_no_list_lists_nothing(answer):
+    assert records_in(answer) == []

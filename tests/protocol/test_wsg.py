@@ -16,6 +16,7 @@ from rc_push.protocol.wsg import (
     Answered,
     ClientSession,
     Connected,
+    ConnectionDetails,
     ErrorReceived,
     HeartbeatAnswered,
     Notified,
@@ -74,18 +75,30 @@ def frame(meta, body=None):
 
 
 def test_connection_details_carry_the_servers_limits_and_the_first_wsc():
-    client, server = client_session(), server_session(recovery_buffer_size=7, idle_timeout_s=1.5, max_active_requests=2)
+    limits = {"recovery_buffer_size": 7, "recovery_timeout_s": 60.0, "idle_timeout_s": 1.5, "absolute_timeout_s": 99.0}
+    client, server = client_session(), server_session(**limits, max_active_requests=2, max_connections=3)
     server.connect(0.0, CREATED)
     (fact,) = to_client(server, client)
-    assert isinstance(fact, Connected)
-    assert fact.recovered is None
-    assert (fact.details.recovery_buffer_size, fact.details.idle_timeout, fact.details.max_active_requests) == (
-        7,
-        1.5,
-        2,
-    )
-    assert fact.details.creation_time == CREATED
+    assert fact == Connected(ConnectionDetails(CREATED, 3, 7, 60, 1.5, 99, 2), None)
     assert client.wsc == Wsc(server.wsc_token, 1)
+    assert server.wsc_token.startswith("s-")
+
+
+def test_connection_details_on_the_wire_are_an_answer_with_an_id_of_its_own_and_say_nothing_of_a_recovery():
+    server = server_session()
+    server.connect(0.0, CREATED)
+    meta, body = json.loads(server.data_to_send()[0])
+    assert (meta["type"], meta["messageId"], meta["status"]) == ("ConnectionDetails", "s1", 200)
+    assert "recoveryState" not in body
+    assert "recoveryErrorCode" not in body
+
+
+def test_a_session_begins_without_a_connection_a_subscription_or_a_token_and_keeps_what_is_published():
+    server = ServerSession(session_id="s", oauth_session="o1", limits=Limits(), new_id=ids("s"))
+    assert (server.is_connected, server.is_live, server.subscription, server.wsc_token) == (False, False, None, "")
+    assert not server.has_expired(1e9)
+    server.publish(b"{}", "1", 0.0)
+    assert (server.kept, server.data_to_send()) == (1, [])
 
 
 def test_whole_seconds_are_written_without_a_fraction():
@@ -105,6 +118,8 @@ def test_details_that_are_no_details_are_a_bad_frame():
     client = client_session()
     fact = client.receive(frame({"type": "ConnectionDetails"}, {"recoveryTimeout": "long"}), 0.0)
     assert isinstance(fact, BadFrame)
+    assert fact.raw == b'{"recoveryTimeout": "long"}', "without the meta, which holds the recovery token"
+    assert fact.reason.startswith("ConnectionDetails: Expected `float`")
     assert client.details is None
 
 
@@ -120,6 +135,21 @@ def test_a_second_connection_details_without_recovery_keeps_the_newer_wsc():
     client.receive(frame({"type": "Surprise", "wsc": {"token": "new", "sequence": 5}}), 0.0)
     client.receive(frame({"type": "ConnectionDetails", "wsc": {"token": "old", "sequence": 2}}, {}), 0.0)
     assert client.wsc == Wsc("new", 5)
+
+
+def test_until_details_come_the_wsc_is_the_one_that_is_offered_and_a_recovery_keeps_it():
+    client = client_session(wsc=Wsc("old", 900))
+    assert client.wsc == Wsc("old", 900)
+    fact = client.receive(frame({"type": "ConnectionDetails"}, {"recoveryState": "Successful"}), 0.0)
+    assert isinstance(fact, Connected)
+    assert fact.recovered is True
+    assert client.wsc == Wsc("old", 900)
+
+
+def test_nothing_is_sent_before_details_have_come_however_busy_it_was_before():
+    client = ClientSession(now=0.0, new_id=ids("c"), rate_per_s=500.0)
+    client.handle_timer(wsg.DETAILS_WITHIN_S - 0.1)
+    assert client.data_to_send() == []
 
 
 def test_no_details_within_their_time_mean_that_nobody_is_there():
@@ -155,7 +185,25 @@ def test_headers_of_an_answer_stand_in_its_meta():
     assert meta["headers"] == {"RCRequestId": "1", "RoutingKey": "A"}
 
 
-@pytest.mark.parametrize(("status", "kind"), [(404, frames.CLIENT_REQUEST), (403, frames.ERROR), (200, frames.ERROR)])
+@pytest.mark.parametrize("status", [200, 204, 299])
+def test_an_answer_with_a_status_of_success_is_ok(status):
+    client, server = connected()
+    message_id = client.request("GET", "/x", None, 0.0)
+    server.answer(message_id, status, None)
+    assert to_client(server, client) == [Answered(message_id, True, status, b"")]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (0, frames.CLIENT_REQUEST),
+        (199, frames.CLIENT_REQUEST),
+        (300, frames.CLIENT_REQUEST),
+        (404, frames.CLIENT_REQUEST),
+        (403, frames.ERROR),
+        (200, frames.ERROR),
+    ],
+)
 def test_an_answer_that_is_no_success_is_not_ok_whatever_its_type(status, kind):
     client, server = connected()
     message_id = client.request("GET", "/x", None, 0.0)
@@ -173,7 +221,7 @@ def test_an_answer_to_nobody_is_unknown_and_so_is_a_second_one():
 
 
 def test_no_request_goes_out_before_connection_details():
-    with pytest.raises(ProtocolError, match="before ConnectionDetails"):
+    with pytest.raises(ProtocolError, match=r"^a request before ConnectionDetails"):
         client_session().request("GET", "/x", None, 0.0)
 
 
@@ -226,7 +274,10 @@ def test_a_notification_on_the_wire_carries_its_uuid_as_message_id():
 def test_a_notification_can_carry_a_newer_wsc():
     client, server = connected()
     server.publish(b"{}", "1", 0.0, with_wsc=True)
-    assert to_client(server, client) == [Notified(b"{}")]
+    (sent,) = server.data_to_send()
+    meta = json.loads(sent)[0]
+    assert (meta["type"], meta["messageId"], meta["status"]) == ("ServerNotification", "1", 200)
+    assert client.receive(sent, 0.0) == Notified(b"{}")
     assert client.wsc == Wsc(server.wsc_token, 2)
 
 
@@ -264,6 +315,24 @@ def test_only_one_heartbeat_is_on_its_way():
     client.heartbeat(1.0)
     client.heartbeat(2.0)
     assert len(client.data_to_send()) == 1
+
+
+def test_a_heartbeat_that_was_answered_makes_way_for_another():
+    client, server = connected()
+    for now in (1.0, 2.0):
+        client.heartbeat(now)
+        to_server(client, server, now)
+        assert to_client(server, client, now) == [HeartbeatAnswered(now)]
+
+
+def test_a_rate_that_was_known_before_leaves_half_of_its_time_for_the_silence_and_half_for_the_answer():
+    client = ClientSession(now=7.0, new_id=ids("c"), rate_per_s=5.0)
+    assert client.received_at == 7.0
+    assert client.deadline_s == pytest.approx(10.0), "half of the buffer of 100"
+    client.receive(frame({"type": "ConnectionDetails"}), 7.0)
+    assert client.timer_at() == pytest.approx(12.0)
+    client.handle_timer(client.timer_at())
+    assert client.timer_at() == pytest.approx(17.0)
 
 
 def test_a_heartbeat_without_an_answer_ends_the_connection_even_while_events_come():
@@ -314,16 +383,26 @@ def test_an_error_frame_is_told_with_its_code(bare):
     client, server = connected()
     server.fail(wsg.IDLE_TIMEOUT, MESSAGES[wsg.IDLE_TIMEOUT], bare=bare)
     (sent,) = server.data_to_send()
-    assert ("messageId" in json.loads(sent)[0]) is not bare
+    meta = json.loads(sent)[0]
+    assert meta == {"type": "Error"} if bare else (meta["messageId"], meta["status"]) == ("s2", 400)
     assert client.receive(sent, 0.0) == ErrorReceived("WSG-902", "Idle timeout expired")
 
 
 def test_an_error_frame_in_upper_case_or_without_json_is_an_error_too():
-    client, _ = connected()
+    client, server = connected()
     assert client.receive(b'[{"type":"ERROR"},{"message":"Subscription failed"}]', 0.0) == ErrorReceived(
         "", "Subscription failed"
     )
     assert client.receive(b'[{"type":"Error"}, "words" ]', 0.0) == ErrorReceived("", '"words"')
+    server.fail("X-1", "words")
+    assert to_client(server, client) == [ErrorReceived("X-1", "words")]
+
+
+def test_an_error_that_is_no_json_is_told_with_its_beginning_even_where_that_ends_within_a_character():
+    client, _ = connected()
+    long = '"' + "é" * 500 + '"'
+    fact = client.receive(f'[{{"type":"Error"}},{long}]'.encode(), 0.0)
+    assert fact == ErrorReceived("", '"' + "é" * 49 + "\ufffd"), "100 bytes of it"
 
 
 def test_an_unknown_type_is_unknown_to_both_sides():
@@ -404,6 +483,58 @@ def test_with_replay_the_last_moments_of_a_connection_are_sent_again():
     server.disconnect(5.0)
     _, facts = reconnect(server, 6.0, client.wsc, recovery="Successful")
     assert facts[1:] == [Notified(b'{"at":4.0}'), Notified(b'{"at":4.5}')]
+
+
+def test_what_a_replay_sends_again_is_no_more_than_the_buffer_holds_and_nothing_of_it_counts_as_dropped():
+    _, server = connected(replay_sent_s=10.0, recovery_buffer_size=2)
+    for number in range(3):
+        server.publish(b"{}", str(number), 1.0)
+    server.disconnect(2.0)
+    assert (server.kept, server.dropped) == (2, 0)
+
+
+def test_a_replay_sends_again_what_was_sent_over_this_connection_and_not_over_the_one_before():
+    client, server = connected(replay_sent_s=100.0)
+    server.publish(b"{}", "1", 1.0)
+    to_client(server, client)
+    for now in (2.0, 4.0):
+        server.disconnect(now)
+        _, facts = reconnect(server, now, client.wsc, recovery="Successful")
+        assert len(facts) == (2 if now == 2.0 else 1)
+
+
+def test_what_was_to_be_sent_when_the_connection_ended_is_not_sent_over_the_next_one():
+    _, server = connected()
+    server.inject(b"1")
+    server.disconnect(1.0)
+    assert server.data_to_send() == []
+    server.connect(2.0, CREATED)
+    server.inject(b"2")
+    server.disconnect(3.0)
+    _, facts = reconnect(server, 4.0, None)
+    assert len(facts) == 1
+
+
+def test_what_waited_for_the_hand_over_is_said_once():
+    _, server = connected()
+    server.disconnect(1.0)
+    server.connect(2.0, CREATED)
+    server.inject(b"2")
+    server.hand_over()
+    assert server.data_to_send()[1:] == [b"2"]
+    server.disconnect(3.0)
+    assert len(reconnect(server, 4.0, None)[1]) == 1
+
+
+def test_of_what_came_before_the_hand_over_no_more_is_kept_than_the_buffer_holds():
+    _, server = connected(recovery_buffer_size=2)
+    server.disconnect(1.0)
+    server.connect(2.0, CREATED)
+    for number in range(5):
+        server.publish(b"{}", str(number), 2.0)
+    assert server.kept == 5, "they are about to be sent"
+    server.disconnect(3.0)
+    assert (server.kept, server.dropped) == (2, 3)
 
 
 def test_a_disconnect_without_a_connection_changes_nothing():
