@@ -6,7 +6,7 @@ COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --
 SIDE_BY_SIDE := -n 3 --dist worksteal
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-fast search fuzz outages check format lint types bench bench-quick dist deb sbom audit lock clean
+.PHONY: demo test test-fast search fuzz outages soak month check format lint types bench bench-quick dist deb sbom audit lock clean
 
 demo: $(VENV)/.run  ## watch the main job on the embedded simulator
 	@$(BIN)/rc-push demo $(DEMO)
@@ -30,6 +30,12 @@ fuzz: $(VENV)/.fuzz  ## search for SECONDS=60 in each target, or in TARGET=frame
 
 outages: $(VENV)/.dev  ## rotations, restarts and dead connections, for longer than `make test` has time for; prints the tables
 	@RC_PUSH_OUTAGES=1 $(BIN)/python -m pytest -s tests/e2e/test_outages.py
+
+soak: $(VENV)/.dev  ## 500 events a second and one fault after the other for MINUTES=60; fails where something grows or is lost
+	@$(BIN)/python tests/soak/soak.py --minutes $(or $(MINUTES),60) $(SOAK)
+
+month: $(VENV)/.dev  ## thirty days, with all that ends and is renewed, in six minutes; fails where something is lost
+	@$(BIN)/python tests/soak/month.py --days $(or $(DAYS),30) $(MONTH)
 
 check: format lint types bench-quick test  ## what CI runs
 
