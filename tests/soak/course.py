@@ -70,7 +70,7 @@ class Told:
 
 
 class Course:
-    """One course over *ground*. `play` it, then `rest`, then `told` is whole."""
+    """One course over *ground*: `begin`, what the plan has while events are `flowing`, `rest`; then `told` is whole."""
 
     def __init__(
         self,
@@ -193,15 +193,16 @@ class Course:
     async def _sample(self) -> None:
         while True:
             await asyncio.sleep(self._sample_every_s)
-            if not self.ground.is_up:
-                continue
             status = await self.ground.status()
             await self.ground.scrape()
+            usage = self.ground.usage()
+            if usage is None:
+                continue
             backlog = max((one.get("pending", 0) for one in status["handlers"]), default=0) if status else 0
             sample = Sample(
                 time.monotonic() - self.began,
                 self.trouble,
-                self.ground.usage(),
+                usage,
                 backlog,
                 sum(map(len, self.emitted.values())),
                 self.receiver.take_latencies(),
@@ -271,9 +272,9 @@ class Course:
     def _settle(self, audit: Sequence[dict[str, Any]]) -> None:
         told, stored = self.told, {name: self.journal.stored.get(name, array("q")) for name in SUBSCRIPTIONS}
         with closing(Reader(self.ground.journal_path)) as reader:
-            told.gaps = [
-                (gap.subscription, (gap.since_ms, gap.until_ms or 1 << 62), gap.reason) for gap in reader.gaps()
-            ]
+            gaps = list(reader.gaps())
+        told.complaints += [f"a gap of {gap.subscription} is still open" for gap in gaps if gap.until_ms is None]
+        told.gaps = [(gap.subscription, (gap.since_ms, gap.until_ms or gap.since_ms), gap.reason) for gap in gaps]
         for name, uuids in stored.items():
             spans = [span for subscription, span, _ in told.gaps if subscription == name]
             told.accounts.append(settle(name, self.emitted[name], uuids, spans, self._slack_ms))
@@ -284,11 +285,11 @@ class Course:
             owed = stored["calls"] if handler == "program" else everything
             told.seen[handler] = len(set(seen[handler]))
             told.complaints += unseen(handler, owed, seen[handler])
-        told.complaints += list(_audit_complaints(audit, {name: len(uuids) for name, uuids in stored.items()}))
+        told.complaints += list(audit_complaints(audit, {name: len(uuids) for name, uuids in stored.items()}))
         told.complaints += [line for line in self.ground.said() if any(text in line for text in NEVER_SAID)]
 
 
-def _audit_complaints(audit: Sequence[dict[str, Any]], stored: dict[str, int]) -> Iterator[str]:
+def audit_complaints(audit: Sequence[dict[str, Any]], stored: dict[str, int]) -> Iterator[str]:
     """Say where `rc-push audit` does not add up, or has counted otherwise than the witness of the journal."""
     for line in audit:
         if line.get("addsUp") is False:

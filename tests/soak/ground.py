@@ -207,10 +207,15 @@ class Ground:
         except (aiohttp.ClientError, TimeoutError):
             return  # it is frozen, or not there
 
-    def usage(self) -> Usage:
-        """Return what the daemon uses now. Source: proc(5)."""
+    def usage(self) -> Usage | None:
+        """Return what the daemon uses now; None where it has ended. Source: proc(5)."""
         assert self._daemon is not None
-        proc = Path(f"/proc/{self._daemon.pid}")
+        try:
+            return self._usage(Path(f"/proc/{self._daemon.pid}"))
+        except (OSError, KeyError):  # a process that has ended has no memory, and soon no entry
+            return None
+
+    def _usage(self, proc: Path) -> Usage:
         told = dict(line.split(":", 1) for line in (proc / "status").read_text().splitlines())
         fields = (proc / "stat").read_text().rpartition(")")[2].split()
         in_file, in_log = file_bytes(self.journal_path)

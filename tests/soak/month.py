@@ -19,13 +19,14 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 import tables
-from course import Course, Stream, note
+from accounts import Span
+from course import LOOK_EVERY_S, Course, Stream, note
 from ground import HASTENED, Ground, Settings
 from witnesses import Receiver
 
@@ -48,14 +49,14 @@ KNOBS = (
 # The shortest that the settings allow, 864 s: so two days stand for seven, of events and of a webhook's life.
 SHORTEST_DAYS = 0.01
 KEPT_S = SHORTEST_DAYS * 86_400
-# Retention looks once a minute, and removes in slices.
-KEPT_LATER_S = 90.0
+# Retention looks once a minute; the journal's witness as often as `course` says, which is in real seconds.
+KEPT_LATER_S = 60.0 + 2 * LOOK_EVERY_S * SPEED
 # Events by day, in real seconds; none in the last third of it, the night.
 STREAMS = (Stream("posts", 20.0, 1024), Stream("messages", 4.0, 1024), Stream("calls", 4.0, 1024))
 NIGHT_FROM = 2 / 3
-LOOK_EVERY_S = 0.5
-# A machine is too busy to be judged by its times where a thread that wants to run, or a disk, takes longer than this.
-BUSY_S = 0.1
+# A machine is too busy to be judged by its times where a thread that wants to run, or a disk, takes longer than this:
+# the shortest patience of rc-push is that of a webhook's answer, 2 s of the run's.
+BUSY_S = 0.04
 WATCH_EVERY_S = 0.05
 # How long an event is on its way between two processes, in real seconds.
 ON_ITS_WAY_S = 0.025
@@ -154,17 +155,17 @@ class Month:
 
     def _day(self, number: int, event: str, since_ms: int, counts: Mapping[str, int]) -> Day:
         now_ms, oldest_ms = self._wall_ms(), self.course.journal.oldest_ms
-        is_up = self.ground.is_up
+        usage = self.ground.usage()
         return Day(
             number,
             event,
             since_ms,
             now_ms,
-            is_up,
+            usage is not None,
             self._watch.is_busy,
             counts,
-            self.ground.usage().journal_mib if is_up else 0.0,
-            (now_ms - oldest_ms) / 1000 if oldest_ms and is_up else 0.0,
+            usage.journal_mib if usage else 0.0,
+            (now_ms - oldest_ms) / 1000 if oldest_ms and usage else 0.0,
         )
 
     async def _counts(self) -> Counter[str]:
@@ -208,7 +209,7 @@ async def _sleep_until(at: float) -> None:
     await asyncio.sleep(at - time.monotonic())
 
 
-def complaints_of(days: list[Day], gaps: list[tuple[str, tuple[int, int], str]]) -> list[str]:
+def complaints_of(days: Sequence[Day], gaps: Sequence[tuple[str, Span, str]]) -> list[str]:
     """Say what of a month was not as it has to be; gaps are (subscription, (since, until), reason)."""
     up = [day for day in days if day.is_up]
     calm = [day for day, before in zip(days, [None, *days], strict=False) if _is_ordinary(day, before)]
@@ -234,7 +235,7 @@ def _is_ordinary(day: Day, before: Day | None) -> bool:
     return day.is_up and not day.event and (before is None or (before.is_up and not before.event))
 
 
-def shown(days: list[Day], course: Course) -> str:
+def shown(days: Sequence[Day], course: Course) -> str:
     """Tell what each day was."""
     rows = []
     for day in days:

@@ -55,20 +55,21 @@ def by_trouble(told: Told) -> str:
         samples = [sample for sample in told.samples if sample.trouble == name]
         latencies = [latency for sample in samples for latency in sample.latencies_ms]
         lost = sum(bisect_left(missing, until) - bisect_left(missing, since) for since, until in times)
-        gaps = sum(since <= span[0] < until for _, span, _ in told.gaps for since, until in times)
+        gaps = [span for _, span, _ in told.gaps if any(since <= span[0] < until for since, until in times)]
         backlog = max((sample.backlog for sample in samples), default=0)
         rows.append(
             (
                 name,
                 len(times),
-                gaps,
+                len(gaps),
+                f"{max((until - since for since, until in gaps), default=0) / 1000:.1f}",
                 lost,
                 f"{quantile(latencies, 0.5):.0f}",
                 f"{quantile(latencies, 0.99):.0f}",
                 backlog,
             )
         )
-    return table(("trouble", "times", "gaps", "events in them", "p50 ms", "p99 ms", "backlog, most"), rows)
+    return table(("trouble", "times", "gaps", "longest s", "events in them", "p50 ms", "p99 ms", "backlog, most"), rows)
 
 
 def slopes(findings: Sequence[Finding]) -> str:
