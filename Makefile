@@ -8,7 +8,7 @@ SIDE_BY_SIDE := -n 3 --dist worksteal
 MEASURED := tests/protocol tests/test_envelope.py tests/test_nesting.py $(patsubst %,tests/journal/test_%.py,figures journal_retention progress segments store)
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-fast search fuzz outages power coverage mutants check format lint types bench bench-quick dist deb sbom audit lock clean
+.PHONY: demo test test-fast search fuzz outages power soak month coverage mutants check format lint types bench bench-quick dist deb sbom audit lock clean
 
 demo: $(VENV)/.run  ## watch the main job on the embedded simulator
 	@$(BIN)/rc-push demo $(DEMO)
@@ -44,7 +44,14 @@ mutants: $(VENV)/mutants/.done  ## small mistakes in the same modules, one at a 
 	@$(VENV)/mutants/bin/python tests/mutants.py run $(MUTANTS)
 	@$(VENV)/mutants/bin/python tests/mutants.py results
 
+soak: $(VENV)/.dev  ## 500 events a second and one fault after the other for MINUTES=60; fails where something grows or is lost
+	@$(BIN)/python tests/soak/soak.py --minutes $(or $(MINUTES),60) $(SOAK)
+
+month: $(VENV)/.dev  ## thirty days, with all that ends and is renewed, in six minutes; fails where something is lost
+	@$(BIN)/python tests/soak/month.py --days $(or $(DAYS),30) $(MONTH)
+
 check: format lint types coverage bench-quick test  ## what CI runs
+
 
 format: $(VENV)/.dev
 	@$(BIN)/ruff format --check .

@@ -69,7 +69,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Lifetimes:
-    """What the client asked for, in RingCentral's seconds; None = the default."""
+    """What the client asked for, in RingCentral's seconds, up to the knobs'; None = as long as these say."""
 
     access_s: float | None = None
     refresh_s: float | None = None
@@ -189,11 +189,11 @@ class Tokens:
 
     def _grant(self, session: OAuthSession, lifetimes: Lifetimes) -> Grant:
         now = self._clock.now()
-        access_s = self._clock.whole_s(lifetimes.access_s or self._knobs.access_token_s)
+        access_s = self._clock.whole_s(_bounded(lifetimes.access_s, self._knobs.access_token_s))
         session.access = AccessToken(session, now + access_s, access_s)
         self._access[session.access.value] = session.access
         if self._knobs.refresh_tokens:
-            refresh_s = self._clock.whole_s(lifetimes.refresh_s or self._knobs.refresh_token_s)
+            refresh_s = self._clock.whole_s(_bounded(lifetimes.refresh_s, self._knobs.refresh_token_s))
             session.refresh = RefreshToken(session, now + refresh_s, refresh_s)
             self._refresh[session.refresh.value] = session.refresh
         return Grant(session.access, session.refresh)
@@ -208,6 +208,11 @@ class Tokens:
         now = self._clock.now()
         tokens = (session.access, session.refresh)
         return not session.is_over and not session.is_bot and any(token and now < token.expires_at for token in tokens)
+
+
+def _bounded(asked_s: float | None, most_s: float) -> float:
+    """Return what is granted. Clients ask, as the official SDK does each time: a knob has to count all the same."""
+    return most_s if asked_s is None else min(asked_s, most_s)
 
 
 def _expired() -> Refused:

@@ -42,6 +42,13 @@ async def test_credentials_and_bodies_that_are_no_text_are_refused(client):
     assert (answer.status_code, answer.json()["errorCode"]) == (400, "CMN-103")
 
 
+async def test_nobody_gets_tokens_that_live_longer_than_the_knobs_say(client, sim):
+    grant = {"grant_type": JWT_BEARER, "assertion": sim.jwt}
+    await client.admin("knobs", {"access_token_s": 60, "refresh_token_s": 120})
+    info = (await client.grant(**grant, access_token_ttl=3600, refresh_token_ttl=604800)).json()
+    assert (info["expires_in"], info["refresh_token_expires_in"]) == (59, 119)
+
+
 async def test_an_app_without_refresh_tokens_gets_none_and_may_not_refresh(client, sim):
     sim.state.knobs.turn({"refresh_tokens": False})
     assert "refresh_token" not in await client.login()
