@@ -44,7 +44,7 @@ ROWS = (
     {"log", "network"},  # above config, whose settings they take
     {"envelope", "config", "backoff", "control", "measures"},
     {"event_types"},  # of envelope alone
-    {"errors", "terminal", "nesting"},
+    {"errors", "terminal", "nesting", "folders"},
 )
 ROW_OF = {name: number for number, row in enumerate(ROWS) for name in row}
 

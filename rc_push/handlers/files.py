@@ -16,6 +16,7 @@ from typing import Literal
 import structlog
 
 from rc_push.errors import HandlerError
+from rc_push.folders import make_folder
 from rc_push.handlers.batch_note import is_note
 from rc_push.handlers.json_lines import DIRECTORY_MODE, JsonLinesFile
 from rc_push.handlers.rotation import ROTATED, Rotation, rotate
@@ -62,7 +63,7 @@ class LineFiles:
     def open(self, path: Path | None) -> set[Path]:
         """Open the file at *path*, or create the folder alone. Returns what `append` returns. Raises HandlerError."""
         if self._folder:
-            prepare(self._folder)
+            prepare(self._folder, fsync=self._fsync != "never")
         if path:
             self._file(path)
         return self._take_untidy()
@@ -142,10 +143,10 @@ class LineFiles:
         self._stuck.discard(path)
 
 
-def prepare(folder: Path) -> None:
+def prepare(folder: Path, *, fsync: bool = True) -> None:
     """Create *folder*, which files will be opened in later. Raises HandlerError, naming the remedy."""
     try:
-        folder.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+        make_folder(folder, DIRECTORY_MODE, fsync=fsync)
     except OSError as exc:
         raise HandlerError(f"cannot create {folder}: {exc.strerror}; name a folder that can be created") from exc
     if not os.access(folder, os.W_OK | os.X_OK):

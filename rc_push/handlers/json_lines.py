@@ -24,6 +24,7 @@ from pathlib import Path
 import structlog
 
 from rc_push.errors import HandlerError
+from rc_push.folders import make_folder
 from rc_push.handlers.batch_note import BatchNote
 from rc_push.handlers.stalling import wait_writable
 
@@ -60,7 +61,7 @@ class JsonLinesFile:
     def open(self) -> None:
         """Open the file, create it with its directory where missing, repair its end. Raises HandlerError."""
         try:
-            self._path.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+            make_folder(self._path.parent, DIRECTORY_MODE, fsync=self._fsync)
             self._open()
         except OSError as exc:
             if exc.errno == errno.ENXIO and self._path.is_fifo():

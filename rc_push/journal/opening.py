@@ -8,13 +8,14 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
 from urllib.parse import quote
 
 from rc_push.errors import JournalCorrupt, JournalError, JournalFull, JournalInUse, JournalTooNew
+from rc_push.folders import make_folder
 
 APPLICATION_ID = 0x72635075  # "rcPu"
 BUSY_TIMEOUT_S = 5.0
@@ -32,15 +33,21 @@ DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 DAMAGED_REMEDY = "`rc-push run` moves it aside, never deletes it, and goes on with what can be read"
 
 
-def open_alone(path: Path) -> tuple[int, sqlite3.Connection]:
+def open_alone(path: Path, first: Callable[[Path], None] | None = None) -> tuple[int, sqlite3.Connection]:
     """Return the one connection that writes the journal at *path*, created and migrated, and what holds its lock.
 
-    Raises JournalInUse, JournalTooNew, or JournalError naming the remedy.
+    *first* is called under the lock, before the file is opened; it may raise OSError. Raises JournalInUse,
+    JournalTooNew, or JournalError naming the remedy.
     """
     is_ours = Path(f"{path}.lock").exists()
     lock = _take_lock(path)
     try:
+        if first is not None:
+            first(path)
         return lock, _open_for_writing(path)
+    except OSError as exc:
+        os.close(lock)
+        raise JournalError(f"{path}: {exc.strerror}; {LOOK}, and at the rights to {path.parent}") from exc
     except JournalCorrupt as exc:
         os.close(lock)
         if is_ours:
@@ -106,7 +113,7 @@ def _closed_on_error(db: sqlite3.Connection, path: Path) -> Iterator[None]:
 def _take_lock(path: Path) -> int:
     """Return the descriptor that holds the journal for this process; the kernel lets go of it even after SIGKILL."""
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(path.parent, 0o700)
         lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE)
     except OSError as exc:
         raise JournalError(f"{path}: {exc.strerror}; give this user the right to write in {path.parent}") from exc

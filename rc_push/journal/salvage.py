@@ -6,22 +6,19 @@ damage. Knows tables by SQLite's own catalogue; knows nothing of loops.
 
 from __future__ import annotations
 
-import os
-import shutil
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
 
 from rc_push.errors import JournalError
-from rc_push.journal.segments import file_of, files_of, folder_of, sync_folder
+from rc_push.journal.aside import move_aside, name_aside, settle, take_back
+from rc_push.journal.segments import file_of, files_of
 from rc_push.journal.store import Store
 
-PARTS = ("-wal", "-shm", "")  # the log before the database: alone, it could be taken for another one's
 COMMIT_ROWS = 1000
 REASON = "journal damaged"
 # What a new journal makes itself, or SQLite does.
@@ -49,13 +46,14 @@ def salvage(path: Path, subscriptions: Iterable[str] = (), *, now_ms: int | None
     even that is impossible; then the damaged one is where it was, for the next try.
     """
     now_ms = round(time.time() * 1000) if now_ms is None else now_ms
-    found = Salvaged(_name_aside(path, now_ms))
+    found = Salvaged(name_aside(path, now_ms))
     try:
         try:
-            _move_aside(path, found.damaged)
+            move_aside(path, found.damaged)
             _fill(path, found, subscriptions, now_ms)
-        except BaseException:  # else the next start would take what is half filled for all there ever was
-            _put_back(found.damaged, path)
+            settle(path)
+        except BaseException:  # else the next start would do it
+            take_back(path)
             raise
     except OSError as exc:
         why = f"the journal is damaged, and cannot be moved aside: {exc.strerror}"
@@ -65,7 +63,7 @@ def salvage(path: Path, subscriptions: Iterable[str] = (), *, now_ms: int | None
 
 def _fill(path: Path, found: Salvaged, subscriptions: Iterable[str], now_ms: int) -> None:
     """Begin a new journal at *path* with what can be read of the damaged one."""
-    with closing(Store(path)) as store, store.salvaging() as new:
+    with closing(Store(path, is_salvage=True)) as store, store.salvaging() as new:
         uri = f"file:{quote(str(found.damaged))}?mode=ro"
         # Opening reads nothing yet, so it goes well even where nothing can be read.
         with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as old:
@@ -76,43 +74,6 @@ def _fill(path: Path, found: Salvaged, subscriptions: Iterable[str], now_ms: int
             _raise_head(old, new)
         new.executemany("INSERT OR IGNORE INTO subscriptions (name) VALUES (?)", [(name,) for name in subscriptions])
         _admit_loss(new, found, now_ms)
-
-
-def _name_aside(path: Path, now_ms: int) -> Path:
-    """Return a name that nothing has yet."""
-    stamp = datetime.fromtimestamp(now_ms / 1000, UTC).strftime("%Y%m%dT%H%M%SZ")
-    number, damaged = 0, path.with_name(f"{path.name}.damaged-{stamp}")
-    while damaged.exists():
-        number += 1
-        damaged = path.with_name(f"{path.name}.damaged-{stamp}-{number}")
-    return damaged
-
-
-def _move_aside(path: Path, damaged: Path) -> None:
-    """Rename the journal to *damaged*, with what belongs to it; both have the segments."""
-    if segments := files_of(path):
-        folder_of(damaged).mkdir(mode=0o700)
-        for segment in segments:
-            os.link(segment, folder_of(damaged) / segment.name)
-        sync_folder(folder_of(damaged))
-    for part in PARTS:
-        old = path.with_name(path.name + part)
-        if old.exists():
-            old.rename(f"{damaged}{part}")
-    sync_folder(path.parent)
-
-
-def _put_back(damaged: Path, path: Path) -> None:
-    """Rename what has been moved of the *damaged* journal to what it was, in place of what has been begun there."""
-    if damaged.exists():  # the last to be moved
-        for part in PARTS:
-            path.with_name(path.name + part).unlink(missing_ok=True)
-    for part in reversed(PARTS):
-        old = damaged.with_name(damaged.name + part)
-        if old.exists():
-            old.rename(path.with_name(path.name + part))
-    shutil.rmtree(folder_of(damaged), ignore_errors=True)  # what is in it is where it was, too
-    sync_folder(path.parent)
 
 
 def _tables(db: sqlite3.Connection) -> list[str]:

@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from rc_push.errors import JournalError, JournalFull
+from rc_push.folders import sync_folder
 from rc_push.journal.opening import LOOK, MODE, NO_ROOM
 
 # Batches with less than this stay in the database: one fsync, where a segment would cost a second one.
@@ -197,12 +198,3 @@ class SegmentReader:
             self.close()
             self._segment, self._file = segment, file
         return os.pread(self._file, size, place)
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the names in *folder* on the disk. Raises OSError."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

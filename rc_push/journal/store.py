@@ -18,6 +18,7 @@ from pathlib import Path
 from rc_push.envelope import Batch, Cursor, Envelope, Gap, Source, envelope_of_gap
 from rc_push.errors import JournalFull
 from rc_push.journal import figures, retention
+from rc_push.journal.aside import take_back
 from rc_push.journal.opening import APPLICATION_ID, journal_error_from, open_alone
 from rc_push.journal.progress import ProgressRows
 from rc_push.journal.segments import SEGMENT_MAX_BYTES, SEGMENT_MIN_BYTES, SegmentWriter
@@ -60,15 +61,15 @@ class Store:
     Where *max_bytes* is set, it takes no events that would make it larger.
     """
 
-    def __init__(self, path: Path, *, wall: Callable[[], float] = time.time) -> None:
-        """Open the journal at *path*, creating and migrating it.
+    def __init__(self, path: Path, *, wall: Callable[[], float] = time.time, is_salvage: bool = False) -> None:
+        """Open the journal at *path*, creating and migrating it. A salvage that was cut off is undone before.
 
         Raises JournalInUse, JournalTooNew, or JournalError naming the remedy.
         """
         self.path = path
         self.max_bytes: int | None = None
         self._wall = wall
-        self._lock, self._db = open_alone(path)
+        self._lock, self._db = open_alone(path, None if is_salvage else take_back)
         self._segments = SegmentWriter(path)
         self._emptied: list[int] = []
         self._subscriptions: dict[str, int] = {}

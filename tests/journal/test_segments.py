@@ -300,16 +300,19 @@ def test_a_salvage_that_is_killed_takes_no_segment_with_it(path, monkeypatch):
     class Killed(BaseException):
         pass
 
-    def die(*_):
+    def die(path, *_):
+        Store(path, is_salvage=True).close()  # another one is begun, with nothing in it yet
         raise Killed
 
-    monkeypatch.setattr("rc_push.journal.salvage._put_back", lambda *_: None)  # a killed process puts nothing back
+    monkeypatch.setattr("rc_push.journal.salvage.take_back", lambda *_: None)  # a killed process puts nothing back
     monkeypatch.setattr("rc_push.journal.salvage._fill", die)
     with pytest.raises(Killed):
         salvage(path, now_ms=5000)
-    with closing(Store(path)) as store:  # the next start: a new journal, with a segment of the same name
-        store.tidy()
-        append(store, *events(COUNT))
     (damaged,) = path.parent.glob("*damaged-19700101T000005Z")
     assert payloads_in(damaged) == [event.payload for event in events(0)]
-    assert payloads_in(path) == [event.payload for event in events(COUNT)]
+    with closing(Store(path)) as store:  # the next start: all is where it was, for the next try
+        store.tidy()
+        append(store, *events(COUNT))
+    assert payloads_in(path) == [event.payload for event in (*events(0), *events(COUNT))]
+    assert list(path.parent.glob("*damaged*")) == []
+    assert list(path.parent.glob("*salvaging*")) == []

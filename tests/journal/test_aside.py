@@ -1,0 +1,132 @@
+"""A damaged journal on its way: wherever the process ends, the next one finds all of it, or all of the new one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+
+from rc_push.errors import JournalError
+from rc_push.journal.aside import move_aside, name_aside, note_of, settle, take_back
+from rc_push.journal.store import Store
+
+PARTS = ("", "-wal", "-journal", "-shm")
+CALLS = ("rename", "link", "unlink", "mkdir", "fsync")
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Make what looks like a journal with all that can be beside it."""
+    path = tmp_path / "journal.db"
+    for part in PARTS:
+        Path(f"{path}{part}").write_text(f"old{part}")
+    Path(f"{path}-segments").mkdir()
+    (Path(f"{path}-segments") / "1").write_text("old segment")
+    return path
+
+
+def contents(path):
+    """Return what there is, by name; the lock is nobody's."""
+    files = [file for file in path.parent.rglob("*") if file.is_file() and file.suffix != ".lock"]
+    return {str(file.relative_to(path.parent)): file.read_text() for file in files}
+
+
+def dying(monkeypatch, after):
+    """Let the process end at a call that changes something, *after* so many of them."""
+    left = [after]
+
+    def patch(name):
+        real = getattr(os, name)
+
+        def call(*args, **options):
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+            return real(*args, **options)
+
+        monkeypatch.setattr(os, name, call)
+
+    for name in CALLS:
+        patch(name)
+
+
+def begin_anew(path):
+    for part in PARTS:
+        Path(f"{path}{part}").write_text(f"new{part}")
+
+
+def test_cut_off_anywhere_it_is_taken_back_whole_until_it_is_settled(path, monkeypatch):
+    before, damaged = contents(path), path.with_name("journal.db.damaged-1")
+    settled = {name.replace("journal.db", damaged.name, 1): content for name, content in before.items()}
+    settled |= {f"journal.db{part}": f"new{part}" for part in PARTS}
+    settled["journal.db-segments/1"] = "old segment"
+    for calls in range(100):
+        with monkeypatch.context() as patch, suppress(Killed):
+            dying(patch, calls)
+            move_aside(path, damaged)
+            begin_anew(path)
+            settle(path)
+        was_settled = damaged.exists() and not note_of(path).exists()
+        take_back(path)
+        assert contents(path) == (settled if was_settled else before), calls
+        if was_settled:
+            break
+    assert calls > len(CALLS)
+
+
+def test_to_take_it_back_can_be_cut_off_anywhere_too(path, monkeypatch):
+    before, damaged = contents(path), path.with_name("journal.db.damaged-1")
+    for calls in range(100):
+        move_aside(path, damaged)
+        begin_anew(path)
+        try:
+            with monkeypatch.context() as patch:
+                dying(patch, calls)
+                take_back(path)
+        except Killed:
+            take_back(path)
+            assert contents(path) == before, calls
+        else:
+            break
+    assert calls > len(CALLS)
+    assert contents(path) == before
+
+
+@pytest.mark.parametrize("note", ["", "journal.db.dam", "\0" * 30, "../elsewhere", "journal.db.damaged-/../../x"])
+def test_a_note_that_was_torn_moves_nothing(path, note):
+    before = contents(path)
+    note_of(path).write_text(note)
+    take_back(path)
+    assert contents(path) == before
+
+
+def test_a_name_that_anything_has_is_not_given_again(path):
+    first = name_aside(path, 0)
+    assert first.name == "journal.db.damaged-19700101T000000Z"
+    Path(f"{first}-segments").mkdir()
+    second = name_aside(path, 0)
+    Path(f"{second}-wal").touch()
+    assert len({first, second, name_aside(path, 0)}) == 3
+
+
+def test_where_it_cannot_be_taken_back_that_is_told(tmp_path, monkeypatch):
+    path = tmp_path / "journal.db"
+    with closing(Store(path)):
+        pass
+    note_of(path).write_text("journal.db.damaged-1")
+    monkeypatch.setattr(
+        "rc_push.journal.aside.sync_folder", lambda _: (_ for _ in ()).throw(OSError(5, "Input/output error"))
+    )
+    with pytest.raises(JournalError, match="Input/output error; look at the disk"):
+        Store(path)
+    monkeypatch.undo()
+    with closing(Store(path)):
+        assert not note_of(path).exists()
+    shutil.rmtree(tmp_path)
