@@ -24,11 +24,7 @@ def make_folder(folder: Path, mode: int, *, fsync: bool = True) -> None:
     for above in folder.absolute().parents if fsync else ():
         if not os.access(above, os.W_OK):
             return
-        try:
-            sync_folder(above)
-        except OSError as exc:
-            if exc.errno not in _CANNOT_FLUSH:
-                raise
+        sync_folder_if_possible(above)
 
 
 def sync_folder(folder: Path) -> None:
@@ -38,3 +34,12 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_folder_if_possible(folder: Path) -> None:
+    """Have the names in *folder* on the disk, where rights and file system allow it. Raises OSError for what fails."""
+    try:
+        sync_folder(folder)
+    except OSError as exc:
+        if exc.errno not in _CANNOT_FLUSH:
+            raise

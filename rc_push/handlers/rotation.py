@@ -18,6 +18,7 @@ from typing import Literal
 
 import structlog
 
+from rc_push.folders import sync_folder_if_possible
 from rc_push.handlers.json_lines import FILE_MODE
 
 log = structlog.get_logger()
@@ -114,4 +115,5 @@ def _compress(path: Path) -> None:
             os.fsync(fd)
     os.utime(part, ns=(before.st_atime_ns, before.st_mtime_ns))
     part.rename(packed)
+    sync_folder_if_possible(path.parent)  # after a power cut there could be neither, else
     path.unlink()

@@ -69,27 +69,27 @@ class Promised:
 
 def see_whole(path: Path, promised: Promised, *, may_salvage: bool = False) -> None:
     """See that the journal at *path* has what was *promised*, and goes on. One that *may* be damaged is salvaged."""
-    findings = _opened(path)
+    findings = opened(path)
     if may_salvage and findings:
         salvage(path, (SUBSCRIPTION,))
-        findings = _opened(path)
+        findings = opened(path)
     assert not findings, findings
     found = _see_events(path, promised)
     _see_progress(path, promised)
-    _see_going_on(path, promised, found)
+    see_going_on(path, promised, found)
 
 
-def _opened(path: Path) -> list[str]:
+def opened(path: Path) -> list[str]:
     """Open the journal as a daemon does when it starts; return what `journal check` then finds."""
     try:
         with closing(Store(path)) as store, store.transaction():
             store.tidy()
     except JournalCorrupt as exc:
         return [str(exc)]
-    return _checked(path)
+    return checked(path)
 
 
-def _checked(path: Path) -> list[str]:
+def checked(path: Path) -> list[str]:
     with closing(connect_read_only(path)) as db:
         return [finding.found for finding in check(db)]
 
@@ -119,7 +119,7 @@ def _see_progress(path: Path, promised: Promised) -> None:
         assert position <= positions.get(name, -1) <= promised.moving[name], (name, position, positions)
 
 
-def _see_going_on(path: Path, promised: Promised, found: dict[str, int]) -> None:
+def see_going_on(path: Path, promised: Promised, found: dict[str, int]) -> None:
     """See that events are stored behind all that was reported, in rows and in a segment, and can be read again."""
     more = ["more-1-300", *(f"more-{number}-5000" for number in range(2, 2 + SEGMENT_MIN_BYTES // 5000 + 1))]
     promised_head = max(promised.stored.values(), default=0)
@@ -129,7 +129,7 @@ def _see_going_on(path: Path, promised: Promised, found: dict[str, int]) -> None
                 assert store.append(batch(uuids)).stored == len(uuids)
         head = store.head()
     assert head - len(more) >= max(promised_head, *found.values(), 0)
-    assert not _checked(path)
+    assert not checked(path)
     with closing(Reader(path)) as reader:
         got = {one.uuid: one.payload for one in reader.after(head - len(more), len(more))}
     assert got == {uuid: payload_of(uuid) for uuid in more}
