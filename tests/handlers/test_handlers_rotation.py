@@ -122,6 +122,18 @@ def test_what_a_crash_left_of_compressing_is_begun_anew(path: Path) -> None:
     assert gzip.decompress(plain.with_name(plain.name + ".gz").read_bytes()) == b"{1}\n"
 
 
+def test_the_compressed_file_is_on_the_disk_by_its_name_before_the_other_goes(path: Path, monkeypatch) -> None:
+    made, seen = old(path, "20261123T090000Z"), []
+
+    def sync(folder: Path) -> None:
+        seen.append((folder, made.exists(), made.with_name(f"{made.name}.gz").exists()))
+
+    monkeypatch.setattr(rotation, "sync_folder_if_possible", sync)
+    Rotation(1024).tidy(path)
+    assert seen == [(path.parent, True, True)]
+    assert not made.exists()
+
+
 def test_a_disk_that_is_full_keeps_the_file_and_is_logged(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old(path, "20261123T090000Z")
 

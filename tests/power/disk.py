@@ -6,6 +6,7 @@ each sector and each name by chance. What it takes from a file system is what al
 
 * A sector is old or new, never half of both; of several writes to it, it holds any one state between them.
 * To make a file shorter, and to give or take a name (a rename: both at once), happens wholly or not at all.
+* What becomes of one name happens in order: a new file under it is there only once the old one has given it up.
 * What was flushed is there for good.
 
 Knows nothing of what is in the files.
@@ -128,7 +129,13 @@ class ByChance(Fate):
     def names(self, changes: list[_Naming]) -> Iterable[_Naming]:
         if self._names_until is not None:
             return [change for change in changes if change.moment <= self._names_until]
-        return [change for change in changes if self._rng.random() < self._share]
+        survive: list[_Naming] = []
+        names: set[str] = set()
+        for change in reversed(changes):
+            if self._rng.random() < self._share or not names.isdisjoint(change.entries):
+                survive.append(change)
+                names.update(change.entries)
+        return survive[::-1]
 
     def content(self, file: _File) -> bytes:
         rng, changes = self._rng, file.changes

@@ -136,6 +136,16 @@ def test_names_may_change_in_any_order_and_links_share_their_content(doing):
     assert doing.left(All()) == {"b": b"x"}
 
 
+def test_a_name_is_given_again_only_once_it_was_given_up(doing):
+    file = doing.open("a")
+    doing.write(file, 0, b"old")
+    doing.flush(file, doing.open(""))
+    doing.rename("a", "b")
+    doing.open("a")
+    seen = {tuple(left.items()) for left in doing.by_chance()}
+    assert seen == {(("a", b"old"),), (("b", b"old"),), (("a", b""), ("b", b"old"))}
+
+
 def test_in_order_means_all_before_and_a_torn_write(doing):
     file, folder = doing.open("a"), doing.open("")
     doing.flush(folder)
