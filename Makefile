@@ -6,7 +6,7 @@ COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --
 SIDE_BY_SIDE := -n 3 --dist worksteal
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-fast search fuzz outages check format lint types bench bench-quick dist deb sbom audit lock clean
+.PHONY: demo test test-fast search fuzz outages power check format lint types bench bench-quick dist deb sbom audit lock clean
 
 demo: $(VENV)/.run  ## watch the main job on the embedded simulator
 	@$(BIN)/rc-push demo $(DEMO)
@@ -30,6 +30,9 @@ fuzz: $(VENV)/.fuzz  ## search for SECONDS=60 in each target, or in TARGET=frame
 
 outages: $(VENV)/.dev  ## rotations, restarts and dead connections, for longer than `make test` has time for; prints the tables
 	@RC_PUSH_OUTAGES=1 $(BIN)/python -m pytest -s tests/e2e/test_outages.py
+
+power: $(VENV)/.dev  ## cut the power CUTS times, in a model of a disk; tells how many states it has looked at
+	@RC_PUSH_POWER_CUTS=$(or $(CUTS),3000) $(BIN)/python -m pytest -n 2 --dist worksteal tests/power
 
 check: format lint types bench-quick test  ## what CI runs
 
