@@ -9,6 +9,9 @@ each sector and each name by chance. What it takes from a file system is what al
 * What becomes of one name happens in order: a new file under it is there only once the old one has given it up.
 * What was flushed is there for good.
 
+A direct write (`O_DIRECT`) is on its way like any other: past the system's memory it waits in the device's, and the
+size of its file in the file system's, until both are flushed.
+
 Knows nothing of what is in the files.
 """
 

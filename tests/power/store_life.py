@@ -1,6 +1,6 @@
 """The life of a journal's writer, to be recorded: all that it does, in a random order, with notes of what it promised.
 
-python store_life.py PATH NOTES SEED STEPS
+python store_life.py PATH NOTES SEED STEPS [what is not flushed, though it has to be: segments, names, rows]
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from power.judge import SOURCE, SUBSCRIPTION, batch
 
 from rc_push.envelope import Cursor, Gap, Unreadable
 from rc_push.journal import Advance, Store, Unfinished
+from rc_push.journal import segments as segments_module
 from rc_push.journal import store as store_module
 
 HANDLERS = ("crm", "events")
@@ -166,7 +167,29 @@ class Life:
         self._store.compact()
 
 
+def leave_out(what: str) -> None:
+    """Make the journal's writer one that forgets a flush."""
+    open_alone = store_module.open_alone
+
+    def opened(*args):
+        lock, db = open_alone(*args)
+        db.execute("PRAGMA synchronous = OFF")
+        return lock, db
+
+    match what:
+        case "segments":
+            store_module.SegmentWriter.sync = lambda _: None
+        case "names":
+            segments_module.sync_folder = lambda _: None
+        case "rows":
+            store_module.open_alone = opened
+        case _:
+            raise AssertionError(what)
+
+
 if __name__ == "__main__":
     store_module.SEGMENT_MAX_BYTES = SEGMENT_MAX_BYTES
+    if not_flushed := sys.argv[5:]:
+        leave_out(*not_flushed)
     seed, count = int(sys.argv[3]), int(sys.argv[4])
     Life(Path(sys.argv[1]), Path(sys.argv[2]), random.Random(seed)).live(count)

@@ -118,6 +118,16 @@ def test_what_was_written_behind_the_end_may_be_there_as_zeros(doing):
     assert {left["a"] for left in doing.by_chance()} == {b"", *(a + b for a in sectors for b in sectors)}
 
 
+def test_a_direct_write_is_not_there_before_it_is_flushed(doing):
+    file, folder = doing.open("a", NEW | os.O_DIRECT), doing.open("")
+    doing.flush(folder)
+    doing.write(file, 0, b"n" * 2 * SECTOR)
+    sectors = (b"n" * SECTOR, b"\0" * SECTOR)
+    assert {left["a"] for left in doing.by_chance()} == {b"", *(a + b for a in sectors for b in sectors)}
+    doing.flush(file)
+    assert doing.left(Fate()) == {"a": b"n" * 2 * SECTOR}
+
+
 def test_a_rename_happens_at_once(doing):
     doing.flush(doing.open("a"), doing.open("b"), doing.open(""))
     doing.rename("a", "b")

@@ -18,11 +18,15 @@ from power.disk import All, Disk, Image
 from power.judge import Promised, see_whole
 from power.recording import Recording
 
+from rc_push.journal.segments import BLOCK_BYTES
+
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 TESTS = Path(__file__).parents[1]
 # Below two folders that the journal itself creates.
 JOURNAL = "state/rc-push/journal.db"
 STEPS = 120
+# Cut at each of its writes.
+SHORT_STEPS = 30 if CUTS else 4
 # What a disk may lie about, and what is then lost. (The log's name is flushed with the database's.)
 LIES = {
     "the log": lambda path: path.endswith("-wal"),
@@ -39,11 +43,12 @@ def recording(recorder, tmp_path):
     return Recording(recorder, tmp_path)
 
 
-def live(recording, seed, steps=STEPS):
+def live(recording, seed, steps=STEPS, *not_flushed):
     """Record a life; see that the record tells all of it."""
     program = str(Path(__file__).with_name("store_life.py"))
     path = recording.root / JOURNAL
-    recording.run([sys.executable, program, str(path), str(recording.notes), str(seed), str(steps)], PYTHONPATH=TESTS)
+    told = [str(path), str(recording.notes), str(seed), str(steps), *not_flushed]
+    recording.run([sys.executable, program, *told], PYTHONPATH=TESTS)
     return replayed(recording, Image({}))
 
 
@@ -57,16 +62,30 @@ def replayed(recording, image):
 
 
 def cut_life(recording, records, count, seed, **options):
-    """Cut the power so many times in *records*; return what became of it."""
+    """Cut the power so many times in *records*, or (None) at each; return what became of it."""
     promised = Promised()
     disk = Disk(recording.root, lies_about=options.pop("lies_about", lambda _: False))
     proof = Proof(records, seed, lambda folder, _: see_whole(folder / JOURNAL, promised), promised.take, **options)
-    return proof.cut(disk, moments(records, count, random.Random(seed)))
+    each = range(len(records) + 1)
+    return proof.cut(disk, each if count is None else moments(records, count, random.Random(seed)))
 
 
 @recordings(0.6)
 def test_nothing_that_was_stored_is_missing_whenever_the_power_is_cut(recording, tell, seed):
     tell(cut_life(recording, live(recording, seed), CUTS_EACH if CUTS else 24, seed))
+
+
+def test_nothing_that_was_stored_is_missing_whichever_write_of_a_short_life_is_the_last(recording, tell):
+    records = live(recording, FIXED_SEED, SHORT_STEPS)
+    assert any("-segments/" in record.one.decode() for record in records if record.op == "o"), "there is no segment"
+    tell(cut_life(recording, records, None, FIXED_SEED))
+
+
+@pytest.mark.parametrize("what", ["segments", "names", "rows"])
+def test_of_a_writer_that_leaves_out_a_flush_stored_events_are_found_to_be_missing(recording, what):
+    records = live(recording, FIXED_SEED, STEPS, what)
+    found = cut_life(recording, records, 60, 1, failures_max=1)
+    assert found.failures, f"{found.states} states are whole, though {what} were not flushed"
 
 
 @pytest.mark.parametrize("lie", LIES)
@@ -91,6 +110,26 @@ def test_nothing_is_missing_whenever_the_power_is_cut_while_a_damaged_journal_is
     at = moving.union(moments(records, CUTS_EACH if CUTS else 8, random.Random(seed)))
     proof = Proof(records, seed, lambda folder, _: see_whole(folder / JOURNAL, promised, may_salvage=True))
     tell(proof.cut(Disk(recording.root, image), at))
+
+
+def test_the_record_has_what_is_written_directly(recording):
+    records = live(recording, FIXED_SEED)
+    segments = [one for one in records if one.op == "o" and b"-segments/" in one.one]
+    assert {bool(one.number & os.O_DIRECT) for one in segments} == {takes_direct_writes(recording.root)}
+    handles = {one.handle for one in segments}
+    written = [one for one in records if one.op == "w" and one.handle in handles]
+    assert all(one.number % BLOCK_BYTES == len(one.one) % BLOCK_BYTES == 0 for one in written)
+    flushed = {one.handle for one in records if one.op == "s"}
+    assert {one.handle for one in written} <= flushed
+
+
+def takes_direct_writes(folder):
+    try:
+        file = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_DIRECT)
+    except OSError:
+        return False
+    os.close(file)
+    return True
 
 
 def test_the_recorder_tells_what_it_cannot_record(recording):
