@@ -26,7 +26,7 @@ TESTS = Path(__file__).parents[1]
 JOURNAL = "state/rc-push/journal.db"
 STEPS = 120
 # Cut at each of its writes.
-SHORT_STEPS = 30 if CUTS else 4
+SHORT_STEPS = 30 if CUTS else 2
 # What a disk may lie about, and what is then lost. (The log's name is flushed with the database's.)
 LIES = {
     "the log": lambda path: path.endswith("-wal"),
