@@ -148,7 +148,7 @@ def forget_login(journal: Path) -> None:
     """Let the next start begin anew: it has another simulator, which knows neither its login nor its session."""
     with closing(sqlite3.connect(journal)) as db, db:
         for table in ("rest_limits", "oauth_sessions", "cursors"):
-            db.execute(f"DELETE FROM {table}")  # noqa: S608 - our own words
+            db.execute(f"DELETE FROM {table}")
 
 
 def start_s(folder: Path) -> float:
