@@ -28,6 +28,8 @@ ALL_PERMISSIONS = (
 class Knobs(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The knobs. Numbers of protocol.md's chapters first, then its unknowns in the order of chapter 11."""
 
+    keeps_payloads: bool = False  # not RingCentral's: the state tells what each notification consisted of
+
     # OAuth: chapter 2
     access_token_s: Seconds = 3600.0
     refresh_token_s: Seconds = 604_800.0
