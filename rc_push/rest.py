@@ -328,7 +328,7 @@ class Account:
     def _expire(self, session: OAuthSession) -> None:
         """Use the access token of *session* no more. Does nothing where another is there already."""
         if self._session is session:
-            self._session = msgspec.structs.replace(session, expires_at=session.issued_at)
+            self._session = session.ended()
 
     async def _stored_session(self) -> OAuthSession | None:
         stored = await self._sessions.load_session(self.config.name)

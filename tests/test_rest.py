@@ -434,6 +434,14 @@ async def test_a_token_that_died_early_is_refreshed_and_the_call_repeated(server
     assert server.seen[-1].headers["Authorization"] == "Bearer planted-access-2"
 
 
+async def test_a_clock_that_was_put_back_makes_no_dead_token_alive(server: Server, account: Account, clock: Clock):
+    await account.access_token()
+    clock.now -= 3600
+    server.script[THING].append(Reply(401, {"errorCode": "OAU-213", "message": "Token not found"}))
+    assert await account.request("GET", THING) == {"path": THING}
+    assert server.grant_types() == ["jwt-bearer", "refresh_token"]
+
+
 async def test_a_second_401_ends_it(server: Server, account: Account):
     server.defaults[THING] = Reply(401, {"errorCode": "OAU-213", "message": "Token not found"})
     with pytest.raises(CredentialsRefused, match="OAU-213"):
