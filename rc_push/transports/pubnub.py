@@ -258,12 +258,15 @@ class PubNubLink:
     def _gaps_before(self, channel: Channel, answer: wire.Answer, polled: _Polled) -> list[Gap]:
         """Return what may be missing between our place and *answer*, by what PubNub's queue keeps."""
         gaps, since_ms = [], channel.since_ms()
-        kept_since_ms = polled.asked_at_ms - QUEUE_MS
-        if channel.seen_at_ms and since_ms < kept_since_ms:
+        away_ms = polled.asked_at_ms - (channel.read_at_ms or channel.seen_at_ms)
+        if channel.seen_at_ms and away_ms > QUEUE_MS:
+            kept_since_ms = since_ms + away_ms - QUEUE_MS
             gaps.append(self._gap(since_ms, kept_since_ms, "away for too long", "certain"))
             since_ms = kept_since_ms
         if len(answer.messages) >= wire.QUEUE_MESSAGES:
-            until_ms = answer.messages[0].published_at_ms or polled.at_ms
+            until_ms = answer.messages[0].published_at_ms or 0
+            if until_ms < since_ms:  # our clock is ahead of PubNub's, or it was not said
+                until_ms = polled.at_ms
             gaps.append(self._gap(since_ms, until_ms, "queue full", "possible"))
         return gaps
 
@@ -339,7 +342,7 @@ class PubNubLink:
         info = await extend(state.subscription_id)
         if info is None:
             log.warning("subscription_gone", subscription=self._config.name)
-            state.forget(asked_at_ms)
+            state.forget(self._now_ms())  # it may have been there when we asked: a login can take a minute
             return await self._obtain()
         # Any renewal since the one whose answer we know may have changed the channel: its answer can have got lost.
         return await self._switch_to(info, asked_at_ms, read_from_ms=state.renewed_at_ms)

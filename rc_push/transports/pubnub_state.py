@@ -26,7 +26,10 @@ KEYS_KEPT = 2
 
 
 class Channel(msgspec.Struct, omit_defaults=True):
-    """One PubNub channel, and our place in it. All that was published before *seen_at_ms* is stored, or in a gap."""
+    """One PubNub channel, and our place in it. All that was published before *seen_at_ms* is stored, or in a gap.
+
+    *read_at_ms* is when an answer last came, by our clock: *seen_at_ms* can be PubNub's, and tells of no absence.
+    """
 
     address: str
     subscriber_key: str
@@ -34,6 +37,7 @@ class Channel(msgspec.Struct, omit_defaults=True):
     region: int = 0
     seen_at_ms: int = 0
     replaced_at_ms: int | None = None
+    read_at_ms: int = 0
 
     @property
     def id(self) -> tuple[str, str]:
@@ -49,6 +53,7 @@ class Channel(msgspec.Struct, omit_defaults=True):
         if int(answer.timetoken) >= int(self.timetoken):
             self.timetoken, self.region = answer.timetoken, answer.region
         self.seen_at_ms = min(max(self.seen_at_ms, seen_at_ms), at_ms)
+        self.read_at_ms = at_ms
 
     def since_ms(self) -> int:
         """Return from when on something may be in the channel that is not stored."""
@@ -105,6 +110,7 @@ class State(msgspec.Struct, omit_defaults=True):
         self.heard_at_ms = min(self.heard_at_ms, now_ms)
         for channel in self.channels:
             channel.seen_at_ms = min(channel.seen_at_ms, now_ms)
+            channel.read_at_ms = min(channel.read_at_ms, now_ms)
 
     def forget(self, now_ms: int) -> None:
         """Note that the subscription is gone: it ended when it was to expire, or has ended early, by now."""

@@ -213,6 +213,31 @@ async def test_one_message_less_than_the_queue_keeps_is_no_gap(sim, transport):
     assert again.gaps == []
 
 
+async def test_a_clock_that_is_ahead_of_pubnubs_is_no_absence_at_each_answer(sim, transport, clock):
+    sim.state.clock.now, sim.state.clock._wall = time.monotonic, time.time
+    async with linked(transport) as reading:
+        await reading.until_live()
+        clock.jump(3600)
+        for count in range(1, 4):
+            posts(sim, 1)
+            await reading.until_count(count)
+    assert reading.told_gaps == []
+
+
+async def test_where_the_clock_is_ahead_the_gap_of_a_full_queue_ends_by_that_clock(sim, transport, clock):
+    sim.state.knobs.turn({"pubnub_hold_s": 0.05})
+    async with linked(transport) as reading:
+        before = (await reading.until_live()).cursor
+        clock.jump(600)
+        await reading.until(lambda reading: reading.cursor.seen_at_ms > before.seen_at_ms + 500_000)
+    sim.state.clock._wall = time.time  # PubNub's clock does not know of it
+    posts(sim, 130)
+    async with linked(transport, reading.cursor) as again:
+        await again.until_count(100)
+    (gap,) = again.gaps
+    assert gap.until_ms == pytest.approx(clock.wall_ms(), abs=2000)
+
+
 async def test_away_for_longer_than_the_queue_keeps_is_a_certain_gap_up_to_what_it_kept(sim, transport, clock):
     sim.state.knobs.turn({"pubnub_life_s": 10_000})  # so that only the queue ends
     async with linked(transport) as reading:
@@ -569,6 +594,24 @@ async def test_an_expired_subscription_is_created_anew_and_the_time_without_one_
     assert (possible.until_ms, certain.since_ms) == (expires_at_ms, expires_at_ms)
     assert certain.until_ms == pytest.approx(clock.wall_ms(), abs=2000)
     assert again.link.evidence.state == "live"
+
+
+async def test_one_that_ended_while_we_waited_for_a_login_ended_no_earlier_than_it_was_to(
+    sim, make_transport, account, clock
+):
+    class Slow:
+        async def request(self, method, path, *, body=None):
+            if path.endswith("/renew"):
+                clock.jump(1000)
+            return await account.request(method, path, body=body)
+
+    async with linked(make_transport(rest=Slow())) as reading:
+        await reading.until_live()
+        expires_at_ms = reading.state["expires_at_ms"]
+        reading.link._hurry.set()
+        await reading.until(lambda reading: ("subscription expired", "certain") in reading.told_gaps)
+    certain = next(gap for gap in reading.gaps if gap.certainty == "certain")
+    assert certain.since_ms == expires_at_ms
 
 
 async def test_a_subscription_that_ended_early_may_have_lost_all_since_the_last_message(sim, transport, clock):
