@@ -6,7 +6,7 @@ COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --
 SIDE_BY_SIDE := -n 3 --dist worksteal
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-fast search fuzz outages check format lint types bench bench-quick dist deb sbom audit lock clean
+.PHONY: demo test test-fast search fuzz outages chaos check format lint types bench bench-quick dist deb sbom audit lock clean
 
 demo: $(VENV)/.run  ## watch the main job on the embedded simulator
 	@$(BIN)/rc-push demo $(DEMO)
@@ -30,6 +30,9 @@ fuzz: $(VENV)/.fuzz  ## search for SECONDS=60 in each target, or in TARGET=frame
 
 outages: $(VENV)/.dev  ## rotations, restarts and dead connections, for longer than `make test` has time for; prints the tables
 	@RC_PUSH_OUTAGES=1 $(BIN)/python -m pytest -s tests/e2e/test_outages.py
+
+chaos: $(VENV)/.dev  ## scenarios of faults, judged by an oracle: SEEDS=1000 of them, or SEED=1234 again; JOBS=2 at a time
+	@$(BIN)/python tests/chaos/run.py $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST),--first $(FIRST)) $(if $(JOBS),--jobs $(JOBS))
 
 check: format lint types bench-quick test  ## what CI runs
 
