@@ -47,7 +47,7 @@ KEYS_TRUSTED_S = 30.0
 BEGIN_EARLIER_S = 1.0
 # A replaced channel that cannot be read is tried again, as long as its queue keeps what we miss.
 DRAIN_RETRY_S = 10.0
-# An idle answer proves that nothing was published until shortly before it …
+# An idle answer proves that nothing was published until shortly before its question …
 IDLE_SLACK_MS = 2000
 # … and a message that nothing older is missing, but RingCentral documents no order.
 ORDER_SLACK_MS = 1000
@@ -252,7 +252,7 @@ class PubNubLink:
         batch.envelopes += envelopes
         batch.unreadables += unreadables
         batch.gaps += self._gaps_before(channel, answer, polled)
-        self._move(channel, answer, polled.at_ms)
+        self._move(channel, answer, polled)
         return True
 
     def _gaps_before(self, channel: Channel, answer: wire.Answer, polled: _Polled) -> list[Gap]:
@@ -270,16 +270,22 @@ class PubNubLink:
             gaps.append(self._gap(since_ms, until_ms, "queue full", "possible"))
         return gaps
 
-    def _move(self, channel: Channel, answer: wire.Answer, at_ms: int) -> None:
-        """Move our place behind *answer*."""
-        state, seen_at_ms = self._state, at_ms - IDLE_SLACK_MS
+    def _move(self, channel: Channel, answer: wire.Answer, polled: _Polled) -> None:
+        """Move our place behind *answer*.
+
+        When it was sent, nobody knows: a process that was held up finds it in its socket when it goes on. An idle one
+        is good for the moment of its question only.
+        """
+        state, at_ms, asked_at_ms = self._state, polled.at_ms, polled.asked_at_ms
+        seen_at_ms = asked_at_ms - IDLE_SLACK_MS
         if answer.messages:
             seen_at_ms = min(at_ms, wire.ms_from_timetoken(answer.timetoken)) - ORDER_SLACK_MS
             state.heard_at_ms = max(state.heard_at_ms, seen_at_ms)
         channel.go_on_at(answer, seen_at_ms, at_ms)
+        channel.read_at_ms = asked_at_ms
         if channel is state.channels[-1]:
             self._seen_at_ms = min(max(self._seen_at_ms or 0, channel.seen_at_ms), at_ms)
-        elif channel.is_drained(answer, at_ms):
+        elif channel.is_drained(answer, asked_at_ms):
             state.channels.remove(channel)
 
     # ------------------------------------------------------------------------------------------------ the subscription
@@ -436,6 +442,7 @@ class PubNubLink:
         return self._changes.put(self._with_cursor(batch))
 
     def _with_cursor(self, batch: Batch) -> Batch:
+        self._state.limit_to(self._now_ms())  # also where the clock was put back since the start
         state = msgspec.json.encode(self._state)
         batch.cursor = Cursor(self._config.name, NAME, self._seen_at_ms or self._now_ms(), state)
         return batch

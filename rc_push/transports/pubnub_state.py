@@ -28,7 +28,7 @@ KEYS_KEPT = 2
 class Channel(msgspec.Struct, omit_defaults=True):
     """One PubNub channel, and our place in it. All that was published before *seen_at_ms* is stored, or in a gap.
 
-    *read_at_ms* is when an answer last came, by our clock: *seen_at_ms* can be PubNub's, and tells of no absence.
+    *read_at_ms* is when we last asked, and were answered, by our clock: *seen_at_ms* can be PubNub's.
     """
 
     address: str
@@ -53,18 +53,17 @@ class Channel(msgspec.Struct, omit_defaults=True):
         if int(answer.timetoken) >= int(self.timetoken):
             self.timetoken, self.region = answer.timetoken, answer.region
         self.seen_at_ms = min(max(self.seen_at_ms, seen_at_ms), at_ms)
-        self.read_at_ms = at_ms
 
     def since_ms(self) -> int:
         """Return from when on something may be in the channel that is not stored."""
         return self.seen_at_ms or wire.ms_from_timetoken(self.timetoken)
 
-    def is_drained(self, answer: wire.Answer, at_ms: int) -> bool:
+    def is_drained(self, answer: wire.Answer, asked_at_ms: int) -> bool:
         """Say whether *answer* means that nothing will come any more."""
         return (
             self.replaced_at_ms is not None
             and not answer.messages
-            and at_ms >= self.replaced_at_ms + round(DRAIN_S * 1000)
+            and asked_at_ms >= self.replaced_at_ms + round(DRAIN_S * 1000)
         )
 
 

@@ -32,7 +32,7 @@ class Verdict:
 
     held: it serves the subscription. doubted: as it seems it does not, it is asked again. lost: it does not. unknown:
     it does not say. unanswerable: it never says, to us. closed: it does not say any more over this connection. over: it
-    seems not to know our login any more.
+    has never said, and login or subscription seem to be over.
     """
 
     kind: Literal["held", "doubted", "lost", "unknown", "unanswerable", "closed", "over"]
@@ -111,10 +111,11 @@ class Proof:
         if isinstance(exc, RateLimited) or exc.status >= 500:  # noqa: PLR2004 - HTTP's server errors
             self._not_before = now + delay_asked_for_s(exc)
             return Verdict("unknown", str(exc))
-        if self._state.held is None and isinstance(exc, CredentialsRefused) and not self._state.is_login_doubted:
-            # Either the login ended before we asked, or it is what those are told who may not ask: the next connection
-            # shows which, since in the first case it needs another login, and cannot go on with this subscription.
-            self._state.is_login_doubted = True
+        says_over = isinstance(exc, CredentialsRefused) or subscriptions.is_gone(exc)
+        if self._state.held is None and says_over and not self._state.was_refused:
+            # Either login or subscription ended before we first asked, or it is what those are told who may not ask.
+            # The next connection shows which: in the first case it cannot go on with this subscription.
+            self._state.was_refused = True
             return Verdict("over", str(exc))
         if self._state.held is None or self.is_unanswerable:
             # undocumented: whether everybody may ask over the gateway. Who was never told believes in Heartbeats.

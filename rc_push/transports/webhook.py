@@ -221,9 +221,7 @@ class WebhookLink:
         self._admit_refused(batch)
         if batch.envelopes:
             self._end_gap(batch)
-            at_ms = batch.envelopes[-1].received_at_ms
-            self._seen.heard_at_ms = max(self._seen.heard_at_ms, at_ms)
-            self._seen.move(at_ms - ORDER_SLACK_MS)
+            self._seen.hear(batch.envelopes)
             if any(envelope.type == REMINDER for envelope in batch.envelopes):
                 self._keeper.remind()
         return self._with_cursor(batch) if batch else batch

@@ -7,18 +7,22 @@ moves from one transport to another, the cursor is still the other's.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import msgspec
 import structlog
 
-from rc_push.envelope import Cursor
+from rc_push.envelope import Cursor, Envelope, ms_from_iso
 
 log = structlog.get_logger()
 
 NAME = "webhook"
 TOKEN_BYTES = 32
+# No order is documented: what was sent so much earlier may come later …
+ORDER_SLACK_MS = 1000
+# … and by as much more as posts were late, for so long after one was.
+LATE_MEMORY_MS = 60_000
 
 
 class Store(Protocol):
@@ -80,6 +84,7 @@ class Seen:
         self.at_ms = min(cursor.seen_at_ms, self.now_ms()) if cursor else None
         known = _cursor_state_from(cursor.state) if cursor and cursor.transport == NAME else CursorState()
         self.heard_at_ms = max(known.heard_at_ms, self.at_ms or 0)
+        self._late_ms = self._late_at_ms = 0
 
     def now_ms(self) -> int:
         """Return the wall clock in ms since 1970 UTC."""
@@ -88,6 +93,19 @@ class Seen:
     def move(self, at_ms: int) -> None:
         """Move on to *at_ms*, never back, and never ahead of the clock."""
         self.at_ms = min(max(self.at_ms or 0, at_ms), self.now_ms())
+
+    def hear(self, envelopes: Sequence[Envelope]) -> None:
+        """Move on by what has come.
+
+        Each event is a post of its own, and after an outage RingCentral is late with them. As late as some were, others
+        may be that are still to come.
+        """
+        at_ms = envelopes[-1].received_at_ms
+        self.heard_at_ms = max(self.heard_at_ms, at_ms)
+        late_ms = max(at_ms - (ms_from_iso(envelope.timestamp) or at_ms) for envelope in envelopes)
+        if late_ms >= self._late_ms or at_ms > self._late_at_ms + LATE_MEMORY_MS:
+            self._late_ms, self._late_at_ms = max(0, late_ms), at_ms
+        self.move(at_ms - ORDER_SLACK_MS - self._late_ms)
 
     def cursor(self, subscription: str, subscription_id: str, *, is_clean: bool) -> Cursor:
         """Return what the journal keeps of it."""

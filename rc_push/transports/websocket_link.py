@@ -442,7 +442,7 @@ class WebSocketLink:
             case "over":
                 batch.gaps.append(self._gap(min(self._ours_at_ms, at_ms), None, "subscription lost", "possible"))
                 self._put_cursor(batch)
-                self._ending = ProtocolError(f"the login of this connection is over: {verdict.why}")
+                self._ending = ProtocolError(f"login or subscription seem to be over: {verdict.why}")
             case "closed" if not self._lifetime.outlived:
                 # Heartbeats are answered yet, and prove nothing; nor does anything else until another takes over.
                 batch.gaps.append(self._gap(min(self._ours_at_ms, at_ms), None, "subscription lost", "possible"))

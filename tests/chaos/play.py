@@ -161,13 +161,16 @@ class _Play:
             if count:
                 self.stage.post("events", self._events(count, rng))
 
-    def _events(self, count: int, rng: random.Random, chat: str = "") -> list[dict[str, Any]]:
+    def _events(
+        self, count: int, rng: random.Random, chat: str = "", *, is_small: bool = False
+    ) -> list[dict[str, Any]]:
         traffic = self.scenario.traffic
-        return [self._event(chat or f"chat-{rng.randrange(traffic.chats)}", rng) for _ in range(count)]
+        sizes = (min(traffic.sizes),) if is_small else traffic.sizes
+        return [self._event(chat or f"chat-{rng.randrange(traffic.chats)}", sizes, rng) for _ in range(count)]
 
-    def _event(self, chat: str, rng: random.Random) -> dict[str, Any]:
+    def _event(self, chat: str, sizes: tuple[int, ...], rng: random.Random) -> dict[str, Any]:
         number = next(self._numbers)
-        size = rng.choice(self.scenario.traffic.sizes)
+        size = rng.choice(sizes)
         text = (rng.choice(TEXTS) * (size // 8 + 1))[:size]
         body = {"id": str(10**9 + number), "groupId": chat, "type": "TextMessage", "text": text, "number": number}
         return {"event": EVENT, "body": body | {"eventType": "PostAdded"}}
@@ -277,7 +280,8 @@ class _Play:
         self.outcome.clock.append((self.passing.wall_ms(), round(wrong_s * 1000)))
 
     def _do_burst(self, step: Step) -> None:
-        self.stage.post("events", self._events(step.details["count"], random.Random(step.at_s)))
+        """Send many events at once; small ones, so that a disk is full only when it is to be."""
+        self.stage.post("events", self._events(step.details["count"], random.Random(step.at_s), is_small=True))
 
     def _now_s(self) -> float:
         return self.passing.now() - self.began

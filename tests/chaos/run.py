@@ -17,7 +17,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,6 +29,8 @@ from scenario import KINDS, scenario_from
 
 # A seed is at most so large, so that people can type it.
 SEED_MAX = 10**9
+# Where nobody watches a terminal, a line of progress comes after so many seeds.
+SAY_EVERY = 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +94,15 @@ def _plain(outcome: Outcome) -> dict[str, object]:
     return plain
 
 
-def play_seeds(
-    seeds: Iterable[int], folder: Path, jobs: int, on_result: Callable[[Result], None], speed: float = SPEED
-) -> Iterator[Result]:
+def play_seeds(seeds: Iterable[int], folder: Path, jobs: int, speed: float = SPEED) -> Iterator[Result]:
     """Play *seeds*, *jobs* at a time; yield what became of each, as it ends."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        for future in as_completed([pool.submit(play_seed, seed, folder, speed) for seed in seeds]):
-            on_result(result := future.result())
-            yield result
+        try:
+            for future in as_completed([pool.submit(play_seed, seed, folder, speed) for seed in seeds]):
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)  # Ctrl-C: none of the others begins
 
 
 def table(results: list[Result]) -> str:
@@ -163,28 +165,24 @@ def main() -> int:
     parser.add_argument("--speed", type=float, default=SPEED, help="how fast time passes in a run")
     chosen = parser.parse_args()
     seeds, folder = seeds_from(chosen), Path(tempfile.mkdtemp(prefix="rc-push-chaos-"))
+    say(f"{len(seeds)} seeds from {seeds[0]} on, {chosen.jobs} at a time; failures are kept in {folder}")
     results: list[Result] = []
     began_at = time.monotonic()
-    say(f"{len(seeds)} seeds from {seeds[0]} on, {chosen.jobs} at a time; failures are kept in {folder}")
-
-    def show(result: Result) -> None:
+    for result in play_seeds(seeds, folder, chosen.jobs, chosen.speed):
         results.append(result)
         if result.complaints:
             say(f"\n{result.to_text()}\n")
-        failed = sum(1 for one in results if one.complaints)
-        line = f"{len(results)}/{len(seeds)} played, {failed} failed, {time.monotonic() - began_at:.0f} s"
+        failed = sum(bool(one.complaints) for one in results)
+        progress = f"{len(results)}/{len(seeds)} played, {failed} failed, {time.monotonic() - began_at:.0f} s"
         if sys.stdout.isatty():
-            say(f"\r{line} ", end="")
-        elif len(results) % 25 == 0:
-            say(line)
-
-    for _ in play_seeds(seeds, folder, chosen.jobs, show, chosen.speed):
-        pass
+            say(f"\r{progress} ", end="")
+        elif len(results) % SAY_EVERY == 0:
+            say(progress)
     say(summary(results))
-    if not any(result.complaints for result in results):
-        shutil.rmtree(folder)
-        return 0
-    return 1
+    if any(result.complaints for result in results):
+        return 1
+    shutil.rmtree(folder)
+    return 0
 
 
 if __name__ == "__main__":

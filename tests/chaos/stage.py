@@ -28,7 +28,7 @@ from rc_push.journal.reader import Reader
 HERE = Path(__file__).parent
 # What others have in their environment must not decide.
 OURS = ("RC_", "JOURNAL_STREAM", "NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY", "PYTHONPATH")
-DISK_BYTES = 48 << 20
+DISK_BYTES = 128 << 20
 # What is left of a full disk: enough for a page or two, so that it is full in the middle of things.
 LEFT_BYTES = 24_000
 END_WITHIN_S = 30.0
@@ -120,23 +120,30 @@ class Stage:
         self._ballast = self.disk / "ballast"
 
     def __enter__(self) -> Self:
-        self.disk.mkdir()
-        if self._scenario.needs_small_disk:
-            self.has_small_disk = self._mount()
-        knobs = [f"--knob={name}={value}" for name, value in self._scenario.knobs.items()]
-        self.simulator = self._popen(self._true_clock, "simulate", *knobs, "--knob=keeps_payloads=true", stdout=-1)
-        self.ready = json.loads(self.simulator.stdout.readline())
-        self._write_files()
+        with contextlib.ExitStack() as stack:
+            self.disk.mkdir()
+            if self._scenario.needs_small_disk:
+                self.has_small_disk = self._mount()
+            stack.callback(self._unmount)
+            knobs = [f"--knob={name}={value}" for name, value in self._scenario.knobs.items()]
+            self.simulator = self._popen(
+                self._true_clock, "simulate", *knobs, "--knob=keeps_payloads=true", stdout=subprocess.PIPE
+            )
+            stack.callback(self._end)
+            self.ready = json.loads(self.simulator.stdout.readline())
+            self._write_files()
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _end(self) -> None:
         for process in (self.daemon, self.simulator):
             if process and process.poll() is None:
                 process.kill()
                 process.wait()
         self.simulator.stdout.close()
-        if self.has_small_disk:
-            subprocess.run(["umount", "--lazy", str(self.disk)], check=True)
 
     # --------------------------------------------------------------------------------------------------- the daemon
 
@@ -239,6 +246,10 @@ class Stage:
     def _mount(self) -> bool:
         command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(self.disk)]
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    def _unmount(self) -> None:
+        if self.has_small_disk:
+            subprocess.run(["umount", "--lazy", str(self.disk)], check=True)
 
     # --------------------------------------------------------------------------------------------------------- files
 

@@ -175,6 +175,21 @@ async def test_an_idle_answer_moves_what_is_known_to_be_stored_but_not_the_place
     assert reading.state["channels"][0]["timetoken"] == json.loads(before.state)["channels"][0]["timetoken"]
 
 
+async def test_an_idle_answer_is_good_for_when_it_was_asked_for(sim, transport, clock):
+    """It may have lain in the socket for as long as the process was held up."""
+    sim.state.knobs.turn({"pubnub_hold_s": 0.3})
+    async with linked(transport) as reading:
+        await reading.until_live()
+        answered = asyncio.create_task(reading.read_once())
+        await wait_for(lambda: polls_held(sim))
+        asked_ms = clock.wall_ms()
+        clock.jump(600)
+        await answered
+        assert reading.cursor.seen_at_ms <= asked_ms
+        await reading.read_once()
+        assert reading.cursor.seen_at_ms > asked_ms + 500_000
+
+
 async def test_a_full_queue_is_a_possible_gap_up_to_the_first_message_that_was_kept(sim, transport, clock):
     async with linked(transport) as reading:
         await reading.until_live()
@@ -213,15 +228,16 @@ async def test_one_message_less_than_the_queue_keeps_is_no_gap(sim, transport):
     assert again.gaps == []
 
 
-async def test_a_clock_that_is_ahead_of_pubnubs_is_no_absence_at_each_answer(sim, transport, clock):
+async def test_a_clock_that_jumps_ahead_is_an_absence_once_and_not_at_each_answer(sim, transport, clock):
     sim.state.clock.now, sim.state.clock._wall = time.monotonic, time.time
     async with linked(transport) as reading:
         await reading.until_live()
-        clock.jump(3600)
         for count in range(1, 4):
             posts(sim, 1)
             await reading.until_count(count)
-    assert reading.told_gaps == []
+            if count == 1:
+                clock.jump(3600)
+    assert reading.told_gaps == [("away for too long", "certain")]
 
 
 async def test_where_the_clock_is_ahead_the_gap_of_a_full_queue_ends_by_that_clock(sim, transport, clock):
@@ -612,6 +628,17 @@ async def test_one_that_ended_while_we_waited_for_a_login_ended_no_earlier_than_
         await reading.until(lambda reading: ("subscription expired", "certain") in reading.told_gaps)
     certain = next(gap for gap in reading.gaps if gap.certainty == "certain")
     assert certain.since_ms == expires_at_ms
+
+
+async def test_a_clock_that_is_put_back_meanwhile_hides_nothing_of_what_may_be_missing(sim, transport, clock):
+    sim.state.knobs.turn({"pubnub_hold_s": 0.05})
+    async with linked(transport) as reading:
+        await reading.until_live()
+        clock.jump(-600)
+        await reading.read_once()
+        state, now_ms = reading.state, clock.wall_ms()
+    assert state["renewed_at_ms"] <= now_ms
+    assert all(channel["seen_at_ms"] <= now_ms for channel in state["channels"])
 
 
 async def test_a_subscription_that_ended_early_may_have_lost_all_since_the_last_message(sim, transport, clock):

@@ -115,18 +115,19 @@ def test_who_was_never_told_believes_in_heartbeats_from_then_on():
     assert ours.is_proven
 
 
-def test_who_was_never_told_and_has_no_login_any_more_needs_another_connection_first():
+@pytest.mark.parametrize("answer", [refusal(401, "OAU-213"), refusal(404, "CMN-102")])
+def test_who_was_never_told_and_is_told_that_all_is_over_needs_another_connection_first(answer):
     """Else a subscription that ended before it was asked for would be believed in for ever."""
     ours = proof()
-    assert ask(ours, refusal(401, "OAU-213"), 2.0).kind == "over"
+    assert ask(ours, answer, 2.0).kind == "over"
     assert not ours.is_proven
     again = Proof(ours._state, (POSTS,))
     again.begin(10.0, DAY_S)
-    assert ask(again, refusal(401, "OAU-213"), 12.0).kind == "unanswerable", "it is what is told to who may not ask"
+    assert ask(again, answer, 12.0).kind == "unanswerable", "it is what is told to who may not ask"
 
 
 def test_another_subscription_is_asked_for_as_if_nothing_had_been():
-    state = State(subscription_id="ours", is_login_doubted=True)
+    state = State(subscription_id="ours", was_refused=True)
     state.forget_subscription()
     assert state == State()
 

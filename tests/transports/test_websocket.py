@@ -434,12 +434,13 @@ async def test_a_connection_whose_session_is_over_is_outlived(sim, transport, im
     assert gap.since_ms <= revoked_ms, "from the last proof: Heartbeats are none"
 
 
-async def test_a_login_that_ended_before_the_first_proof_ends_the_connection_with_a_gap(sim, transport):
+@pytest.mark.parametrize("fault", ["revoke-session", "lose-subscription"])
+async def test_what_ended_before_the_first_proof_ends_the_connection_with_a_gap(sim, transport, fault):
     sim.state.knobs.turn({"on_session_revoked": "nothing"})
     async with linked(transport) as reading:
         await reading.until_live()
-        await sim.admin.faults({"fault": "revoke-session"})
-        with pytest.raises(ProtocolError, match="the login of this connection is over"):
+        await sim.admin.faults({"fault": fault})
+        with pytest.raises(ProtocolError, match="seem to be over"):
             await reading.until(lambda _: False)
     assert [(gap.reason, gap.certainty, gap.until_ms) for gap in reading.gaps] == [
         ("subscription lost", "possible", None)
