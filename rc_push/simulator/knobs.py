@@ -28,8 +28,6 @@ ALL_PERMISSIONS = (
 class Knobs(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The knobs. Numbers of protocol.md's chapters first, then its unknowns in the order of chapter 11."""
 
-    keeps_payloads: bool = False  # not RingCentral's: the state tells what each notification consisted of
-
     # OAuth: chapter 2
     access_token_s: Seconds = 3600.0
     refresh_token_s: Seconds = 604_800.0
@@ -109,6 +107,8 @@ class Knobs(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     webhook_blacklist_s: Seconds = 600.0  # 11.14: "after about 10 minutes of failure"
     webhook_ended_status: Literal["Blacklisted", "Suspended"] = "Blacklisted"  # 3.2: the second in spec21 only
     webhook_reactivate_s: Seconds = 0.0  # 11.14: 900 has been seen; 0 = "permanently"
+
+    keeps_payloads: bool = False  # not RingCentral's: the state tells what each notification consisted of
 
     def turn(self, changes: Mapping[str, Any]) -> None:
         """Set the knobs named in *changes*; values may be text. Raises ValueError, and then changes nothing."""

@@ -383,7 +383,8 @@ class PubNubLink:
         if not state.expires_at_ms:
             gaps = [self._gap(self._seen_at_ms or 0, began_at_ms, "no subscription known", "certain")]
         else:
-            ended_at_ms = min(state.expires_at_ms, began_at_ms)
+            # A message from later shows that it was renewed, and only the answer got lost.
+            ended_at_ms = min(max(state.expires_at_ms, state.ends_at_ms, state.alive_at_ms()), began_at_ms)
             gaps = [
                 self._gap(state.alive_at_ms(), ended_at_ms, "subscription expired", "possible"),
                 self._gap(ended_at_ms, began_at_ms, "subscription expired", "certain"),
@@ -397,7 +398,7 @@ class PubNubLink:
 
         Return when to renew, in seconds.
         """
-        state = self._state
+        state, answered_at_ms = self._state, self._now_ms()
         told, key = channel_from(info)
         channel = state.find(told) or told
         if channel is told or not self._is_reached:
@@ -409,8 +410,9 @@ class PubNubLink:
         state.subscription_id = info.id
         state.event_filters = list(self._config.event_filters)
         state.refused = refused_from(info)
-        life_s = LIFE_S if info.expires_in is None else info.expires_in
-        state.renewed_at_ms, state.expires_at_ms = asked_at_ms, asked_at_ms + round(life_s * 1000)
+        life_ms = round((LIFE_S if info.expires_in is None else info.expires_in) * 1000)
+        state.renewed_at_ms = asked_at_ms
+        state.expires_at_ms, state.ends_at_ms = asked_at_ms + life_ms, answered_at_ms + life_ms
         self._confirm_to_all(gaps or [])
         return self._renew_in_s()
 

@@ -71,13 +71,15 @@ class State(msgspec.Struct, omit_defaults=True):
     """The subscription, all empty where none is known. The newest channel is the last, the newest key the first.
 
     *renewed_at_ms* is when the request was sent whose answer is the last that we know: RingCentral may have changed
-    anything since then. *heard_at_ms* is when the last message was published: then it was alive.
+    anything since then. *heard_at_ms* is when the last message was published: then it was alive. It can end from
+    *expires_at_ms* on, and has ended by *ends_at_ms*: its life began between that request and its answer.
     """
 
     subscription_id: str = ""
     event_filters: list[str] = []
     refused: str = ""
     expires_at_ms: int = 0
+    ends_at_ms: int = 0
     renewed_at_ms: int = 0
     heard_at_ms: int = 0
     keys: list[str] = []
@@ -105,6 +107,7 @@ class State(msgspec.Struct, omit_defaults=True):
     def limit_to(self, now_ms: int) -> None:
         """Take back what lies ahead of a clock that was put back: it would hide what is missing, and what is due."""
         self.expires_at_ms = min(self.expires_at_ms, now_ms + round(LIFE_S * 1000))
+        self.ends_at_ms = min(self.ends_at_ms, now_ms + round(LIFE_S * 1000))
         self.renewed_at_ms = min(self.renewed_at_ms, now_ms)
         self.heard_at_ms = min(self.heard_at_ms, now_ms)
         for channel in self.channels:
@@ -115,6 +118,7 @@ class State(msgspec.Struct, omit_defaults=True):
         """Note that the subscription is gone: it ended when it was to expire, or has ended early, by now."""
         self.subscription_id = ""
         self.expires_at_ms = min(self.expires_at_ms, now_ms)
+        self.ends_at_ms = min(self.ends_at_ms, now_ms)
 
 
 def state_from(cursor: Cursor | None, now_ms: int) -> State:

@@ -34,8 +34,6 @@ log = structlog.get_logger()
 
 # Posts of one batch at the most, so that one commit stays short.
 BATCH_MAX_POSTS = 1024
-# No order is documented, so what was sent this much before the last stored event may still be on its way.
-ORDER_SLACK_MS = 1000
 
 
 class WebhookTransport:

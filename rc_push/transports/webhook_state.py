@@ -102,7 +102,7 @@ class Seen:
         """
         at_ms = envelopes[-1].received_at_ms
         self.heard_at_ms = max(self.heard_at_ms, at_ms)
-        late_ms = max(at_ms - (ms_from_iso(envelope.timestamp) or at_ms) for envelope in envelopes)
+        late_ms = max(map(_late_ms, envelopes))
         if late_ms >= self._late_ms or at_ms > self._late_at_ms + LATE_MEMORY_MS:
             self._late_ms, self._late_at_ms = max(0, late_ms), at_ms
         self.move(at_ms - ORDER_SLACK_MS - self._late_ms)
@@ -111,6 +111,11 @@ class Seen:
         """Return what the journal keeps of it."""
         state = msgspec.json.encode(CursorState(subscription_id, self.heard_at_ms))
         return Cursor(subscription, NAME, self.now_ms() if self.at_ms is None else self.at_ms, state, is_clean)
+
+
+def _late_ms(envelope: Envelope) -> int:
+    """Return how long after it was sent *envelope* came, where it says when that was."""
+    return envelope.received_at_ms - (ms_from_iso(envelope.timestamp) or envelope.received_at_ms)
 
 
 def new_hook(address: str, event_filters: list[str], at_ms: int) -> Hook:

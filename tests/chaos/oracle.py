@@ -69,6 +69,10 @@ REASONS = {
 }
 
 
+# What is away for longer than a queue reaches back is away until that is read; the gap ends with the first that it had.
+FULL = {"recovery buffer full", "queue full"}
+# For so long after a post of a webhook was late others may be (webhook_state.py), ms.
+LATE_MEMORY_MS = 60_000
 # Renewals are seldom, and another login can take a minute: what made one late may lie behind many events.
 LATE = {"subscription expired"}
 
@@ -100,15 +104,31 @@ def _missing(outcome: Outcome) -> Iterator[str]:
 
 
 def _hidden(outcome: Outcome, name: str) -> Iterator[tuple[int, int]]:
-    """Yield the outages in which the daemon's clock was put back: from the last live event before, to the next one."""
-    sent = {event.id: event.at_ms for event in outcome.emitted}
-    live = [(sent[each.id], each) for each in _received(outcome, name) if each.origin == "live" and each.id in sent]
+    """Yield the outages in which the daemon's clock was put back: from the last event before, to the next that came.
+
+    Where it was put back by less than half of the outage, what is told of it in the old and in the new time overlaps,
+    and covers all of it.
+    """
+    came = list(_came(outcome, name))
     for (_, before_ms), (at_ms, after_ms) in pairwise(outcome.clock):
-        if after_ms < before_ms:
-            # A gap begins a second before the last event; by then it lies in the time that is told twice.
-            since_ms = max((sent_ms for sent_ms, _ in live if sent_ms < at_ms), default=outcome.began_ms)
-            until_ms = min((sent_ms for sent_ms, _ in live if sent_ms > at_ms), default=at_ms)
+        # A gap begins a second before the last event; by then it lies in the time that is told twice.
+        since_ms = max((sent_ms for came_ms, sent_ms in came if came_ms < at_ms), default=outcome.began_ms) - ORDER_MS
+        until_ms = min((came_ms for came_ms, _ in came if came_ms >= at_ms), default=math.inf)
+        if until_ms - since_ms < 2 * (before_ms - after_ms) + WIDE_MS:
             yield since_ms, until_ms
+
+
+def _came(outcome: Outcome, name: str) -> Iterator[tuple[int, int]]:
+    """Yield when each event has truly come, by the clock that the daemon had then, and when it was sent."""
+    sent = {event.id: event.at_ms for event in outcome.emitted}
+    spans = list(zip(outcome.clock, [at_ms for at_ms, _ in outcome.clock[1:]] + [math.inf], strict=True))
+    for each in _received(outcome, name):
+        if (sent_ms := sent.get(each.id)) is None:
+            continue
+        # What was told before it was sent, or after the clock was set, was told by a later clock.
+        while len(spans) > 1 and not sent_ms - SLACK_MS <= each.received_ms - spans[0][0][1] < spans[0][1]:
+            del spans[0]
+        yield each.received_ms - spans[0][0][1], sent_ms
 
 
 def _covers(gap: Gap, at_ms: int, outcome: Outcome) -> bool:
@@ -159,11 +179,10 @@ def _gaps(outcome: Outcome) -> Iterator[str]:
         if gap.until_ms is None:
             yield f"{text} is still open"
             continue
-        causes = REASONS.get(gap.reason.split(" (")[0])
-        if causes is None:
+        if gap.reason.split(" (")[0] not in REASONS:
             yield f"{text} has a reason that nothing here gives"
-        elif not (found := {trouble.kind for trouble in _around(outcome, gap)} & (causes | _by_knobs(outcome, gap))):
-            yield f"{text} has no cause; near are {sorted({t.kind for t in _around(outcome, gap)} - found)}"
+        elif not _causes(outcome, gap):
+            yield f"{text} has no cause; near are {sorted({trouble.kind for trouble in _around(outcome, gap)})}"
         if proof := _too_wide(outcome, gap):
             sent = _at(outcome, proof[0])
             yield f"{text} is too wide: what was sent at {sent} had come by {_at(outcome, proof[1].received_ms)}"
@@ -171,6 +190,17 @@ def _gaps(outcome: Outcome) -> Iterator[str]:
     told = sum(each.type == OWN for each in outcome.stored)
     if told < len({(gap.subscription, gap.since_ms, gap.reason) for gap in outcome.gaps}):
         yield f"{len(outcome.gaps)} gaps, and {told} events that tell of them"
+
+
+def count_machine_gaps(outcome: Outcome) -> int:
+    """Return how many gaps have no other cause than that this machine was busy: there the oracle sees less."""
+    return sum(_causes(outcome, gap) == {"machine"} for gap in outcome.gaps)
+
+
+def _causes(outcome: Outcome, gap: Gap) -> set[str]:
+    """Return the troubles that can have caused *gap*, for its reason."""
+    causes = REASONS.get(gap.reason.split(" (")[0], set()) | _by_knobs(outcome, gap)
+    return {trouble.kind for trouble in _around(outcome, gap)} & causes
 
 
 def _by_knobs(outcome: Outcome, gap: Gap) -> set[str]:
@@ -190,6 +220,9 @@ def _around(outcome: Outcome, gap: Gap) -> Iterator[Trouble]:
         if gap.reason in LATE:
             over_ms = math.inf
         until_ms = gap.since_ms if gap.until_ms is None else gap.until_ms
+        if gap.reason in FULL:
+            came = [each.received_ms for each in _proofs(outcome, gap.subscription, until_ms - SLACK_MS)]
+            until_ms = min(came, default=until_ms)
         if gap.since_ms - wrong_ms <= over_ms and trouble.since_ms <= until_ms + wrong_ms + WIDE_MS:
             yield trouble
 
@@ -210,13 +243,26 @@ def _too_wide(outcome: Outcome, gap: Gap) -> tuple[int, Stored] | None:
     if gap.until_ms is None:
         return None
     wrong_ms = max(abs(wrong_ms) for _, wrong_ms in outcome.clock)
-    since_ms = gap.since_ms + ORDER_MS + WIDE_MS + wrong_ms
+    since_ms = gap.since_ms + ORDER_MS + WIDE_MS + wrong_ms + _late_ms(outcome, gap)
     until_ms = gap.until_ms - WIDE_MS - wrong_ms
     sent = {event.id: event.at_ms for event in outcome.emitted}
     for each in _received(outcome, gap.subscription):
         if each.origin == "live" and sent.get(each.id, 0) > since_ms and each.received_ms < until_ms:
             return sent[each.id], each
     return None
+
+
+def _late_ms(outcome: Outcome, gap: Gap) -> int:
+    """Return how much earlier than the last event a gap may begin, where that cannot be known better."""
+    if gap.reason == "queue full" and any(trouble.kind == "rotate" for trouble in outcome.troubles):
+        # The limit: a channel that a renewal tells of may have been in use since the one before.
+        return 1000 * int(outcome.knobs["pubnub_life_s"])
+    if outcome.owed.get(gap.subscription) != "webhook":
+        return 0
+    # The limit: each post of a webhook comes by itself. As late as some were, others may have been.
+    since_ms, until_ms = gap.since_ms - LATE_MEMORY_MS, gap.until_ms or gap.since_ms
+    came = [(came_ms, came_ms - sent_ms) for came_ms, sent_ms in _came(outcome, gap.subscription)]
+    return max((late_ms for came_ms, late_ms in came if since_ms <= came_ms <= until_ms), default=0)
 
 
 # ------------------------------------------------------------------------------------------------------------- handlers

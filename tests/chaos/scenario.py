@@ -109,7 +109,7 @@ TRANSPORTS = (
     ("websocket", "pubnub"),
     ("websocket", "pubnub", "webhook"),
 )
-WEIGHTS = (45, 30, 5, 15, 5)
+WEIGHTS = (42, 28, 10, 12, 8)
 
 
 # ---------------------------------------------------------------------------------------------------------------- steps
@@ -140,7 +140,9 @@ def _error(rng: random.Random) -> Details:
 
 
 def _slow(rng: random.Random) -> Details:
-    return {"path": rng.choice(("/restapi", "/ws")), "delayS": rng.uniform(0.5, 8), **_times(rng)}
+    """Return how slow: some answers come after nobody waits for them any more."""
+    delay_s = rng.choice((rng.uniform(0.5, 8), rng.uniform(8, 60)))
+    return {"path": rng.choice(("/restapi", "/ws")), "delayS": round(delay_s, 1), **_times(rng)}
 
 
 def _rotate(rng: random.Random) -> Details:
@@ -192,8 +194,9 @@ KINDS = {
     "pubnub-error": Kind("pubnub", 4, (2, 6), lambda rng: {"status": rng.choice((500, 503)), **_times(rng)}),
     "pubnub-garbage": Kind("pubnub", 5, (5, 10), lambda rng: {"times": rng.choice((1, 5, 10))}),
     "rotate": Kind("pubnub", 10, (30, 30), _rotate),
-    "webhook-replay": Kind("webhook", 5, (5, 10), lambda rng: {"times": rng.choice((1, 5, 20))}),
-    "webhook-slow-body": Kind("webhook", 5, (5, 10), lambda rng: {"delayS": rng.uniform(0.2, 2), **_times(rng)}),
+    "webhook-replay": Kind("webhook", 6, (5, 10), lambda rng: {"times": rng.choice((1, 5, 20))}),
+    "webhook-slow-body": Kind("webhook", 6, (5, 10), lambda rng: {"delayS": rng.uniform(0.2, 2), **_times(rng)}),
+    "webhook-storm": Kind("webhook", 6, (5, 10), lambda rng: {"count": rng.choice((20, 200)), "times": 1}),
 }
 
 
@@ -241,6 +244,15 @@ def _knobs(rng: random.Random, transports: tuple[str, ...], does: set[str]) -> D
             "pubnub_session_end": rng.choice(("lives", "expires")),
             "pubnub_secret_key": rng.random() < 0.3,
         }
+    if "webhook" in transports:
+        knobs |= {
+            "webhook_retries": rng.choice((0, 0, 2)),
+            "webhook_retry_s": rng.choice((2, 10)),
+            "webhook_blacklist_s": rng.choice((600, 600, 10)),
+            "webhook_reactivate_s": rng.choice((0, 0, 30)),
+            "webhook_ended_status": rng.choice(("Blacklisted", "Suspended")),
+            "webhook_validates_renewals": rng.random() < 0.5,
+        }
     if "rate-limit" in does:
         knobs["retry_after"] = rng.random() < 0.7
     return knobs
@@ -251,8 +263,10 @@ def _traffic(rng: random.Random, length_s: float) -> Traffic:
     for _ in range(rng.choice((0, 0, 1, 2))):
         since = rng.uniform(0, length_s)
         pauses.append((round(since, 1), round(since + rng.uniform(3, 15), 1)))
-    sizes = rng.choice(((50,), (50, 1000), (0, 200, 5000), (100, 100, 100, 70_000), (100, 100, 300_000)))
-    rate_per_s = rng.choice((1, 4, 10, 10, 30)) if max(sizes) < 10_000 else rng.choice((1, 4))
+    sizes = rng.choice(((50,), (50, 1000), (0, 200, 5000), (100, 20_000), (100, 100, 100, 70_000), (100, 100, 300_000)))
+    rate_per_s = rng.choice(
+        (1, 4, 10, 10, 30) if max(sizes) < 10_000 else (1, 4, 10) if max(sizes) < 50_000 else (1, 4)
+    )
     return Traffic(float(rate_per_s), rng.choice((1, 3, 20)), sizes, tuple(pauses))
 
 

@@ -126,11 +126,20 @@ class Stage:
                 self.has_small_disk = self._mount()
             stack.callback(self._unmount)
             knobs = [f"--knob={name}={value}" for name, value in self._scenario.knobs.items()]
-            self.simulator = self._popen(
-                self._true_clock, "simulate", *knobs, "--knob=keeps_payloads=true", stdout=subprocess.PIPE
-            )
+            with (said := self.folder / "simulator.log").open("wb") as log:
+                self.simulator = self._popen(
+                    self._true_clock,
+                    "simulate",
+                    *knobs,
+                    "--knob=keeps_payloads=true",
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                )
             stack.callback(self._end)
-            self.ready = json.loads(self.simulator.stdout.readline())
+            ready = self.simulator.stdout.readline()
+            if not ready:
+                raise RuntimeError(f"the simulator did not start; it said\n{said.read_text('utf-8')}")
+            self.ready = json.loads(ready)
             self._write_files()
             self._stack = stack.pop_all()
         return self
@@ -192,6 +201,15 @@ class Stage:
         told = [json.loads(line) for line in lines if '"subscription_state"' in line]
         return {line["subscription"] for line in told if line["state"] == "live"}
 
+    def waited_s(self) -> dict[int, float]:
+        """Return for how long the two event loops have waited for a processor so far, by process."""
+        waited = {}
+        for process in (self.simulator, self.daemon):
+            with contextlib.suppress(OSError, AttributeError):  # there is none, or no more
+                _, waited_ns, _ = Path(f"/proc/{process.pid}/schedstat").read_text("ascii").split()
+                waited[process.pid] = int(waited_ns) / 1e9
+        return waited
+
     # ------------------------------------------------------------------------------------------------- the simulator
 
     def post(self, path: str, body: Any) -> Any:
@@ -228,6 +246,11 @@ class Stage:
         with closing(Reader(self.journal_path)) as reader, reader.snapshot() as db:
             return sum(row.pending for row in handler_rows(db))
 
+    def in_segments(self) -> int:
+        """Return of how many events the payload lies in a segment."""
+        with closing(Reader(self.journal_path)) as reader, reader.snapshot() as db:
+            return int(db.execute("SELECT count(*) FROM events WHERE segment IS NOT NULL").fetchone()[0])
+
     # ----------------------------------------------------------------------------------------------------- the disk
 
     def fill_disk(self) -> None:
@@ -253,7 +276,7 @@ class Stage:
 
     # --------------------------------------------------------------------------------------------------------- files
 
-    def _popen(self, clock: ClockFile, *arguments: str, stdout: Any, stderr: Any = subprocess.DEVNULL) -> Any:
+    def _popen(self, clock: ClockFile, *arguments: str, stdout: Any, stderr: Any) -> Any:
         name = "true-clock" if clock is self._true_clock else "clock"
         environ = {key: value for key, value in os.environ.items() if not key.startswith(OURS)}
         environ |= {

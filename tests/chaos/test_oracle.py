@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from oracle import OWN, fresh_within_s, judge
+from oracle import OWN, count_machine_gaps, fresh_within_s, judge
 from outcome import Audit, Emitted, Gap, Line, Outcome, Stored, Trouble
 
 BEGAN_MS = 1_795_000_000_000
@@ -226,17 +226,54 @@ def test_what_ringcentral_never_sent_and_nothing_marks_cannot_be_known(outcome):
     assert judge(outcome) == []
 
 
+def set_the_clock(outcome: Outcome, after_s: float, by_ms: int) -> None:
+    """Let the daemon's clock jump, and tell by that clock when events have come since."""
+    outcome.clock.append((at_ms := BEGAN_MS + round(after_s * 1000), by_ms))
+    for number, each in enumerate(outcome.stored):
+        if each.received_ms >= at_ms:
+            outcome.stored[number] = replace(each, received_ms=each.received_ms + by_ms)
+
+
 def test_where_the_daemons_clock_is_wrong_its_gaps_are_by_that_clock(outcome):
-    outcome.clock.append((BEGAN_MS + 15_000, 3_600_000))
+    set_the_clock(outcome, 15, 3_600_000)
     change_the_gap(since_ms=BEGAN_MS + 3_618_000, until_ms=BEGAN_MS + 3_626_100)(outcome)
     assert judge(outcome) == []
     change_the_gap(since_ms=BEGAN_MS + 1_618_000, until_ms=BEGAN_MS + 1_626_100)(outcome)
     assert "missing" in checks(outcome)
 
 
-def test_a_clock_that_is_put_back_hides_the_outage_in_which_that_was_and_no_other(outcome):
+@pytest.mark.parametrize(
+    ("after_s", "by_ms", "complaining"),
+    [
+        (22, -3_600_000, []),
+        (22, -6000, []),
+        (22, -2000, ["missing"]),  # what is told in either time covers all
+        (15, -3_600_000, ["missing"]),
+        (30, -3_600_000, ["missing"]),
+        (22, 3_600_000, ["missing"]),
+    ],
+)
+def test_a_clock_that_is_put_back_hides_the_outage_in_which_that_was_and_no_other(outcome, after_s, by_ms, complaining):
     forget_the_gap(outcome)
-    outcome.clock.append((BEGAN_MS + 22_000, -3_600_000))
+    set_the_clock(outcome, after_s, by_ms)
+    assert checks(outcome) == complaining
+
+
+def test_what_was_sent_in_an_outage_in_which_the_clock_is_put_back_and_came_afterwards_does_not_end_it(outcome):
+    forget_the_gap(outcome)
+    set_the_clock(outcome, 21, -3_600_000)
+    late, position = outcome.emitted[23], len(outcome.stored) + 1
+    came_ms = BEGAN_MS + 26_500 - 3_600_000
+    outcome.stored.append(Stored(position, "socket", "websocket", "live", "post.added", came_ms, *names(late)))
+    outcome.lines["steady"].append(Line(position, late.id, "chat-2"))
+    outcome.order["steady"] = "none"
     assert judge(outcome) == []
-    outcome.clock[-1] = (BEGAN_MS + 15_000, -3_600_000)
-    assert checks(outcome) == ["missing"]
+
+
+def test_gaps_are_counted_of_which_only_the_machine_was_the_cause(outcome):
+    assert count_machine_gaps(outcome) == 0
+    outcome.troubles.append(Trouble("machine", BEGAN_MS + AWAY_MS[0], BEGAN_MS + AWAY_MS[0]))
+    assert count_machine_gaps(outcome) == 0
+    del outcome.troubles[0]
+    assert judge(outcome) == []
+    assert count_machine_gaps(outcome) == 1

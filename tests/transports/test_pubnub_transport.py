@@ -595,7 +595,7 @@ async def test_an_expired_subscription_is_created_anew_and_the_time_without_one_
     sim.state.knobs.turn({"pubnub_gone_code": code})
     async with linked(transport) as reading:
         await reading.until_live()
-        expires_at_ms = reading.state["expires_at_ms"]
+        ends_at_ms = reading.state["ends_at_ms"]
     clock.jump(300)
     before_its_end = posts(sim, 1)
     clock.jump(700)
@@ -607,7 +607,7 @@ async def test_an_expired_subscription_is_created_anew_and_the_time_without_one_
     assert sorted(again.uuids) == sorted(before_its_end + live)
     assert again.told_gaps == [("subscription expired", "possible"), ("subscription expired", "certain")]
     possible, certain = again.gaps
-    assert (possible.until_ms, certain.since_ms) == (expires_at_ms, expires_at_ms)
+    assert (possible.until_ms, certain.since_ms) == (ends_at_ms, ends_at_ms)
     assert certain.until_ms == pytest.approx(clock.wall_ms(), abs=2000)
     assert again.link.evidence.state == "live"
 
@@ -623,11 +623,54 @@ async def test_one_that_ended_while_we_waited_for_a_login_ended_no_earlier_than_
 
     async with linked(make_transport(rest=Slow())) as reading:
         await reading.until_live()
-        expires_at_ms = reading.state["expires_at_ms"]
+        ends_at_ms = reading.state["ends_at_ms"]
         reading.link._hurry.set()
         await reading.until(lambda reading: ("subscription expired", "certain") in reading.told_gaps)
     certain = next(gap for gap in reading.gaps if gap.certainty == "certain")
-    assert certain.since_ms == expires_at_ms
+    assert certain.since_ms == ends_at_ms
+
+
+async def test_one_whose_last_renewal_was_not_answered_ended_for_certain_only_after_its_last_message(
+    sim, transport, clock
+):
+    async with linked(transport) as reading:
+        await reading.until_live()
+    clock.jump(800)
+    (subscription,) = sim.state.subscriptions.values()
+    subscription.expires_at += 800
+    clock.jump(600)
+    uuids = posts(sim, 1)
+    sent_at_ms = clock.wall_ms()
+    clock.jump(1000)
+    async with linked(transport, reading.cursor) as again:
+        await again.until_count(1)
+        await again.until(lambda reading: ("subscription expired", "certain") in reading.told_gaps)
+    assert again.uuids == uuids
+    certain = next(gap for gap in again.gaps if gap.reason == "subscription expired" and gap.certainty == "certain")
+    assert certain.since_ms == pytest.approx(sent_at_ms, abs=2000)
+
+
+async def test_one_that_took_long_to_be_made_has_ended_for_certain_only_so_long_after_the_answer(
+    sim, make_transport, account, clock
+):
+    """Its life began at RingCentral between the request and the answer."""
+
+    class Slow:
+        async def request(self, method, path, *, body=None):
+            clock.jump(20)
+            answer = await account.request(method, path, body=body)
+            clock.jump(10)
+            return answer
+
+    async with linked(make_transport(rest=Slow())) as reading:
+        await reading.until_live()
+        made_at_ms = clock.wall_ms() - 10_000
+    clock.jump(1000)
+    async with linked(make_transport(), reading.cursor) as again:
+        await again.until_live()
+    possible, certain = again.gaps
+    assert (possible.certainty, certain.certainty) == ("possible", "certain")
+    assert certain.since_ms == pytest.approx(made_at_ms + 909_000, abs=1500), "899 s after the answer at the latest"
 
 
 async def test_a_clock_that_is_put_back_meanwhile_hides_nothing_of_what_may_be_missing(sim, transport, clock):
@@ -663,7 +706,7 @@ async def test_a_crash_while_an_expired_one_is_replaced_keeps_the_gap(sim, trans
     """The new one is there, the journal knows only that the old one is gone."""
     async with linked(transport) as reading:
         await reading.until_live()
-        expires_at_ms = reading.state["expires_at_ms"]
+        ends_at_ms = reading.state["ends_at_ms"]
         clock.jump(1000)
         reading.link._state.forget(clock.wall_ms())
         cursor = reading.link._with_cursor(Batch("team")).cursor
@@ -673,7 +716,7 @@ async def test_a_crash_while_an_expired_one_is_replaced_keeps_the_gap(sim, trans
         await again.until_live()
     assert len(sim.state.subscriptions) == 1
     gap = again.gaps[-1]
-    assert (gap.reason, gap.certainty, gap.since_ms) == ("subscription expired", "certain", expires_at_ms)
+    assert (gap.reason, gap.certainty, gap.since_ms) == ("subscription expired", "certain", ends_at_ms)
     assert gap.until_ms == pytest.approx(clock.wall_ms() - 100_000, abs=2000)
 
 
