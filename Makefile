@@ -15,8 +15,9 @@ test: $(VENV)/.dev  ## all tests, or those of TESTS=FILE
 ifdef TESTS
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
 else
-	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not alone"
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not alone and not chaos"
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m alone
+	@$(BIN)/python -m pytest -n 6 --dist worksteal -m chaos tests/chaos
 endif
 
 test-fast: $(VENV)/.dev  ## the tests that start no processes

@@ -21,12 +21,14 @@ def check(seed: int, folder) -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.chaos
 @pytest.mark.parametrize("seed", FIXED)
 def test_the_promise_is_kept(seed, tmp_path):
     check(seed, tmp_path)
 
 
 @pytest.mark.e2e
+@pytest.mark.chaos
 @pytest.mark.parametrize("number", range(DRAWN))
 def test_the_promise_is_kept_in_what_was_never_played(number, tmp_path):
     check(random.SystemRandom().randrange(SEED_MAX), tmp_path)
