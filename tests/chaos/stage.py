@@ -196,10 +196,11 @@ class Stage:
         return "".join(path.read_text("utf-8") for path in sorted(self.folder.glob("daemon-*.log")))
 
     def live(self) -> set[str]:
-        """Return the subscriptions that the present daemon has called live so far."""
+        """Return the subscriptions that are live, as the present daemon has said last."""
         lines = self.log_path.read_text("utf-8").rpartition("\n")[0].splitlines()
         told = [json.loads(line) for line in lines if '"subscription_state"' in line]
-        return {line["subscription"] for line in told if line["state"] == "live"}
+        last = {line["subscription"]: line["state"] for line in told}
+        return {name for name, state in last.items() if state == "live"}
 
     def waited_s(self) -> dict[int, float]:
         """Return for how long the two event loops have waited for a processor so far, by process."""
