@@ -84,7 +84,7 @@ class Seen:
         self.at_ms = min(cursor.seen_at_ms, self.now_ms()) if cursor else None
         known = _cursor_state_from(cursor.state) if cursor and cursor.transport == NAME else CursorState()
         self.heard_at_ms = max(known.heard_at_ms, self.at_ms or 0)
-        self._late_ms = self._late_at_ms = 0
+        self._late, self._behind = _Most(), _Most()
 
     def now_ms(self) -> int:
         """Return the wall clock in ms since 1970 UTC."""
@@ -102,15 +102,28 @@ class Seen:
         """
         at_ms = envelopes[-1].received_at_ms
         self.heard_at_ms = max(self.heard_at_ms, at_ms)
-        late_ms = max(map(_late_ms, envelopes))
-        if late_ms >= self._late_ms or at_ms > self._late_at_ms + LATE_MEMORY_MS:
-            self._late_ms, self._late_at_ms = max(0, late_ms), at_ms
-        self.move(at_ms - ORDER_SLACK_MS - self._late_ms)
+        lates_ms = list(map(_late_ms, envelopes))
+        # What comes before it is sent tells by how much our clock is behind RingCentral's.
+        self._behind.note(-min(lates_ms), at_ms)
+        self._late.note(max(lates_ms) + self._behind.ms, at_ms)
+        self.move(at_ms - ORDER_SLACK_MS - self._late.ms)
 
     def cursor(self, subscription: str, subscription_id: str, *, is_clean: bool) -> Cursor:
         """Return what the journal keeps of it."""
         state = msgspec.json.encode(CursorState(subscription_id, self.heard_at_ms))
         return Cursor(subscription, NAME, self.now_ms() if self.at_ms is None else self.at_ms, state, is_clean)
+
+
+class _Most:
+    """The most that there was lately; nothing before the first, and never less."""
+
+    def __init__(self) -> None:
+        self.ms = self._at_ms = 0
+
+    def note(self, ms: int, at_ms: int) -> None:
+        """Take in what there was at *at_ms*; what is older, or from before the clock was put back, is forgotten."""
+        if ms >= self.ms or not 0 <= at_ms - self._at_ms <= LATE_MEMORY_MS:
+            self.ms, self._at_ms = max(0, ms), at_ms
 
 
 def _late_ms(envelope: Envelope) -> int:

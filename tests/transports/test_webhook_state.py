@@ -51,3 +51,19 @@ def test_a_late_one_takes_nothing_back(seen):
 def test_a_time_that_cannot_be_is_no_lateness(seen, timestamp):
     seen.hear([event(NOW_MS, timestamp=timestamp)])
     assert seen.at_ms == NOW_MS - ORDER_SLACK_MS
+
+
+def test_how_late_they_are_is_seen_also_by_a_clock_that_is_behind(seen):
+    behind_ms = 3_600_000
+    seen.hear([event(NOW_MS - 500, late_ms=-behind_ms)])
+    seen.hear([event(NOW_MS, late_ms=7000 - behind_ms)])
+    assert seen.at_ms == NOW_MS - 500 - ORDER_SLACK_MS, "what was on its way since then may be missing, and no less"
+    seen.hear([event(NOW_MS + 8000, late_ms=7000 - behind_ms)])
+    assert seen.at_ms == NOW_MS + 8000 - ORDER_SLACK_MS - 7000
+
+
+def test_how_late_they_were_before_the_clock_was_put_back_is_forgotten(seen):
+    seen.hear([event(NOW_MS + 600_000, late_ms=7000)])
+    seen.at_ms = NOW_MS - 600_000
+    seen.hear([event(NOW_MS)])
+    assert seen.at_ms == NOW_MS - ORDER_SLACK_MS
