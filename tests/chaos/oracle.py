@@ -52,6 +52,7 @@ CUTS = {
 ENDINGS = {"revoke-session", "lose-subscription", "fail-recovery"}
 # … and what stays away for longer than RingCentral keeps a session.
 AWAY = {"kill long", "kill", "kill again", "stop", "freeze", "disk-full", "rate-limit", "http-error", "slow"}
+POLLS = {"pubnub-drop", "pubnub-403", "pubnub-error", "machine"}
 REASONS = {
     "connection lost": CUTS,
     "recovery buffer full": CUTS | AWAY | {"burst"},
@@ -60,8 +61,8 @@ REASONS = {
     "no connection": CUTS | AWAY,
     "subscription lost": ENDINGS | CUTS | AWAY,
     "connection was deaf": {"zombie", "lose-subscription", "revoke-session", "machine"},
-    "queue full": {"burst"} | AWAY | {"pubnub-drop", "pubnub-403", "pubnub-error", "machine"},
-    "subscription expired": {"revoke-session", "expire-token"} | AWAY | {"rotate", "clock"},
+    "queue full": {"burst"} | AWAY | POLLS,
+    "subscription expired": {"revoke-session", "expire-token"} | AWAY | {"rotate", "clock"} | POLLS,
     "no subscription known": AWAY,
     "away for too long": {"clock", "kill long"},  # a clock that jumps ahead by more than 20 min is such an absence
     "webhook ended by RingCentral": AWAY,
@@ -293,7 +294,8 @@ def _order(outcome: Outcome) -> Iterator[str]:
         if order == "none":
             continue
         firsts: dict[str, list[int]] = defaultdict(list)
-        seen: set[int] = set()
+        # The limit: what was given up comes behind others, where a crash undoes that it was parked.
+        seen = set(outcome.given_up.get(handler, ()))
         for line in lines:
             if line.position not in seen:
                 seen.add(line.position)

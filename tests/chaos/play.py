@@ -319,6 +319,10 @@ class _Play:
         for row in stage.listed("parked", "--limit", "1000000"):
             outcome.parked[row["handler"]].add(row["position"])
         said = stage.said()
+        for line in said.splitlines():
+            if '"event":"event_parked"' in line:
+                parked = json.loads(line)
+                outcome.given_up.setdefault(parked["handler"], set()).add(parked["position"])
         outcome.told += [line for line in said.splitlines() if _is_never_said(line)]
         outcome.figures = {
             "emitted": len(outcome.emitted),
