@@ -8,7 +8,7 @@ SIDE_BY_SIDE := -n 3 --dist worksteal
 MEASURED := tests/protocol tests/test_envelope.py tests/test_nesting.py $(patsubst %,tests/journal/test_%.py,figures journal_retention progress segments store)
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-fast search fuzz outages power soak month coverage mutants check format lint types bench bench-quick dist deb sbom audit lock clean
+.PHONY: demo test test-fast search fuzz outages chaos power soak month coverage mutants check format lint types bench bench-quick dist deb sbom audit lock clean
 
 demo: $(VENV)/.run  ## watch the main job on the embedded simulator
 	@$(BIN)/rc-push demo $(DEMO)
@@ -17,8 +17,9 @@ test: $(VENV)/.dev  ## all tests, or those of TESTS=FILE
 ifdef TESTS
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
 else
-	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not alone"
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not alone and not chaos"
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m alone
+	@$(BIN)/python -m pytest -n 6 --dist worksteal -m chaos tests/chaos
 endif
 
 test-fast: $(VENV)/.dev  ## the tests that start no processes
@@ -50,8 +51,10 @@ soak: $(VENV)/.dev  ## 500 events a second and one fault after the other for MIN
 month: $(VENV)/.dev  ## thirty days, with all that ends and is renewed, in six minutes; fails where something is lost
 	@$(BIN)/python tests/soak/month.py --days $(or $(DAYS),30) $(MONTH)
 
-check: format lint types coverage bench-quick test  ## what CI runs
+chaos: $(VENV)/.dev  ## scenarios of faults, judged by an oracle: SEEDS=1000 of them, or SEED=1234 again; JOBS=2 at a time
+	@$(BIN)/python tests/chaos/run.py $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST),--first $(FIRST)) $(if $(JOBS),--jobs $(JOBS))
 
+check: format lint types coverage bench-quick test  ## what CI runs
 
 format: $(VENV)/.dev
 	@$(BIN)/ruff format --check .

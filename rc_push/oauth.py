@@ -12,6 +12,7 @@ import msgspec
 # An access token is refreshed this long before it expires, or a third of its life where that is less.
 LEEWAY_S = 120.0
 LIFE_MAX_S = 366 * 86400.0
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class OAuthSession(msgspec.Struct, frozen=True):
@@ -44,6 +45,10 @@ class OAuthSession(msgspec.Struct, frozen=True):
     def can_refresh(self, at: datetime) -> bool:
         """Say whether there is a refresh token that may be alive. An app may have none: they are off by default."""
         return bool(self.refresh_token) and (self.refresh_expires_at is None or at < self.refresh_expires_at)
+
+    def ended(self) -> OAuthSession:
+        """Return it without a life for its access token, whatever becomes of the clock."""
+        return msgspec.structs.replace(self, issued_at=_LONG_AGO, expires_at=_LONG_AGO)
 
 
 class TokenInfo(msgspec.Struct):

@@ -239,9 +239,11 @@ class Receiver:
         """Open a gap, once until the next link, when the server cannot have kept what we missed."""
         if cursor is None or self._has_admitted_gap:
             return
-        if self._wall() * 1000 < cursor.seen_at_ms + self._transport.recovery_window_s * 1000:
+        now_ms, window_ms = round(self._wall() * 1000), self._transport.recovery_window_s * 1000
+        if window_ms and now_ms < cursor.seen_at_ms + window_ms:
             return
-        gap = Gap(self.subscription, self._transport.name, cursor.seen_at_ms, None, "no connection", "possible")
+        since_ms = min(cursor.seen_at_ms, now_ms)  # a clock that was put back must not hide what is missing
+        gap = Gap(self.subscription, self._transport.name, since_ms, None, "no connection", "possible")
         await self._store(Batch(self.subscription, gaps=[gap]))
         self._has_admitted_gap = True
 

@@ -45,6 +45,8 @@ PRODUCTION_GATEWAY = "wss://ws-api.ringcentral.com/ws"
 
 # What a refresh in flight gets at the end. One that is cut is repeated at the next start with the old refresh token.
 CLOSE_WITHIN_S = 3.0
+# An access token that is refused so soon after it was there is no good: another one would be refused, too.
+TOKEN_FRESH_S = 5.0
 
 
 class SessionStore(Protocol):
@@ -227,22 +229,28 @@ class Account:
     # ---------------------------------------------------------------------------------------------------------- calls
 
     async def _call(self, request: Request) -> Answer:
-        """Call with a live token; once more where RingCentral has ended it early (revoked, or superseded)."""
-        used: list[OAuthSession] = []
+        """Call with a live token; with another one where RingCentral has ended it early (revoked, or superseded).
+
+        A second refusal is final, unless the limits have let the new token wait: it may have been ended meanwhile.
+        """
+        used: list[tuple[OAuthSession, float]] = []
 
         def send(platform: Any, session: OAuthSession) -> Answer:
-            used.append(session)
+            used.append((session, self._now()))
             return sdk.call(platform, session, request)
 
-        session = await self._live_session()
-        try:
-            return await self._exchanges.exchange(request, send, session)
-        except CredentialsRefused as exc:
-            if exc.status != 401 or self.config.access_token:  # noqa: PLR2004 - an HTTP status says it best
-                raise
-            log.warning("access_token_refused", account=self.config.name, error_code=exc.error_code)
-        self._expire(used[-1])
-        return await self._exchanges.exchange(request, send, await self._live_session())
+        while True:
+            session = await self._live_session()
+            fresh_until = self._now() + TOKEN_FRESH_S
+            try:
+                return await self._exchanges.exchange(request, send, session)
+            except CredentialsRefused as exc:
+                refused, used_at = used[-1]
+                is_final = len(used) > 1 and used_at <= fresh_until
+                if exc.status != 401 or self.config.access_token or is_final:  # noqa: PLR2004 - an HTTP status says it best
+                    raise
+                log.warning("access_token_refused", account=self.config.name, error_code=exc.error_code)
+            self._expire(refused)
 
     async def _note_created(self, subscription_id: Any) -> None:
         if self._records is None or not isinstance(subscription_id, str):
@@ -328,7 +336,7 @@ class Account:
     def _expire(self, session: OAuthSession) -> None:
         """Use the access token of *session* no more. Does nothing where another is there already."""
         if self._session is session:
-            self._session = msgspec.structs.replace(session, expires_at=session.issued_at)
+            self._session = session.ended()
 
     async def _stored_session(self) -> OAuthSession | None:
         stored = await self._sessions.load_session(self.config.name)

@@ -688,6 +688,13 @@ async def test_the_next_outage_admits_its_own_gap(start, clock, path):
     assert second.until_ms is None
 
 
+async def test_where_nothing_is_kept_a_clock_that_was_put_back_hides_no_absence(start, journal, path, monkeypatch):
+    monkeypatch.setattr(FakeTransport, "recovery_window_s", 0.0)
+    await journal.append(batch(seen_at_ms=round((T0 + 3600) * 1000)))
+    await start(FakeLink(batch("1"))).played()
+    assert gaps(path) == [Gap("team", "fake", round(T0 * 1000), None, "no connection", "possible")]
+
+
 @pytest.mark.parametrize(("away_s", "admitted"), [(0, 0), (WINDOW_S - 1, 0), (WINDOW_S, 1), (86400, 1)])
 async def test_at_the_start_it_depends_on_the_recovery_window(start, journal, path, away_s, admitted):
     await journal.append(batch(seen_at_ms=round((T0 - away_s) * 1000)))

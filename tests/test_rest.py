@@ -434,12 +434,35 @@ async def test_a_token_that_died_early_is_refreshed_and_the_call_repeated(server
     assert server.seen[-1].headers["Authorization"] == "Bearer planted-access-2"
 
 
+async def test_a_clock_that_was_put_back_makes_no_dead_token_alive(server: Server, account: Account, clock: Clock):
+    await account.access_token()
+    clock.now -= 3600
+    server.script[THING].append(Reply(401, {"errorCode": "OAU-213", "message": "Token not found"}))
+    assert await account.request("GET", THING) == {"path": THING}
+    assert server.grant_types() == ["jwt-bearer", "refresh_token"]
+
+
 async def test_a_second_401_ends_it(server: Server, account: Account):
     server.defaults[THING] = Reply(401, {"errorCode": "OAU-213", "message": "Token not found"})
     with pytest.raises(CredentialsRefused, match="OAU-213"):
         await account.request("GET", THING)
     assert server.count(THING) == 2
     assert server.count(TOKEN) == 2
+
+
+async def test_a_new_token_that_had_to_wait_for_the_limits_may_have_ended_meanwhile(
+    server: Server, account: Account, clock: Clock, monkeypatch: pytest.MonkeyPatch
+):
+    exchange = account._exchanges.exchange
+
+    async def after_a_wait(*args: Any) -> Any:
+        clock.now += 30
+        return await exchange(*args)
+
+    monkeypatch.setattr(account._exchanges, "exchange", after_a_wait)
+    server.script[THING] += [Reply(401, {"errorCode": "OAU-213", "message": "Token not found"})] * 2
+    assert await account.request("GET", THING) == {"path": THING}
+    assert server.grant_types() == ["jwt-bearer", "refresh_token", "refresh_token"]
 
 
 async def test_eight_calls_with_one_dead_token_make_one_refresh(server: Server, account: Account):

@@ -261,7 +261,7 @@ class Journal:
         head = appended.head
         if not appended.duplicate:  # else nobody knows which of them have which position
             self._recent.add(batch.envelopes, head)
-        elif appended.stored:
+        elif head > self.head:  # by some of them, or by a gap that is told
             self._recent.clear()
         if head > self.head:
             self.head = head

@@ -98,7 +98,7 @@ class Admin:
             "now": world.clock.iso(),
             "emitted": world.emitted_count,
             "events": {
-                subscription_id: [{"uuid": uuid, "at": iso_from_ms(at_ms)} for uuid, at_ms in entries]
+                subscription_id: [self._emitted(subscription_id, *entry) for entry in entries]
                 for subscription_id, entries in emitted.items()
             },
             "withheld": world.withheld,
@@ -138,6 +138,11 @@ class Admin:
             "faults": world.faults.to_list(),
             "knobs": msgspec.structs.asdict(world.knobs),
         }
+
+    def _emitted(self, subscription_id: str, uuid: str, at_ms: int) -> dict[str, str]:
+        payload = self._world.payloads.get((subscription_id, uuid))
+        told = {"uuid": uuid, "at": iso_from_ms(at_ms)}
+        return told if payload is None else {**told, "payload": payload.decode()}
 
     def routes(self) -> list[Route]:
         """Return the calls as HTTP."""

@@ -145,9 +145,14 @@ class Emitter:
                 uuids = uuids + shared
             world.emitted.setdefault(target.subscription_id, []).extend((uuid, at_ms) for uuid in shared)
             for uuid, body in zip(shared, bodies, strict=True):
-                self._notify(target.outlet, target.template % (uuid.encode(), timestamp, body), uuid)
+                payload = target.template % (uuid.encode(), timestamp, body)
+                if world.knobs.keeps_payloads:
+                    world.payloads[target.subscription_id, uuid] = payload
+                self._notify(target.outlet, payload, uuid)
         if not targets:
             world.emitted.setdefault("", []).extend((uuid, at_ms) for uuid in shared)
+            if world.knobs.keeps_payloads:  # a body is all there is
+                world.payloads |= {("", uuid): body for uuid, body in zip(shared, bodies, strict=True)}
         return uuids
 
     def _notify(self, outlet: Outlet, payload: bytes, uuid: str) -> None:

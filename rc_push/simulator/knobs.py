@@ -108,6 +108,8 @@ class Knobs(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     webhook_ended_status: Literal["Blacklisted", "Suspended"] = "Blacklisted"  # 3.2: the second in spec21 only
     webhook_reactivate_s: Seconds = 0.0  # 11.14: 900 has been seen; 0 = "permanently"
 
+    keeps_payloads: bool = False  # not RingCentral's: the state tells what each notification consisted of
+
     def turn(self, changes: Mapping[str, Any]) -> None:
         """Set the knobs named in *changes*; values may be text. Raises ValueError, and then changes nothing."""
         lists = {name for name, value in msgspec.structs.asdict(self).items() if isinstance(value, tuple)}

@@ -151,6 +151,8 @@ class World:
         # subscription id → (uuid, moment in ms) of what was emitted for it; "" = nobody was subscribed
         self.emitted: dict[str, list[tuple[str, int]]] = {}
         self.emitted_count = 0
+        # (subscription id, uuid) → the notification's payload, where `keeps_payloads` says so
+        self.payloads: dict[tuple[str, str], bytes] = {}
         self.withheld: list[str] = []
         self.released = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -263,7 +265,7 @@ class World:
         self.limits.clear()
         self.faults.clear()
         self.knobs.copy_from(self.initial_knobs)
-        for held in (self.ended_sessions, self.traffic, self.calls, self.emitted, self.withheld):
+        for held in (self.ended_sessions, self.traffic, self.calls, self.emitted, self.payloads, self.withheld):
             held.clear()
         self.emitted_count = 0
 

@@ -47,7 +47,7 @@ KEYS_TRUSTED_S = 30.0
 BEGIN_EARLIER_S = 1.0
 # A replaced channel that cannot be read is tried again, as long as its queue keeps what we miss.
 DRAIN_RETRY_S = 10.0
-# An idle answer proves that nothing was published until shortly before it …
+# An idle answer proves that nothing was published until shortly before its question …
 IDLE_SLACK_MS = 2000
 # … and a message that nothing older is missing, but RingCentral documents no order.
 ORDER_SLACK_MS = 1000
@@ -252,31 +252,40 @@ class PubNubLink:
         batch.envelopes += envelopes
         batch.unreadables += unreadables
         batch.gaps += self._gaps_before(channel, answer, polled)
-        self._move(channel, answer, polled.at_ms)
+        self._move(channel, answer, polled)
         return True
 
     def _gaps_before(self, channel: Channel, answer: wire.Answer, polled: _Polled) -> list[Gap]:
         """Return what may be missing between our place and *answer*, by what PubNub's queue keeps."""
         gaps, since_ms = [], channel.since_ms()
-        kept_since_ms = polled.asked_at_ms - QUEUE_MS
-        if channel.seen_at_ms and since_ms < kept_since_ms:
+        away_ms = polled.asked_at_ms - (channel.read_at_ms or channel.seen_at_ms)
+        if channel.seen_at_ms and away_ms > QUEUE_MS:
+            kept_since_ms = since_ms + away_ms - QUEUE_MS
             gaps.append(self._gap(since_ms, kept_since_ms, "away for too long", "certain"))
             since_ms = kept_since_ms
         if len(answer.messages) >= wire.QUEUE_MESSAGES:
-            until_ms = answer.messages[0].published_at_ms or polled.at_ms
+            until_ms = answer.messages[0].published_at_ms or 0
+            if until_ms < since_ms:  # our clock is ahead of PubNub's, or it was not said
+                until_ms = polled.at_ms
             gaps.append(self._gap(since_ms, until_ms, "queue full", "possible"))
         return gaps
 
-    def _move(self, channel: Channel, answer: wire.Answer, at_ms: int) -> None:
-        """Move our place behind *answer*."""
-        state, seen_at_ms = self._state, at_ms - IDLE_SLACK_MS
+    def _move(self, channel: Channel, answer: wire.Answer, polled: _Polled) -> None:
+        """Move our place behind *answer*.
+
+        When it was sent, nobody knows: a process that was held up finds it in its socket when it goes on. An idle one
+        is good for the moment of its question only.
+        """
+        state, at_ms, asked_at_ms = self._state, polled.at_ms, polled.asked_at_ms
+        seen_at_ms = asked_at_ms - IDLE_SLACK_MS
         if answer.messages:
             seen_at_ms = min(at_ms, wire.ms_from_timetoken(answer.timetoken)) - ORDER_SLACK_MS
             state.heard_at_ms = max(state.heard_at_ms, seen_at_ms)
         channel.go_on_at(answer, seen_at_ms, at_ms)
+        channel.read_at_ms = asked_at_ms
         if channel is state.channels[-1]:
             self._seen_at_ms = min(max(self._seen_at_ms or 0, channel.seen_at_ms), at_ms)
-        elif channel.is_drained(answer, at_ms):
+        elif channel.is_drained(answer, asked_at_ms):
             state.channels.remove(channel)
 
     # ------------------------------------------------------------------------------------------------ the subscription
@@ -339,7 +348,7 @@ class PubNubLink:
         info = await extend(state.subscription_id)
         if info is None:
             log.warning("subscription_gone", subscription=self._config.name)
-            state.forget(asked_at_ms)
+            state.forget(self._now_ms())  # it may have been there when we asked: a login can take a minute
             return await self._obtain()
         # Any renewal since the one whose answer we know may have changed the channel: its answer can have got lost.
         return await self._switch_to(info, asked_at_ms, read_from_ms=state.renewed_at_ms)
@@ -374,7 +383,8 @@ class PubNubLink:
         if not state.expires_at_ms:
             gaps = [self._gap(self._seen_at_ms or 0, began_at_ms, "no subscription known", "certain")]
         else:
-            ended_at_ms = min(state.expires_at_ms, began_at_ms)
+            # A message from later shows that it was renewed, and only the answer got lost.
+            ended_at_ms = min(max(state.expires_at_ms, state.ends_at_ms, state.alive_at_ms()), began_at_ms)
             gaps = [
                 self._gap(state.alive_at_ms(), ended_at_ms, "subscription expired", "possible"),
                 self._gap(ended_at_ms, began_at_ms, "subscription expired", "certain"),
@@ -388,7 +398,7 @@ class PubNubLink:
 
         Return when to renew, in seconds.
         """
-        state = self._state
+        state, answered_at_ms = self._state, self._now_ms()
         told, key = channel_from(info)
         channel = state.find(told) or told
         if channel is told or not self._is_reached:
@@ -400,8 +410,9 @@ class PubNubLink:
         state.subscription_id = info.id
         state.event_filters = list(self._config.event_filters)
         state.refused = refused_from(info)
-        life_s = LIFE_S if info.expires_in is None else info.expires_in
-        state.renewed_at_ms, state.expires_at_ms = asked_at_ms, asked_at_ms + round(life_s * 1000)
+        life_ms = round((LIFE_S if info.expires_in is None else info.expires_in) * 1000)
+        state.renewed_at_ms = asked_at_ms
+        state.expires_at_ms, state.ends_at_ms = asked_at_ms + life_ms, answered_at_ms + life_ms
         self._confirm_to_all(gaps or [])
         return self._renew_in_s()
 
@@ -433,6 +444,7 @@ class PubNubLink:
         return self._changes.put(self._with_cursor(batch))
 
     def _with_cursor(self, batch: Batch) -> Batch:
+        self._state.limit_to(self._now_ms())  # also where the clock was put back since the start
         state = msgspec.json.encode(self._state)
         batch.cursor = Cursor(self._config.name, NAME, self._seen_at_ms or self._now_ms(), state)
         return batch

@@ -26,7 +26,10 @@ KEYS_KEPT = 2
 
 
 class Channel(msgspec.Struct, omit_defaults=True):
-    """One PubNub channel, and our place in it. All that was published before *seen_at_ms* is stored, or in a gap."""
+    """One PubNub channel, and our place in it. All that was published before *seen_at_ms* is stored, or in a gap.
+
+    *read_at_ms* is when we last asked, and were answered, by our clock: *seen_at_ms* can be PubNub's.
+    """
 
     address: str
     subscriber_key: str
@@ -34,6 +37,7 @@ class Channel(msgspec.Struct, omit_defaults=True):
     region: int = 0
     seen_at_ms: int = 0
     replaced_at_ms: int | None = None
+    read_at_ms: int = 0
 
     @property
     def id(self) -> tuple[str, str]:
@@ -54,12 +58,12 @@ class Channel(msgspec.Struct, omit_defaults=True):
         """Return from when on something may be in the channel that is not stored."""
         return self.seen_at_ms or wire.ms_from_timetoken(self.timetoken)
 
-    def is_drained(self, answer: wire.Answer, at_ms: int) -> bool:
+    def is_drained(self, answer: wire.Answer, asked_at_ms: int) -> bool:
         """Say whether *answer* means that nothing will come any more."""
         return (
             self.replaced_at_ms is not None
             and not answer.messages
-            and at_ms >= self.replaced_at_ms + round(DRAIN_S * 1000)
+            and asked_at_ms >= self.replaced_at_ms + round(DRAIN_S * 1000)
         )
 
 
@@ -67,13 +71,15 @@ class State(msgspec.Struct, omit_defaults=True):
     """The subscription, all empty where none is known. The newest channel is the last, the newest key the first.
 
     *renewed_at_ms* is when the request was sent whose answer is the last that we know: RingCentral may have changed
-    anything since then. *heard_at_ms* is when the last message was published: then it was alive.
+    anything since then. *heard_at_ms* is when the last message was published: then it was alive. It can end from
+    *expires_at_ms* on, and has ended by *ends_at_ms*: its life began between that request and its answer.
     """
 
     subscription_id: str = ""
     event_filters: list[str] = []
     refused: str = ""
     expires_at_ms: int = 0
+    ends_at_ms: int = 0
     renewed_at_ms: int = 0
     heard_at_ms: int = 0
     keys: list[str] = []
@@ -101,15 +107,18 @@ class State(msgspec.Struct, omit_defaults=True):
     def limit_to(self, now_ms: int) -> None:
         """Take back what lies ahead of a clock that was put back: it would hide what is missing, and what is due."""
         self.expires_at_ms = min(self.expires_at_ms, now_ms + round(LIFE_S * 1000))
+        self.ends_at_ms = min(self.ends_at_ms, now_ms + round(LIFE_S * 1000))
         self.renewed_at_ms = min(self.renewed_at_ms, now_ms)
         self.heard_at_ms = min(self.heard_at_ms, now_ms)
         for channel in self.channels:
             channel.seen_at_ms = min(channel.seen_at_ms, now_ms)
+            channel.read_at_ms = min(channel.read_at_ms, now_ms)
 
     def forget(self, now_ms: int) -> None:
         """Note that the subscription is gone: it ended when it was to expire, or has ended early, by now."""
         self.subscription_id = ""
         self.expires_at_ms = min(self.expires_at_ms, now_ms)
+        self.ends_at_ms = min(self.ends_at_ms, now_ms)
 
 
 def state_from(cursor: Cursor | None, now_ms: int) -> State:

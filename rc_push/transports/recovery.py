@@ -56,5 +56,7 @@ class Recovery:
         if self._count != self._buffer_size:
             return None
         until_ms = max(self._since_ms, min(self._first_ms, self._connected_at_ms))
+        if self._first_ms < self._since_ms - REPLAY_WITHIN_MS:  # our clock is ahead: it may be any time until now
+            until_ms = max(self._since_ms, self._connected_at_ms)
         is_certain = self._expected >= CERTAIN_BUFFERS * self._buffer_size
         return Missing(self._since_ms, until_ms, "certain" if is_certain else "possible")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from rc_push.errors import ProtocolError, RateLimited, RestError, delay_asked_for_s
+from rc_push.errors import CredentialsRefused, ProtocolError, RateLimited, RestError, delay_asked_for_s
 from rc_push.protocol import subscription as subscriptions
 from rc_push.protocol.refusals import error_from_response
 from rc_push.protocol.wsg import Answered
@@ -31,10 +31,11 @@ class Verdict:
     """What an answer means, for people in *why*.
 
     held: it serves the subscription. doubted: as it seems it does not, it is asked again. lost: it does not. unknown:
-    it does not say. unanswerable: it never says, to us. closed: it does not say any more over this connection.
+    it does not say. unanswerable: it never says, to us. closed: it does not say any more over this connection. over: it
+    has never said, and login or subscription seem to be over.
     """
 
-    kind: Literal["held", "doubted", "lost", "unknown", "unanswerable", "closed"]
+    kind: Literal["held", "doubted", "lost", "unknown", "unanswerable", "closed", "over"]
     why: str = ""
 
 
@@ -110,6 +111,12 @@ class Proof:
         if isinstance(exc, RateLimited) or exc.status >= 500:  # noqa: PLR2004 - HTTP's server errors
             self._not_before = now + delay_asked_for_s(exc)
             return Verdict("unknown", str(exc))
+        says_over = isinstance(exc, CredentialsRefused) or subscriptions.is_gone(exc)
+        if self._state.held is None and says_over and not self._state.was_refused:
+            # Either login or subscription ended before we first asked, or it is what those are told who may not ask.
+            # The next connection shows which: in the first case it cannot go on with this subscription.
+            self._state.was_refused = True
+            return Verdict("over", str(exc))
         if self._state.held is None or self.is_unanswerable:
             # undocumented: whether everybody may ask over the gateway. Who was never told believes in Heartbeats.
             self.is_unanswerable = self.is_proven = True

@@ -17,7 +17,7 @@ import structlog
 
 from rc_push.config import SubscriptionConfig
 from rc_push.config.webhook import place_from
-from rc_push.envelope import Batch, Cursor, Envelope, Source, Unreadable, envelope_from_payload
+from rc_push.envelope import Batch, Cursor, Envelope, Gap, Source, Unreadable, envelope_from_payload, ms_from_iso
 from rc_push.errors import ConfigError, Problem, RcPushError
 from rc_push.event_types import REMINDER
 from rc_push.transports import Evidence
@@ -34,8 +34,6 @@ log = structlog.get_logger()
 
 # Posts of one batch at the most, so that one commit stays short.
 BATCH_MAX_POSTS = 1024
-# No order is documented, so what was sent this much before the last stored event may still be on its way.
-ORDER_SLACK_MS = 1000
 
 
 class WebhookTransport:
@@ -104,11 +102,12 @@ class WebhookLink:
         self._config = config
         self._seen = seen
         self._source = Source(config.account, config.name, NAME)
-        self._posts = Posts(self._notice, wall)
+        self._posts = Posts(self._notice, wall, self._sent_at_ms)
         self._answers: list[tuple[Post, int]] = []
         self._changes = Changes()
         self._changed = asyncio.Event()
         self._has_closed = False
+        self._has_open_gap = True  # there may be one from before this link
         self._keeper = new_keeper(self._put)
         self._keeping: asyncio.Task[None] | None = None
 
@@ -162,7 +161,7 @@ class WebhookLink:
             self._changed.clear()
             if (change := self._changes.take()) is not None:
                 return change
-            if self._posts:
+            if self._posts or self._posts.refused:
                 return self._take_posts(BATCH_MAX_POSTS)
             if self._keeping and self._keeping.done():
                 self._keeping.result()
@@ -217,13 +216,36 @@ class WebhookLink:
         batch = Batch(self._config.name)
         for post in self._posts.take(limit):
             self._answers.append((post, self._take_post(post, batch)))
+        self._admit_refused(batch)
         if batch.envelopes:
-            at_ms = batch.envelopes[-1].received_at_ms
-            self._seen.heard_at_ms = max(self._seen.heard_at_ms, at_ms)
-            self._seen.move(at_ms - ORDER_SLACK_MS)
+            self._end_gap(batch)
+            self._seen.hear(batch.envelopes)
             if any(envelope.type == REMINDER for envelope in batch.envelopes):
                 self._keeper.remind()
         return self._with_cursor(batch) if batch else batch
+
+    def _admit_refused(self, batch: Batch) -> None:
+        """Admit what was not taken. As long as others wait, there will be more of it, and the gap stays open."""
+        if self._posts.refused:
+            since_ms, until_ms = self._posts.refused
+            self._posts.refused = None
+            is_open = bool(self._posts)
+            self._has_open_gap = self._has_open_gap or is_open
+            until = None if is_open else until_ms
+            batch.gaps.append(Gap(self._config.name, NAME, since_ms, until, "posts refused", "possible"))
+
+    def _end_gap(self, batch: Batch) -> None:
+        """End what is open: posts come again, and what of them was refused is admitted by itself.
+
+        Not where RingCentral has given up: what comes then was sent before.
+        """
+        if self._has_open_gap and self._keeper.is_served and not (self._posts or batch.gaps):
+            batch.closes_gaps_at_ms = batch.envelopes[0].received_at_ms
+            self._has_open_gap = False
+
+    def _sent_at_ms(self, body: bytes) -> int | None:
+        envelope = envelope_from_payload(body, self._source, 0)
+        return ms_from_iso(envelope.timestamp) if isinstance(envelope, Envelope) else None
 
     def _take_post(self, post: Post, batch: Batch) -> int:
         """Put *post* into *batch*; return the status to answer with once it is stored."""

@@ -66,6 +66,11 @@ class Keeper:
         """RingCentral's id of the subscription; empty where there is none yet."""
         return self._state.hook.id if self._state.hook else ""
 
+    @property
+    def is_served(self) -> bool:
+        """Say whether RingCentral, as far as is known, has not given up."""
+        return bool(self.subscription_id) and not self._ended_because
+
     def remind(self) -> None:
         """Renew now: RingCentral has reminded us."""
         log.info("renewal_reminded", subscription=self._config.name)

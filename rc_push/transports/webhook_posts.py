@@ -37,17 +37,25 @@ class Post:
 
 
 class Posts:
-    """The posts of one subscription. *on_post* is called when there is one to take."""
+    """The posts of one subscription. *on_post* is called when there is something to take.
 
-    def __init__(self, on_post: Callable[[], None], wall: Callable[[], float]) -> None:
+    *refused* is when the first and the last of the events were sent, in ms, that were refused since somebody took note
+    of it. *sent_at_ms* reads that from a body.
+    """
+
+    def __init__(
+        self, on_post: Callable[[], None], wall: Callable[[], float], sent_at_ms: Callable[[bytes], int | None]
+    ) -> None:
         self._on_post = on_post
         self._wall = wall
+        self._sent_at_ms = sent_at_ms
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Post] = deque()
         self._taken: deque[Post] = deque()
         self._bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._is_closed = False
+        self.refused: tuple[int, int] | None = None
 
     def __bool__(self) -> bool:
         """Say whether there is any to take."""
@@ -55,11 +63,14 @@ class Posts:
 
     async def deliver(self, body: bytes, remote: str) -> int:
         """Take a post in; return the HTTP status to answer with, when it is known."""
-        waiting = len(self._queue) + len(self._taken)
-        if self._is_closed or waiting >= WAITING_MAX or self._bytes + len(body) > WAITING_MAX_BYTES:
+        if self._is_closed:
+            return BUSY
+        waiting, at_ms = len(self._queue) + len(self._taken), round(self._wall() * 1000)
+        if waiting >= WAITING_MAX or self._bytes + len(body) > WAITING_MAX_BYTES:
+            self._note_refused(body, at_ms)
             return BUSY
         due_at = self._loop.time() + ANSWER_WITHIN_S
-        post = Post(body, remote, round(self._wall() * 1000), due_at, self._loop.create_future())
+        post = Post(body, remote, at_ms, due_at, self._loop.create_future())
         self._queue.append(post)
         self._bytes += len(body)
         if self._timer is None:
@@ -96,6 +107,13 @@ class Posts:
             self._timer.cancel()
             self._timer = None
 
+    def _note_refused(self, body: bytes, at_ms: int) -> None:
+        """Note that an event is not stored, by when it was sent: RingCentral may not send it again."""
+        sent_at_ms = self._sent_at_ms(body) or at_ms
+        since_ms, until_ms = self.refused or (sent_at_ms, sent_at_ms)
+        self.refused = min(since_ms, sent_at_ms), max(until_ms, sent_at_ms)
+        self._on_post()
+
     def _give_up(self) -> None:
         """Tell those that have waited for too long. One that is about to be stored may then come twice."""
         now = self._loop.time()
@@ -106,5 +124,6 @@ class Posts:
             post = self._queue.popleft()
             self._bytes -= len(post.body)
             post.settle(BUSY)
+            self._note_refused(post.body, post.at_ms)
         waiting = [post.due_at for post in (*self._taken, *self._queue) if post.due_at > now]
         self._timer = self._loop.call_at(min(waiting), self._give_up) if waiting else None

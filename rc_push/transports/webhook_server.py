@@ -171,6 +171,8 @@ class WebhookServer:
             return self._refuse(413, "too large", request)
         except TimeoutError:
             return self._refuse(408, "slow body", request)
+        except OSError:
+            return self._refuse(400, "connection lost", request)  # nobody hears it; who it was will post it again
         status = await desk.deliver(body, self._remote_of(request, desk))
         if status == OK:
             self._answered += 1

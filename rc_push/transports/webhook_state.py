@@ -7,18 +7,22 @@ moves from one transport to another, the cursor is still the other's.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import msgspec
 import structlog
 
-from rc_push.envelope import Cursor
+from rc_push.envelope import Cursor, Envelope, ms_from_iso
 
 log = structlog.get_logger()
 
 NAME = "webhook"
 TOKEN_BYTES = 32
+# No order is documented: what was sent so much earlier may come later …
+ORDER_SLACK_MS = 1000
+# … and by as much more as posts were late, for so long after one was.
+LATE_MEMORY_MS = 60_000
 
 
 class Store(Protocol):
@@ -80,6 +84,7 @@ class Seen:
         self.at_ms = min(cursor.seen_at_ms, self.now_ms()) if cursor else None
         known = _cursor_state_from(cursor.state) if cursor and cursor.transport == NAME else CursorState()
         self.heard_at_ms = max(known.heard_at_ms, self.at_ms or 0)
+        self._late, self._behind = _Most(), _Most()
 
     def now_ms(self) -> int:
         """Return the wall clock in ms since 1970 UTC."""
@@ -89,10 +94,41 @@ class Seen:
         """Move on to *at_ms*, never back, and never ahead of the clock."""
         self.at_ms = min(max(self.at_ms or 0, at_ms), self.now_ms())
 
+    def hear(self, envelopes: Sequence[Envelope]) -> None:
+        """Move on by what has come.
+
+        Each event is a post of its own, and after an outage RingCentral is late with them. As late as some were, others
+        may be that are still to come.
+        """
+        at_ms = envelopes[-1].received_at_ms
+        self.heard_at_ms = max(self.heard_at_ms, at_ms)
+        lates_ms = list(map(_late_ms, envelopes))
+        # What comes before it is sent tells by how much our clock is behind RingCentral's.
+        self._behind.note(-min(lates_ms), at_ms)
+        self._late.note(max(lates_ms) + self._behind.ms, at_ms)
+        self.move(at_ms - ORDER_SLACK_MS - self._late.ms)
+
     def cursor(self, subscription: str, subscription_id: str, *, is_clean: bool) -> Cursor:
         """Return what the journal keeps of it."""
         state = msgspec.json.encode(CursorState(subscription_id, self.heard_at_ms))
         return Cursor(subscription, NAME, self.now_ms() if self.at_ms is None else self.at_ms, state, is_clean)
+
+
+class _Most:
+    """The most that there was lately; nothing before the first, and never less."""
+
+    def __init__(self) -> None:
+        self.ms = self._at_ms = 0
+
+    def note(self, ms: int, at_ms: int) -> None:
+        """Take in what there was at *at_ms*; what is older, or from before the clock was put back, is forgotten."""
+        if ms >= self.ms or not 0 <= at_ms - self._at_ms <= LATE_MEMORY_MS:
+            self.ms, self._at_ms = max(0, ms), at_ms
+
+
+def _late_ms(envelope: Envelope) -> int:
+    """Return how long after it was sent *envelope* came, where it says when that was."""
+    return envelope.received_at_ms - (ms_from_iso(envelope.timestamp) or envelope.received_at_ms)
 
 
 def new_hook(address: str, event_filters: list[str], at_ms: int) -> Hook:

@@ -359,7 +359,9 @@ class WebSocketLink:
             if self._state.wsc is None:
                 reason = "no session to recover"
             is_within_window = at_ms < self._seen_at_ms + details.recovery_timeout * 1000
-            if details.recovery_error_code == wsg.NO_SUBSCRIPTION and is_within_window:
+            has_lost_it = details.recovery_error_code == wsg.NO_SUBSCRIPTION and is_within_window
+            # With a login that is over, the subscription may have ended long before we had another login made.
+            if has_lost_it or details.recovery_error_code == wsg.OTHER_OAUTH_SESSION:
                 self._admit_unproven(batch)
             batch.gaps.append(self._gap(self._seen_at_ms, None, reason, "certain"))
         self._state.forget_subscription()
@@ -447,7 +449,14 @@ class WebSocketLink:
                 log.warning("subscription_not_told", subscription=self._subscription.name, error=verdict.why)
                 self._prove(f"subscription confirmed; RingCentral does not tell of it again ({verdict.why})", at_ms, 0)
                 self.wake()
-            case "closed":
+            case "over":
+                batch.gaps.append(self._gap(min(self._ours_at_ms, at_ms), None, "subscription lost", "possible"))
+                self._put_cursor(batch)
+                self._ending = ProtocolError(f"login or subscription seem to be over: {verdict.why}")
+            case "closed" if not self._lifetime.outlived:
+                # Heartbeats are answered yet, and prove nothing; nor does anything else until another takes over.
+                batch.gaps.append(self._gap(min(self._ours_at_ms, at_ms), None, "subscription lost", "possible"))
+                self._put_cursor(batch)
                 self._lifetime.outlive(f"requests over it are refused ({verdict.why})")
                 self.wake()
             case "unknown" if self._loop.time() > self._proof.proven_at + self._session.deadline_s:

@@ -22,6 +22,7 @@ class State(msgspec.Struct, omit_defaults=True):
     *event_filters* are those that we asked for, *held* those that the server said it holds when we asked it again
     (None = it never told), *refused* which of them it does not serve. *proven_at_ms* is when it last showed that it
     serves the subscription at all: by an answer, or by an event. *rate_per_s* is the rate of events then.
+    *was_refused*: it has refused to tell, as where login or subscription are over.
     """
 
     wsc: Wsc | None = None
@@ -31,10 +32,11 @@ class State(msgspec.Struct, omit_defaults=True):
     refused: str = ""
     proven_at_ms: int = 0
     rate_per_s: float = 0.0
+    was_refused: bool = False
 
     def forget_subscription(self) -> None:
         """Note that there is none, or will be another."""
-        self.subscription_id, self.held, self.refused = "", None, ""
+        self.subscription_id, self.held, self.refused, self.was_refused = "", None, "", False
 
 
 def state_from(cursor: Cursor | None) -> State:

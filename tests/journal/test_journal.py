@@ -477,3 +477,12 @@ async def test_what_was_acknowledged_outlives_the_process(tmp_path, count):
         assert acknowledged <= stored
         assert len(stored) <= count + 10, "at most one unacknowledged batch of each task"
         assert (await journal.append(batch(*acknowledged))).stored == 0
+
+
+async def test_a_gap_that_comes_with_nothing_but_repetitions_is_read_by_who_keeps_up(journal):
+    """The events of a recovery may all have come before, and the gap that it leaves is an event, too."""
+    await journal.append(batch(1, 2))
+    again = batch(1, 2)
+    again.gaps.append(Gap("team", "websocket", 0, 1, "connection lost", "possible"))
+    assert (await journal.append(again)).stored == 0
+    assert [event.type for event in await journal.read(2, 10)] == ["rc-push.gap"]

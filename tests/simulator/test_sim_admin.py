@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 
 import pytest
 from sim_client import POSTS, SUBSCRIPTION, until
@@ -31,6 +32,20 @@ async def test_many_are_emitted_beside_or_waited_for(client, socket):
     waited = await client.admin("events", {"count": 3, "wait": True, "ratePerS": 1000, "bytes": 500})
     assert await socket.uuids(3) == waited["uuids"]
     assert not set(first) & set(waited["uuids"])
+
+
+async def test_the_state_has_the_text_of_each_notification_where_a_knob_says_so(client, socket):
+    await client.admin("events", {"event": POSTS, "body": {"n": 1}})
+    await client.admin("knobs", {"keeps_payloads": True})
+    await client.admin("events", {"event": POSTS, "body": {"n": 2}})
+    await client.admin("events", {"event": "/nobody/has/subscribed", "body": {"n": 3}})
+    await socket.uuids(1)
+    _, second = await socket.recv()
+    events = (await client.call("GET", "/simulator/state")).json()["events"]
+    without, with_text = events[second["subscriptionId"]]
+    assert "payload" not in without
+    assert json.loads(with_text["payload"]) == second
+    assert [entry["payload"] for entry in events[""]] == ['{"n":3}']
 
 
 @pytest.mark.parametrize(

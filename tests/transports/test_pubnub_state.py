@@ -110,22 +110,22 @@ def test_it_was_alive_when_it_was_renewed_or_last_heard():
 
 @pytest.mark.parametrize(("expires_at_ms", "ended_at_ms"), [(NOW_MS - 5, NOW_MS - 5), (NOW_MS + 5, NOW_MS)])
 def test_a_subscription_that_is_gone_has_ended_when_it_was_to_expire_or_by_now(expires_at_ms, ended_at_ms):
-    state = State("there", expires_at_ms=expires_at_ms)
+    state = State("there", expires_at_ms=expires_at_ms, ends_at_ms=expires_at_ms)
     state.forget(NOW_MS)
-    assert (state.subscription_id, state.expires_at_ms) == ("", ended_at_ms)
+    assert (state.subscription_id, state.expires_at_ms, state.ends_at_ms) == ("", ended_at_ms, ended_at_ms)
 
 
 def test_a_state_survives_the_journal():
-    state = State("there", ["/a"], "", NOW_MS, NOW_MS, NOW_MS, ["key"], channels("a", "b"))
+    state = State("there", ["/a"], "", NOW_MS, NOW_MS, NOW_MS, NOW_MS, ["key"], channels("a", "b"))
     assert state_from(cursor(state), NOW_MS) == state
 
 
 def test_a_clock_that_was_put_back_hides_nothing():
     ahead = NOW_MS + 3_600_000
-    state = State("there", [], "", ahead, ahead, ahead, [], [Channel("a", "k", seen_at_ms=ahead)])
+    state = State("there", [], "", ahead, ahead, ahead, ahead, [], [Channel("a", "k", seen_at_ms=ahead)])
     read = state_from(cursor(state), NOW_MS)
     assert (read.renewed_at_ms, read.heard_at_ms, read.channels[0].since_ms()) == (NOW_MS, NOW_MS, NOW_MS)
-    assert read.expires_at_ms == NOW_MS + LIFE_S * 1000
+    assert read.expires_at_ms == read.ends_at_ms == NOW_MS + LIFE_S * 1000
 
 
 def test_no_cursor_or_another_transports_is_an_empty_state():

@@ -175,6 +175,21 @@ async def test_an_idle_answer_moves_what_is_known_to_be_stored_but_not_the_place
     assert reading.state["channels"][0]["timetoken"] == json.loads(before.state)["channels"][0]["timetoken"]
 
 
+async def test_an_idle_answer_is_good_for_when_it_was_asked_for(sim, transport, clock):
+    """It may have lain in the socket for as long as the process was held up."""
+    sim.state.knobs.turn({"pubnub_hold_s": 0.3})
+    async with linked(transport) as reading:
+        await reading.until_live()
+        answered = asyncio.create_task(reading.read_once())
+        await wait_for(lambda: polls_held(sim))
+        asked_ms = clock.wall_ms()
+        clock.jump(600)
+        await answered
+        assert reading.cursor.seen_at_ms <= asked_ms
+        await reading.read_once()
+        assert reading.cursor.seen_at_ms > asked_ms + 500_000
+
+
 async def test_a_full_queue_is_a_possible_gap_up_to_the_first_message_that_was_kept(sim, transport, clock):
     async with linked(transport) as reading:
         await reading.until_live()
@@ -211,6 +226,32 @@ async def test_one_message_less_than_the_queue_keeps_is_no_gap(sim, transport):
     async with linked(transport, cursor) as again:
         await again.until_count(99)
     assert again.gaps == []
+
+
+async def test_a_clock_that_jumps_ahead_is_an_absence_once_and_not_at_each_answer(sim, transport, clock):
+    sim.state.clock.now, sim.state.clock._wall = time.monotonic, time.time
+    async with linked(transport) as reading:
+        await reading.until_live()
+        for count in range(1, 4):
+            posts(sim, 1)
+            await reading.until_count(count)
+            if count == 1:
+                clock.jump(3600)
+    assert reading.told_gaps == [("away for too long", "certain")]
+
+
+async def test_where_the_clock_is_ahead_the_gap_of_a_full_queue_ends_by_that_clock(sim, transport, clock):
+    sim.state.knobs.turn({"pubnub_hold_s": 0.05})
+    async with linked(transport) as reading:
+        before = (await reading.until_live()).cursor
+        clock.jump(600)
+        await reading.until(lambda reading: reading.cursor.seen_at_ms > before.seen_at_ms + 500_000)
+    sim.state.clock._wall = time.time  # PubNub's clock does not know of it
+    posts(sim, 130)
+    async with linked(transport, reading.cursor) as again:
+        await again.until_count(100)
+    (gap,) = again.gaps
+    assert gap.until_ms == pytest.approx(clock.wall_ms(), abs=2000)
 
 
 async def test_away_for_longer_than_the_queue_keeps_is_a_certain_gap_up_to_what_it_kept(sim, transport, clock):
@@ -554,7 +595,7 @@ async def test_an_expired_subscription_is_created_anew_and_the_time_without_one_
     sim.state.knobs.turn({"pubnub_gone_code": code})
     async with linked(transport) as reading:
         await reading.until_live()
-        expires_at_ms = reading.state["expires_at_ms"]
+        ends_at_ms = reading.state["ends_at_ms"]
     clock.jump(300)
     before_its_end = posts(sim, 1)
     clock.jump(700)
@@ -566,9 +607,81 @@ async def test_an_expired_subscription_is_created_anew_and_the_time_without_one_
     assert sorted(again.uuids) == sorted(before_its_end + live)
     assert again.told_gaps == [("subscription expired", "possible"), ("subscription expired", "certain")]
     possible, certain = again.gaps
-    assert (possible.until_ms, certain.since_ms) == (expires_at_ms, expires_at_ms)
+    assert (possible.until_ms, certain.since_ms) == (ends_at_ms, ends_at_ms)
     assert certain.until_ms == pytest.approx(clock.wall_ms(), abs=2000)
     assert again.link.evidence.state == "live"
+
+
+async def test_one_that_ended_while_we_waited_for_a_login_ended_no_earlier_than_it_was_to(
+    sim, make_transport, account, clock
+):
+    class Slow:
+        async def request(self, method, path, *, body=None):
+            if path.endswith("/renew"):
+                clock.jump(1000)
+            return await account.request(method, path, body=body)
+
+    async with linked(make_transport(rest=Slow())) as reading:
+        await reading.until_live()
+        ends_at_ms = reading.state["ends_at_ms"]
+        reading.link._hurry.set()
+        await reading.until(lambda reading: ("subscription expired", "certain") in reading.told_gaps)
+    certain = next(gap for gap in reading.gaps if gap.certainty == "certain")
+    assert certain.since_ms == ends_at_ms
+
+
+async def test_one_whose_last_renewal_was_not_answered_ended_for_certain_only_after_its_last_message(
+    sim, transport, clock
+):
+    async with linked(transport) as reading:
+        await reading.until_live()
+    clock.jump(800)
+    (subscription,) = sim.state.subscriptions.values()
+    subscription.expires_at += 800
+    clock.jump(600)
+    uuids = posts(sim, 1)
+    sent_at_ms = clock.wall_ms()
+    clock.jump(1000)
+    async with linked(transport, reading.cursor) as again:
+        await again.until_count(1)
+        await again.until(lambda reading: ("subscription expired", "certain") in reading.told_gaps)
+    assert again.uuids == uuids
+    certain = next(gap for gap in again.gaps if gap.reason == "subscription expired" and gap.certainty == "certain")
+    assert certain.since_ms == pytest.approx(sent_at_ms, abs=2000)
+
+
+async def test_one_that_took_long_to_be_made_has_ended_for_certain_only_so_long_after_the_answer(
+    sim, make_transport, account, clock
+):
+    """Its life began at RingCentral between the request and the answer."""
+
+    class Slow:
+        async def request(self, method, path, *, body=None):
+            clock.jump(20)
+            answer = await account.request(method, path, body=body)
+            clock.jump(10)
+            return answer
+
+    async with linked(make_transport(rest=Slow())) as reading:
+        await reading.until_live()
+        made_at_ms = clock.wall_ms() - 10_000
+    clock.jump(1000)
+    async with linked(make_transport(), reading.cursor) as again:
+        await again.until_live()
+    possible, certain = again.gaps
+    assert (possible.certainty, certain.certainty) == ("possible", "certain")
+    assert certain.since_ms == pytest.approx(made_at_ms + 909_000, abs=1500), "899 s after the answer at the latest"
+
+
+async def test_a_clock_that_is_put_back_meanwhile_hides_nothing_of_what_may_be_missing(sim, transport, clock):
+    sim.state.knobs.turn({"pubnub_hold_s": 0.05})
+    async with linked(transport) as reading:
+        await reading.until_live()
+        clock.jump(-600)
+        await reading.read_once()
+        state, now_ms = reading.state, clock.wall_ms()
+    assert state["renewed_at_ms"] <= now_ms
+    assert all(channel["seen_at_ms"] <= now_ms for channel in state["channels"])
 
 
 async def test_a_subscription_that_ended_early_may_have_lost_all_since_the_last_message(sim, transport, clock):
@@ -593,7 +706,7 @@ async def test_a_crash_while_an_expired_one_is_replaced_keeps_the_gap(sim, trans
     """The new one is there, the journal knows only that the old one is gone."""
     async with linked(transport) as reading:
         await reading.until_live()
-        expires_at_ms = reading.state["expires_at_ms"]
+        ends_at_ms = reading.state["ends_at_ms"]
         clock.jump(1000)
         reading.link._state.forget(clock.wall_ms())
         cursor = reading.link._with_cursor(Batch("team")).cursor
@@ -603,7 +716,7 @@ async def test_a_crash_while_an_expired_one_is_replaced_keeps_the_gap(sim, trans
         await again.until_live()
     assert len(sim.state.subscriptions) == 1
     gap = again.gaps[-1]
-    assert (gap.reason, gap.certainty, gap.since_ms) == ("subscription expired", "certain", expires_at_ms)
+    assert (gap.reason, gap.certainty, gap.since_ms) == ("subscription expired", "certain", ends_at_ms)
     assert gap.until_ms == pytest.approx(clock.wall_ms() - 100_000, abs=2000)
 
 

@@ -57,3 +57,10 @@ def test_the_gap_never_ends_before_it_began_nor_after_the_connection():
         ours = recovery()
         (missing,) = [missing for missing in (ours.count(first_ms) for _ in range(KEPT)) if missing]
         assert missing.until_ms == until_ms
+
+
+def test_where_our_clock_is_ahead_of_the_servers_the_gap_reaches_up_to_the_connection():
+    ours = recovery()
+    hour_before_ms = SINCE_MS - 3_600_000
+    (missing,) = [missing for missing in (ours.count(hour_before_ms) for _ in range(KEPT)) if missing]
+    assert (missing.since_ms, missing.until_ms) == (SINCE_MS, CONNECTED_AT_MS)

@@ -115,6 +115,23 @@ def test_who_was_never_told_believes_in_heartbeats_from_then_on():
     assert ours.is_proven
 
 
+@pytest.mark.parametrize("answer", [refusal(401, "OAU-213"), refusal(404, "CMN-102")])
+def test_who_was_never_told_and_is_told_that_all_is_over_needs_another_connection_first(answer):
+    """Else a subscription that ended before it was asked for would be believed in for ever."""
+    ours = proof()
+    assert ask(ours, answer, 2.0).kind == "over"
+    assert not ours.is_proven
+    again = Proof(ours._state, (POSTS,))
+    again.begin(10.0, DAY_S)
+    assert ask(again, answer, 12.0).kind == "unanswerable", "it is what is told to who may not ask"
+
+
+def test_another_subscription_is_asked_for_as_if_nothing_had_been():
+    state = State(subscription_id="ours", was_refused=True)
+    state.forget_subscription()
+    assert state == State()
+
+
 def test_a_refusal_where_it_was_told_before_means_that_this_connection_is_no_good_any_more():
     assert ask(proof(held=[POSTS]), refusal(401, "OAU-213"), 2.0).kind == "closed"
 

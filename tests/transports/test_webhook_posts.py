@@ -12,9 +12,13 @@ from rc_push.transports.webhook_posts import BAD, BUSY, OK, Posts
 WALL = 1_795_000_000.5
 
 
+def sent_at_ms(body: bytes) -> int | None:
+    return int(body[5:]) if body.startswith(b"sent ") else None
+
+
 @pytest.fixture
 async def posts():
-    one = Posts(lambda: None, lambda: WALL)
+    one = Posts(lambda: None, lambda: WALL, sent_at_ms)
     yield one
     one.abandon()
 
@@ -54,6 +58,26 @@ async def test_who_has_waited_too_long_is_told_so_taken_or_not(posts, monkeypatc
     assert await late[0] == OK
 
 
+async def test_what_is_refused_is_known_by_when_it_was_sent(posts, monkeypatch):
+    monkeypatch.setattr(webhook_posts, "ANSWER_WITHIN_S", 0.01)
+    await asyncio.gather(*await deliver(posts, b"sent 700", b"sent 300", b"sent 500"))
+    assert posts.refused == (300, 700)
+    posts.refused = None
+    monkeypatch.setattr(webhook_posts, "WAITING_MAX", 0)
+    assert await posts.deliver(b"when that was, nobody knows", "") == BUSY
+    assert posts.refused == (1_795_000_000_500, 1_795_000_000_500)
+
+
+async def test_what_is_being_stored_when_its_time_is_over_is_not_refused(posts, monkeypatch):
+    monkeypatch.setattr(webhook_posts, "ANSWER_WITHIN_S", 0.01)
+    tasks = await deliver(posts, b"sent 700")
+    posts.take(1)
+    assert await asyncio.gather(*tasks) == [BUSY]
+    posts.close()
+    assert await posts.deliver(b"sent 800", "") == BUSY
+    assert posts.refused is None
+
+
 async def test_as_long_as_nobody_waits_there_is_no_timer(posts, monkeypatch):
     monkeypatch.setattr(webhook_posts, "ANSWER_WITHIN_S", 0.01)
     (task,) = await deliver(posts, b"1")
@@ -78,7 +102,7 @@ async def test_more_than_may_wait_is_refused_at_once_and_room_comes_back(posts, 
 
 async def test_each_post_is_told_of():
     told = []
-    posts = Posts(lambda: told.append("post"), lambda: WALL)
+    posts = Posts(lambda: told.append("post"), lambda: WALL, sent_at_ms)
     await deliver(posts, b"1", b"2")
     posts.abandon()
     assert told == ["post", "post"]

@@ -227,6 +227,24 @@ async def test_a_body_that_never_ends_is_cut(server, desk, monkeypatch):
     assert desk.got == []
 
 
+@pytest.mark.parametrize("is_reset", [False, True])
+async def test_who_goes_away_in_the_middle_of_a_body_is_counted_and_is_no_error_of_ours(server, desk, caplog, is_reset):
+    _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(HEAD + b"Content-Length: 1000\r\n\r\n{")
+    await writer.drain()
+    await asyncio.sleep(0.05)
+    if is_reset:
+        writer.transport.abort()
+    else:
+        writer.close()
+    async with asyncio.timeout(5):
+        while not server.statistics().refused:  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0.01)
+    assert server.statistics().refused == {"connection lost": 1}
+    assert desk.got == []
+    assert not caplog.records
+
+
 async def test_a_body_that_nobody_reads_has_no_token(server, desk):
     """It is refused before the body has come."""
     head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n"

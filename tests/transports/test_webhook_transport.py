@@ -11,10 +11,10 @@ import pytest
 from simulated import wait_for
 from webhook_world import Poster, config_for, linked, payload
 
-from rc_push.envelope import Cursor
+from rc_push.envelope import Cursor, Gap, ms_from_iso
 from rc_push.errors import PermissionRefused, UnreachableError
 from rc_push.simulator.server import Simulator
-from rc_push.transports import webhook_keeper
+from rc_push.transports import webhook, webhook_keeper, webhook_posts
 from rc_push.transports.webhook import WebhookLink, WebhookTransport
 from rc_push.transports.webhook_server import WebhookServers
 
@@ -191,6 +191,51 @@ async def test_more_than_can_wait_is_refused_at_once(make, kept, poster, monkeyp
         assert await poster.post(payload("u-9")) == 503
         async with reading.pump():
             assert await asyncio.gather(*waiting) == [200, 200]
+
+
+async def test_what_was_refused_lies_in_a_gap_by_when_it_was_sent(make, kept, poster, monkeypatch):
+    async with linked(make()) as reading:
+        async with reading.pump():
+            await reading.until_live()
+        poster.token = kept.token()
+        monkeypatch.setattr(webhook_posts, "ANSWER_WITHIN_S", 0.05)
+        assert await poster.post(payload()) == 503
+        await reading.until(lambda reading: reading.gaps)
+    sent_at_ms = ms_from_iso("2026-11-23T10:00:00.120Z")
+    assert reading.gaps == [Gap("team", "webhook", sent_at_ms, sent_at_ms, "posts refused", "possible")]
+
+
+async def test_as_long_as_others_wait_the_gap_of_what_was_refused_is_open_and_ends_when_none_does(
+    make, kept, poster, monkeypatch
+):
+    monkeypatch.setattr(webhook_posts, "WAITING_MAX", 1)
+    async with linked(make()) as reading:
+        async with reading.pump():
+            await reading.until_live()
+        poster.token = kept.token()
+        waits = asyncio.create_task(poster.post(payload("u-1")))
+        await wait_for(lambda: reading.link._posts)
+        assert await poster.post(payload("u-2")) == 503
+        monkeypatch.setattr(webhook, "BATCH_MAX_POSTS", 0)
+        await reading.read_once()
+        monkeypatch.setattr(webhook, "BATCH_MAX_POSTS", 10)
+        assert [gap.until_ms for gap in reading.gaps] == [None]
+        async with reading.pump():
+            await waits
+    assert reading.batches[-1].closes_gaps_at_ms
+
+
+async def test_what_comes_again_after_an_outage_ends_its_gap_even_where_ringcentral_does_not_answer(
+    sim, make, kept, poster
+):
+    cursor = await first_cursor(make())
+    poster.token = kept.token()
+    await sim.admin.faults({"fault": "http-error", "path": SUBSCRIPTION, "times": 1000})
+    async with linked(make(), cursor) as reading, reading.pump():
+        assert await poster.post(payload()) == 200
+        assert await poster.post(payload("u-2")) == 200
+    received_ms = next(envelope.received_at_ms for batch in reading.batches for envelope in batch.envelopes)
+    assert [batch.closes_gaps_at_ms for batch in reading.batches if batch.envelopes] == [received_ms, None]
 
 
 async def test_what_comes_while_it_closes_is_stored_and_answered(make, kept, poster):

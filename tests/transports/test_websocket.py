@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Self
 
 import pytest
+from msgspec.structs import replace
 from reading import Reading
 from simulated import wait_for
 
@@ -425,8 +426,42 @@ async def test_a_connection_whose_session_is_over_is_outlived(sim, transport, im
     async with linked(transport) as reading:
         await proven(reading)
         await sim.admin.faults({"fault": "revoke-session"})
+        revoked_ms = round(time.time() * 1000)
         await reading.until(lambda reading: bool(reading.link.outlived))
     assert "OAU-213" in reading.link.outlived
+    (gap,) = reading.gaps
+    assert (gap.reason, gap.certainty, gap.until_ms) == ("subscription lost", "possible", None)
+    assert gap.since_ms <= revoked_ms, "from the last proof: Heartbeats are none"
+
+
+@pytest.mark.parametrize("fault", ["revoke-session", "lose-subscription"])
+async def test_what_ended_before_the_first_proof_ends_the_connection_with_a_gap(sim, transport, fault):
+    sim.state.knobs.turn({"on_session_revoked": "nothing", "refresh_tokens": False})  # five calls, and no sixth
+    async with linked(transport) as reading:
+        await reading.until_live()
+        await sim.admin.faults({"fault": fault})
+        with pytest.raises(ProtocolError, match="seem to be over"):
+            await reading.until(lambda _: False)
+    assert [(gap.reason, gap.certainty, gap.until_ms) for gap in reading.gaps] == [
+        ("subscription lost", "possible", None)
+    ]
+    async with linked(transport, reading.cursor) as again:
+        await again.until_live()
+        [uuid] = [sim.emit_sample("post.added")]
+        await again.until_count(1)
+    assert again.uuids == [uuid]
+
+
+async def test_after_another_login_all_since_the_last_proof_may_be_missing(sim, transport):
+    cursor = await first_cursor(transport, sim)
+    state = json.loads(cursor.state) | {"proven_at_ms": cursor.seen_at_ms - 5000}
+    await sim.admin.faults({"fault": "fail-recovery", "code": "WSG-1003"})
+    async with linked(transport, replace(cursor, state=json.dumps(state).encode())) as again:
+        await again.until_live()
+    assert [(gap.since_ms, gap.until_ms, gap.reason) for gap in again.gaps] == [
+        (cursor.seen_at_ms - 5000, cursor.seen_at_ms, "subscription lost"),
+        (cursor.seen_at_ms, None, "recovery failed (WSG-1003)"),
+    ]
 
 
 async def test_a_live_subscription_without_a_young_proof_is_not_live(transport):
