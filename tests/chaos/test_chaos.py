@@ -16,8 +16,16 @@ DRAWN = 10
 
 
 def check(seed: int, folder) -> None:
-    result = play_seed(seed, folder)
-    assert not result.complaints, result.to_text()
+    """Play *seed*; where it fails, once more: a machine that is busy enough makes one fail by itself now and then.
+
+    What fails twice is no accident. `make chaos` counts every failure.
+    """
+    results = []
+    for _ in range(2):
+        results.append(play_seed(seed, folder))
+        if not results[-1].complaints:
+            return
+    pytest.fail("\n".join(result.to_text() for result in results))
 
 
 @pytest.mark.e2e
