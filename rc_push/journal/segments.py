@@ -62,7 +62,7 @@ class SegmentWriter:
         self._chunk = mmap.mmap(-1, CHUNK_BYTES)  # begins at a multiple of 4096
         self._file = -1
         self._end = 0
-        self._kept_end = 0
+        self._is_touched = False  # by what is not committed
         self._is_new = False
 
     def close(self) -> None:
@@ -76,11 +76,11 @@ class SegmentWriter:
 
         A segment of *max_bytes* is full; a new one gets the name *head*. Raises JournalFull, JournalError.
         """
-        if self.current is not None and self._kept_end >= max_bytes and self._end == self._kept_end:
+        if self.current is not None and self._end >= max_bytes and not self._is_touched:
             self.close()
         try:
             segment = self._begin(head) if self.current is None else self.current
-            place = self._end
+            place, self._is_touched = self._end, True
             self._write(memoryview(b"".join(payloads)))
         except OSError as exc:
             raise self._error_from(exc) from exc
@@ -88,7 +88,7 @@ class SegmentWriter:
 
     def sync(self) -> None:
         """Have on the disk what was written. Raises JournalFull, JournalError."""
-        if self._end == self._kept_end:
+        if not self._is_touched:
             return
         try:
             os.fdatasync(self._file)
@@ -100,16 +100,15 @@ class SegmentWriter:
 
     def keep(self) -> None:
         """Note that what was written is committed."""
-        self._kept_end = self._end
-        self._is_new = False
+        self._is_touched = self._is_new = False
 
     def discard(self) -> None:
-        """Forget what was not committed, and write no more there: nobody knows what a failed fsync leaves."""
-        if self.current is None or self._end == self._kept_end:
+        """Forget what was not committed, and write no more there: nobody knows what a failed write or fsync leaves."""
+        if self.current is None or not self._is_touched:
             return
         os.close(self._file)
         segment, self.current = self.current, None
-        self._end = self._kept_end
+        self._is_touched = False
         if self._is_new:
             self.remove([segment])
 
@@ -157,7 +156,7 @@ class SegmentWriter:
         file = file_of(self.path, head)
         file.unlink(missing_ok=True)  # no event points to it; and it may be one with what `salvage` keeps
         self._file = _opened(file)
-        self.current, self._end, self._kept_end, self._is_new = head, 0, 0, True
+        self.current, self._end, self._is_new = head, 0, True
         return head
 
     def _error_from(self, exc: OSError) -> JournalError:

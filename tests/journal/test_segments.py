@@ -168,6 +168,41 @@ def test_trouble_of_the_disk_is_told_and_the_next_batch_is_stored(store, path, m
     assert payloads_in(path) == [event.payload for event in events(0, 1 + COUNT)]
 
 
+def breaks_off(monkeypatch, error):
+    """Let a write take one block, and the next one fail."""
+    pwrite, calls = os.pwrite, iter(range(2))
+
+    def write(file, data, place):
+        if next(calls):
+            raise OSError(error, os.strerror(error))
+        return pwrite(file, data[:BLOCK_BYTES], place)
+
+    monkeypatch.setattr(segments.os, "pwrite", write)
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
+def test_a_segment_in_which_a_write_broke_off_is_not_used_again(store, path, monkeypatch, error):
+    append(store, *events(0))
+    with monkeypatch.context() as patch, pytest.raises(JournalError):
+        breaks_off(patch, error)
+        append(store, *events(COUNT))
+    append(store, *events(COUNT))
+    assert names_in(path) == [0, COUNT]
+    assert payloads_in(path) == [event.payload for event in events(0, 2 * COUNT)]
+
+
+def test_the_name_of_a_segment_is_on_the_disk_also_where_the_first_write_to_it_broke_off(store, path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(JournalError):
+        breaks_off(patch, errno.ENOSPC)
+        append(store, *events(0))
+    assert names_in(path) == []
+    append(store, *events(0, 1))  # which needs no segment
+    synced = []
+    monkeypatch.setattr(segments, "sync_folder", synced.append)
+    append(store, *events(1))
+    assert synced == [folder_of(path), path.parent]
+
+
 def test_a_short_write_goes_on(store, path, monkeypatch):
     pwrite = os.pwrite
     monkeypatch.setattr(segments.os, "pwrite", lambda file, data, place: pwrite(file, data[:777], place))
