@@ -9,6 +9,7 @@ import stat
 from contextlib import closing, suppress
 
 import pytest
+from sqlite_trouble import troubled
 
 from rc_push.envelope import Batch, Envelope, Source
 from rc_push.errors import JournalCorrupt, JournalError, JournalFull
@@ -249,6 +250,22 @@ def test_a_segment_goes_with_the_last_of_its_events(path):
         assert names_in(path) == [100]  # it still grows
         append(store, *events(2 * COUNT))
     assert payloads_in(path) == [event.payload for event in events(2 * COUNT)]
+
+
+def test_a_segment_stays_where_the_removal_of_its_events_is_not_committed(path, monkeypatch):
+    with closing(Store(path)) as store:
+        append(store, *events(0))
+    trouble = troubled(monkeypatch)
+    with closing(Store(path)) as store:
+        trouble.arm("COMMIT", "disk I/O error", fails=1)
+        with pytest.raises(JournalError, match="disk I/O error"), store.transaction():
+            store.prune(EVER, COUNT)
+        assert payloads_in(path) == [event.payload for event in events(0)]
+        append(store, *events(COUNT, 1))
+        assert names_in(path) == [0], "nor does it go with the next transaction"
+        with store.transaction():
+            assert store.prune(EVER, COUNT) == COUNT
+        assert names_in(path) == []
 
 
 def test_a_reader_that_is_late_misses_only_what_has_gone(path):

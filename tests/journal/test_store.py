@@ -330,6 +330,32 @@ def test_an_sqlite_error_inside_becomes_a_journal_error_and_the_store_works_on(s
     assert append(store, batch(1)).stored == 1
 
 
+def test_whatever_ends_a_transaction_leaves_nothing_of_it_and_the_store_works_on(store):
+    def append_and_end():
+        store.append(batch(1))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), store.transaction():
+        append_and_end()
+    assert append(store, batch(2)).stored == 1
+    assert uuids_in(store) == ["2"]
+
+
+def test_where_another_program_writes_a_transaction_does_not_even_begin(store):
+    store._db.execute("PRAGMA busy_timeout = 0")
+    began = []
+    with closing(sqlite3.connect(store.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(JournalError, match="another program holds it"), store.transaction():
+            began.append(True)
+    assert began == []
+    assert append(store, batch(1)).stored == 1
+
+
+def test_a_journal_that_another_program_holds_for_a_moment_is_waited_for(store):
+    assert store._db.execute("PRAGMA busy_timeout").fetchone() == (5000,)
+
+
 def test_a_transaction_within_a_transaction_is_refused_and_takes_the_outer_one_with_it(store):
     def nest() -> None:
         with store.transaction():
