@@ -184,18 +184,20 @@ def breaks_off(monkeypatch, error):
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
 def test_a_segment_in_which_a_write_broke_off_is_not_used_again(store, path, monkeypatch, error):
     append(store, *events(0))
-    with monkeypatch.context() as patch, pytest.raises(JournalError):
+    with monkeypatch.context() as patch:
         breaks_off(patch, error)
-        append(store, *events(COUNT))
+        with pytest.raises(JournalError):
+            append(store, *events(COUNT))
     append(store, *events(COUNT))
     assert names_in(path) == [0, COUNT]
     assert payloads_in(path) == [event.payload for event in events(0, 2 * COUNT)]
 
 
 def test_the_name_of_a_segment_is_on_the_disk_also_where_the_first_write_to_it_broke_off(store, path, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(JournalError):
+    with monkeypatch.context() as patch:
         breaks_off(patch, errno.ENOSPC)
-        append(store, *events(0))
+        with pytest.raises(JournalError):
+            append(store, *events(0))
     assert names_in(path) == []
     append(store, *events(0, 1))  # which needs no segment
     synced = []
