@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sqlite3
@@ -23,7 +24,7 @@ from rc_push.envelope import Batch, Cursor, Envelope, Gap, Source, Unreadable
 from rc_push.errors import JournalCorrupt, JournalError, JournalFull, JournalInUse, JournalTooNew
 from rc_push.journal.audit import audit
 from rc_push.journal.fates import handler_rows
-from rc_push.journal.opening import APPLICATION_ID, connect_read_only, journal_error_from
+from rc_push.journal.opening import APPLICATION_ID, connect_read_only, journal_error_from, open_alone
 from rc_push.journal.progress import Advance, Unfinished
 from rc_push.journal.reader import Reader, Tally
 from rc_push.journal.segments import folder_of
@@ -256,6 +257,15 @@ def test_any_cut_of_a_stream_into_batches_gives_the_same_journal(messages, cuts)
 
 class OutOfLuckError(Exception):
     pass
+
+
+def test_what_is_to_come_first_can_fail_and_holds_the_journal_no_longer(tmp_path):
+    def first(path: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(JournalError, match="Input/output error"):
+        open_alone(tmp_path / "journal.db", first)
+    Store(tmp_path / "journal.db").close()
 
 
 def test_what_fails_leaves_nothing_behind(store):
