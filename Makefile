@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --quiet
 SIDE_BY_SIDE := -n 3 --dist worksteal
 # the tests of the modules that pyproject.toml names under coverage and mutmut
-MEASURED := tests/protocol tests/test_envelope.py tests/test_nesting.py $(patsubst %,tests/journal/test_%.py,figures journal_retention progress segments store)
+MEASURED := tests/protocol tests/test_envelope.py tests/test_nesting.py $(patsubst %,tests/journal/test_%.py,aside figures journal_retention progress segments store)
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
 .PHONY: demo test test-fast search fuzz outages chaos power soak month coverage mutants check format lint types bench bench-quick dist deb sbom audit lock clean
@@ -54,7 +54,7 @@ month: $(VENV)/.dev  ## thirty days, with all that ends and is renewed, in six m
 chaos: $(VENV)/.dev  ## scenarios of faults, judged by an oracle: SEEDS=1000 of them, or SEED=1234 again; JOBS=2 at a time
 	@$(BIN)/python tests/chaos/run.py $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST),--first $(FIRST)) $(if $(JOBS),--jobs $(JOBS))
 
-check: format lint types coverage bench-quick test  ## what CI runs
+check: format lint types bench-quick test  ## what CI runs
 
 format: $(VENV)/.dev
 	@$(BIN)/ruff format --check .
