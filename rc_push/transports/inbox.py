@@ -17,6 +17,8 @@ from rc_push.envelope import Envelope
 from rc_push.errors import UnreachableError
 
 BUFFER_MAX_BYTES = 8 << 20
+# What an event takes in memory beside its payload, about: small ones are many.
+EVENT_BYTES = 200
 
 # A frame, or the event that it consists of.
 Received = bytes | Envelope
@@ -120,4 +122,4 @@ class Inbox:
 
 def _size(received: Iterable[Received]) -> int:
     """Return about how many bytes *received* takes."""
-    return sum([len(item.payload) if isinstance(item, Envelope) else len(item) for item in received])
+    return sum([len(item.payload) + EVENT_BYTES if isinstance(item, Envelope) else len(item) for item in received])

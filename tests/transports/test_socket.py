@@ -189,7 +189,7 @@ async def test_full_it_stops_reading_until_there_is_room(monkeypatch):
 
 
 async def test_what_has_been_opened_counts_by_what_is_kept_of_it(monkeypatch):
-    monkeypatch.setattr(inbox, "BUFFER_MAX_BYTES", 1000)
+    monkeypatch.setattr(inbox, "BUFFER_MAX_BYTES", 1000 + 3 * inbox.EVENT_BYTES)
     wire = open_wire()
     event = Envelope("1", "post.added", b"x" * 300, Source("main", "team", "websocket"), 0)
     wire.socket.inbox.open = lambda frames: [event for _ in frames]

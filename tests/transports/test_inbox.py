@@ -1,0 +1,68 @@
+"""How do frames wait while the journal commits? In order, within a bound, whether they have been opened or not."""
+
+from __future__ import annotations
+
+import asyncio
+from unittest import mock
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rc_push.envelope import Envelope, Source
+from rc_push.transports import inbox
+from rc_push.transports.inbox import EVENT_BYTES, Inbox
+
+SOURCE = Source("main", "team", "websocket")
+MAX_BYTES = 1000
+
+
+def opened(frames):
+    """Take every frame that begins with an x for an event, of which half is kept."""
+    return [
+        Envelope("1", "post.added", frame[: len(frame) // 2], SOURCE, 0) if frame.startswith(b"x") else frame
+        for frame in frames
+    ]
+
+
+def size_of(received):
+    return sum(len(item) if isinstance(item, bytes) else len(item.payload) + EVENT_BYTES for item in received)
+
+
+FRAME = st.builds(lambda first, size: first + b"." * size, st.sampled_from([b"x", b"y", b""]), st.integers(0, 400))
+PUT = st.lists(FRAME, max_size=4)
+TAKE = st.one_of(st.none(), st.integers(1, 4))
+
+
+class Socket:
+    """Whether it is read from."""
+
+    is_paused = False
+
+    def pause(self):
+        assert not self.is_paused
+        self.is_paused = True
+
+    def resume(self):
+        assert self.is_paused
+        self.is_paused = False
+
+
+@given(steps=st.lists(st.one_of(PUT, TAKE), max_size=30), opens_at=st.integers(0, 5))
+@mock.patch.object(inbox, "BUFFER_MAX_BYTES", MAX_BYTES)
+def test_what_has_come_is_taken_in_order_and_too_much_of_it_stops_the_reading(steps, opens_at):
+    async def check():
+        socket, there = Socket(), []
+        box = Inbox(socket.pause, socket.resume)
+        for number, step in enumerate(steps):
+            if number == opens_at:
+                box.open = opened
+            if isinstance(step, list):
+                box.put(step)
+                there += step if box.open is None else opened(step)
+            else:
+                assert box.take(step) == there[:step]
+                there = [] if step is None else there[step:]
+            assert box.has_frames == bool(there)
+            assert socket.is_paused == (size_of(there) > MAX_BYTES)
+
+    asyncio.run(check())
