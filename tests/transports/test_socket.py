@@ -12,13 +12,22 @@ from hypothesis import strategies as st
 from websockets.asyncio.client import connect
 from websockets.client import ClientProtocol
 from websockets.exceptions import ConnectionClosedOK, InvalidMessage, InvalidStatus
-from websockets.frames import CloseCode, Frame, Opcode
+from websockets.frames import DATA_OPCODES, CloseCode, Frame, Opcode
+from websockets.protocol import State
 from websockets.server import ServerProtocol
 from websockets.uri import parse_uri
 
 from rc_push.envelope import Envelope, Source
 from rc_push.transports import inbox
-from rc_push.transports.socket import BUFFER_BYTES, FRAME_MAX_BYTES, HTTP_HEAD_MAX_BYTES, Socket, span_at
+from rc_push.transports.socket import (
+    BUFFER_BYTES,
+    FRAME_MAX_BYTES,
+    HTTP_HEAD_MAX_BYTES,
+    IN_EIGHT_BYTES,
+    IN_TWO_BYTES,
+    Socket,
+    span_at,
+)
 
 WITHIN_S = 5.0
 
@@ -305,6 +314,62 @@ def test_a_frame_never_ends_where_it_begins(data, at):
     start, stop = span_at(memoryview(data), at)
     assert stop > at
     assert start == 0 or at < start <= stop
+
+
+def raw_frame(first, length_form, payload, *, mask):
+    """Return a frame as nobody should send it: any first byte, a length in more bytes than it needs, or masked."""
+    second = 0x80 if mask else 0
+    if length_form == IN_TWO_BYTES:
+        head = bytes([first, second | IN_TWO_BYTES]) + len(payload).to_bytes(2)
+    elif length_form == IN_EIGHT_BYTES:
+        head = bytes([first, second | IN_EIGHT_BYTES]) + len(payload).to_bytes(8)
+    else:
+        payload = payload[: IN_TWO_BYTES - 1]
+        head = bytes([first, second | len(payload)])
+    return head + (b"\0\0\0\0" if mask else b"") + payload
+
+
+# Mostly what may come: whole texts, pieces of them, pings; then binaries, closes, reserved bits, unknown opcodes.
+FIRST = st.sampled_from([0x81] * 6 + [0x01, 0x00, 0x80] * 2 + [0x89, 0x8A, 0x82, 0x88, 0x09, 0xC1, 0x83])
+RAW_FRAME = st.builds(
+    raw_frame,
+    FIRST,
+    st.sampled_from([0, IN_TWO_BYTES, IN_TWO_BYTES, IN_EIGHT_BYTES]),
+    st.one_of(st.binary(max_size=8), st.integers(0, 300).map(lambda size: b"\x03\xe8" + b"x" * size)),
+    mask=st.sampled_from([False] * 20 + [True]),
+)
+
+
+def read_by_library(stream, sizes):
+    """Return the messages that the library finds in *stream*, and what it sends back."""
+    protocol = ClientProtocol(parse_uri("ws://127.0.0.1/"), max_size=FRAME_MAX_BYTES, state=State.OPEN)
+    number = 0
+    while stream:
+        size = sizes[number % len(sizes)]
+        protocol.receive_data(stream[:size])
+        stream, number = stream[size:], number + 1
+    messages, pieces = [], []
+    for event in protocol.events_received():
+        if event.opcode in DATA_OPCODES:
+            pieces.append(bytes(event.data))
+            if event.fin:
+                messages.append(b"".join(pieces))
+                pieces = []
+    server = ServerProtocol(state=State.OPEN)
+    server.receive_data(b"".join(protocol.data_to_send()))
+    return messages, [(event.opcode, bytes(event.data)) for event in server.events_received()]
+
+
+@settings(deadline=None)  # with a loop of its own, on a machine that others use
+@given(frames=st.lists(RAW_FRAME, max_size=12), sizes=SIZES)
+def test_whatever_comes_is_read_as_the_library_reads_it(frames, sizes):
+    async def check():
+        stream = b"".join(frames)
+        wire = open_wire()
+        wire.feed(stream, sizes)
+        assert (wire.take(), wire.sent()) == read_by_library(stream, sizes)
+
+    asyncio.run(check())
 
 
 async def connect_to(answer):
