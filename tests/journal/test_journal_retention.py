@@ -146,6 +146,12 @@ def test_unreadable_messages_go_with_the_events_of_their_time(store):
     assert make_room(store) == 2
 
 
+def test_an_unreadable_message_that_came_behind_the_last_event_that_goes_stays(store):
+    append(store, events(*range(1, SLICE_ROWS + 2), size=10), unreadables(SLICE_ROWS, SLICE_ROWS + 1))
+    assert make_room(store) == SLICE_ROWS + 1
+    assert kept_unreadables(store) == [SLICE_ROWS + 1]
+
+
 def test_where_no_event_may_go_unreadable_messages_do(store):
     finish(store, "file", 0)
     append(store, events(1, 2), unreadables(5, 6))

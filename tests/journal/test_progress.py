@@ -89,6 +89,8 @@ def test_a_row_is_replaced_by_a_newer_one_and_goes_where_it_is_done(rows, handle
     rows(lambda progress: progress.save(handler, Advance(2, unfinished={1: row(1), 2: row(2)})))
     rows(lambda progress: progress.save(handler, Advance(2, unfinished={1: row(1, "parked", attempts=9), 2: None})))
     assert rows(lambda progress: progress.unfinished_between(handler, 0, 99)) == [row(1, "parked", attempts=9)]
+    rows(lambda progress: progress.save(handler, Advance(2, unfinished={1: row(1, is_replay=True)})))
+    assert rows(lambda progress: progress.waiting(handler)) == [row(1, is_replay=True)]
 
 
 def test_only_the_newest_calls_of_an_event_are_kept(rows, handler, store):
@@ -115,6 +117,7 @@ def test_what_is_dropped_is_gone_and_counted_but_for_what_was_done_before(rows, 
     rows(lambda progress: progress.save(handler, noted))
     assert rows(lambda progress: progress.drop_parked(handler, [1, 3])) == 2
     assert (known(path).dropped, known(path).parked, known(path).pending) == (1, 1, 0)
+    assert rows(lambda progress: progress.parked(handler)) == [row(2, "parked")]
     assert rows(lambda progress: progress.drop_parked(handler, None)) == 1
     assert (known(path).dropped, known(path).parked) == (2, 0)
 

@@ -7,6 +7,7 @@ import fcntl
 import os
 import stat
 from contextlib import closing, suppress
+from pathlib import Path
 
 import pytest
 from sqlite_trouble import troubled
@@ -268,6 +269,42 @@ def test_a_segment_stays_where_the_removal_of_its_events_is_not_committed(path, 
         with store.transaction():
             assert store.prune(EVER, COUNT) == COUNT
         assert names_in(path) == []
+
+
+def test_a_segment_goes_with_events_that_make_room_too(path):
+    with closing(Store(path)) as store:
+        append(store, *events(0))
+    with closing(Store(path)) as store:
+        append(store, *events(COUNT))
+        with store.transaction():
+            assert store.make_room() == 2 * COUNT
+        assert names_in(path) == [100], "it still grows"
+
+
+def open_files():
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_a_failure_leaves_no_segment_open(store):
+    append(store, *events(0))
+    before = open_files()
+    for first in range(COUNT, 6 * COUNT, COUNT):
+        append_and_fail(store, *events(first))
+        append(store, *events(first))
+    assert open_files() == before
+
+
+def test_a_reader_has_one_segment_open_however_many_it_reads(path):
+    for first in range(0, 5 * COUNT, COUNT):
+        with closing(Store(path)) as store:
+            append(store, *events(first))
+    assert len(names_in(path)) == 5
+    with closing(Reader(path)) as reader:
+        assert len(list(reader.after(0, COUNT))) == COUNT
+        before = open_files()
+        assert len(list(reader.after(0, EVER))) == 5 * COUNT
+        assert open_files() == before
+    assert open_files() < before
 
 
 def test_a_reader_that_is_late_misses_only_what_has_gone(path):

@@ -45,7 +45,7 @@ def test_each_family_of_filters_needs_the_permission_of_its_page(event_filter, p
         "",
         "/",
         "/restapi/v1.0/subscription/~?threshold=60&interval=15",
-        "/news?of=/glip/",
+        "/news?of=/glip/posts",
         "/restapi/v1.0/account/~/extensionX",
         "/x/extension/~/new",
     ],

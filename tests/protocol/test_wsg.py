@@ -335,6 +335,15 @@ def test_a_rate_that_was_known_before_leaves_half_of_its_time_for_the_silence_an
     assert client.timer_at() == pytest.approx(17.0)
 
 
+def test_how_long_silence_is_borne_follows_from_what_this_server_keeps():
+    client = ClientSession(now=0.0, new_id=ids("c"), rate_per_s=1.0)
+    assert client.deadline_s == pytest.approx(50.0), "by the documented limits, until it says its own"
+    client.receive(frame({"type": "ConnectionDetails"}, {"recoveryBufferSize": 20}), 0.0)
+    assert client.deadline_s == pytest.approx(10.0)
+    client.receive(frame({"type": "ConnectionDetails"}, {"recoveryTimeout": 24}), 0.0)
+    assert client.deadline_s == pytest.approx(8.0)
+
+
 def test_a_heartbeat_without_an_answer_ends_the_connection_even_while_events_come():
     client, server = connected()
     client.heartbeat(1.0)
@@ -395,7 +404,9 @@ def test_an_error_frame_in_upper_case_or_without_json_is_an_error_too():
     )
     assert client.receive(b'[{"type":"Error"}, "words" ]', 0.0) == ErrorReceived("", '"words"')
     server.fail("X-1", "words")
-    assert to_client(server, client) == [ErrorReceived("X-1", "words")]
+    (sent,) = server.data_to_send()
+    assert json.loads(sent)[0]["status"] == 400
+    assert client.receive(sent, 0.0) == ErrorReceived("X-1", "words")
 
 
 def test_an_error_that_is_no_json_is_told_with_its_beginning_even_where_that_ends_within_a_character():
