@@ -105,7 +105,7 @@ def facts(db: sqlite3.Connection, path: Path, now_ms: int) -> Facts:
                 " WHERE g.until IS NULL GROUP BY s.name ORDER BY s.name"
             )
         ),
-        gaps_last_day=number(db, "SELECT count(*) FROM gaps WHERE ifnull(until, ?2) >= ?1", now_ms - DAY_MS, now_ms),
+        gaps_last_day=number(db, "SELECT count(*) FROM gaps WHERE ifnull(until, ?) >= ?", now_ms, now_ms - DAY_MS),
         open_gaps=_open_gaps(db),
         live_bytes=live_bytes(db),
         file_bytes=in_file,

@@ -123,10 +123,10 @@ class ProgressRows:
         if not known:
             position = head if start is None else start
             self._db.execute(
-                "INSERT INTO handlers (name, position, stored_before) VALUES (?1, ?2,"
+                "INSERT INTO handlers (name, position, stored_before) VALUES (?, ?,"
                 " (SELECT ifnull(sum(stored + told), 0) FROM subscriptions)"
-                " - (SELECT count(*) FROM events WHERE position > ?2))",
-                (name, position),
+                " - (SELECT count(*) FROM events WHERE position > ?))",
+                (name, position, position),
             )
         position, is_paused = self._db.execute(
             "SELECT position, is_paused FROM handlers WHERE name = ?", (name,)
