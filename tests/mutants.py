@@ -5,6 +5,7 @@ Only `make mutants` runs this: mutmut is no part of what the tests need.
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Iterator
 
 import libcst as cst
@@ -34,5 +35,10 @@ file_mutation.mutation_operators = [
     (cst.If, turned_round),
 ]
 
+# A mutant can take memory without end, or write without end: it is to fail by that, and not to take the machine with it.
+LIMITS = {resource.RLIMIT_AS: 2 << 30, resource.RLIMIT_FSIZE: 256 << 20}
+
 if __name__ == "__main__":
+    for limit, max_bytes in LIMITS.items():
+        resource.setrlimit(limit, (max_bytes, max_bytes))
     cli()

@@ -71,9 +71,11 @@ def test_what_was_noted_is_there_when_the_handler_is_taken_up_again(rows, handle
     noted = Advance(4, delivered=2, unfinished={2: row(2, due_at_ms=5000), 3: row(3, "parked"), 7: row(7)})
     rows(lambda progress: progress.save(handler, noted))
     rows(lambda progress: progress.pause(handler, is_paused=True))
+    replay = rows(lambda progress: progress.add_replay(handler, (0, 5), "{}", None, 1000))
     again = rows(lambda progress: progress.register(handler, None, 10))
     assert (again.position, again.is_paused, again.ahead) == (4, True, {7})
     assert again.waiting == (row(2, due_at_ms=5000), row(7))
+    assert again.replays == (replay,)
     assert rows(lambda progress: progress.parked(handler)) == [row(3, "parked")]
     assert rows(lambda progress: progress.unfinished_between(handler, 3, 7)) == [row(3, "parked"), row(7)]
 
