@@ -45,8 +45,8 @@ PRODUCTION_GATEWAY = "wss://ws-api.ringcentral.com/ws"
 
 # What a refresh in flight gets at the end. One that is cut is repeated at the next start with the old refresh token.
 CLOSE_WITHIN_S = 3.0
-# An access token that is refused so soon after it was there is no good: another one would be refused, too.
-TOKEN_FRESH_S = 5.0
+# When so many access tokens are refused, each so soon after it was there, another one would be refused, too.
+NEW_REFUSED_MAX, TOKEN_FRESH_S = 2, 5.0
 
 
 class SessionStore(Protocol):
@@ -231,22 +231,25 @@ class Account:
     async def _call(self, request: Request) -> Answer:
         """Call with a live token; with another one where RingCentral has ended it early (revoked, or superseded).
 
-        A second refusal is final, unless the limits have let the new token wait: it may have been ended meanwhile.
+        Where two new ones are refused, that is final. One may have been ended as well: it can be of the login that is
+        over, and the limits can have let it wait.
         """
         used: list[tuple[OAuthSession, float]] = []
+        new_refused = 0
 
         def send(platform: Any, session: OAuthSession) -> Answer:
             used.append((session, self._now()))
             return sdk.call(platform, session, request)
 
         while True:
-            session = await self._live_session()
+            known, session = self._session, await self._live_session()
             fresh_until = self._now() + TOKEN_FRESH_S
             try:
                 return await self._exchanges.exchange(request, send, session)
             except CredentialsRefused as exc:
                 refused, used_at = used[-1]
-                is_final = len(used) > 1 and used_at <= fresh_until
+                new_refused += session is not known and used_at <= fresh_until
+                is_final = new_refused == NEW_REFUSED_MAX
                 if exc.status != 401 or self.config.access_token or is_final:  # noqa: PLR2004 - an HTTP status says it best
                     raise
                 log.warning("access_token_refused", account=self.config.name, error_code=exc.error_code)

@@ -450,6 +450,22 @@ async def test_a_second_401_ends_it(server: Server, account: Account):
     assert server.count(TOKEN) == 2
 
 
+async def test_a_login_that_ends_when_its_token_was_refreshed_needs_another_login(server: Server, account: Account):
+    await account.access_token()
+    server.script[TOKEN] += [server.grant(), Reply(400, {"error": "invalid_grant", "error_code": "OAU-210"})]
+    server.script[THING] += [Reply(401, {"errorCode": code, "message": "no"}) for code in ("OAU-128", "OAU-213")]
+    assert await account.request("GET", THING) == {"path": THING}
+    assert server.grant_types() == ["jwt-bearer", "refresh_token", "refresh_token", "jwt-bearer"]
+
+
+async def test_where_two_new_tokens_are_refused_after_an_old_one_that_ends_it(server: Server, account: Account):
+    await account.access_token()
+    server.defaults[THING] = Reply(401, {"errorCode": "OAU-213", "message": "Token not found"})
+    with pytest.raises(CredentialsRefused, match="OAU-213"):
+        await account.request("GET", THING)
+    assert server.count(THING) == 3
+
+
 async def test_a_new_token_that_had_to_wait_for_the_limits_may_have_ended_meanwhile(
     server: Server, account: Account, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ):
