@@ -13,8 +13,8 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -65,24 +65,17 @@ class _Play:
         self._frozen = self._full = False
 
     def run(self) -> Outcome:
-        self._begin()
-        over = threading.Event()
-        threads = [threading.Thread(target=work, args=(over,), daemon=True) for work in (self._send, self._watch)]
-        for thread in threads:
-            thread.start()
-        try:
-            for step in self.scenario.steps:
-                self._at(step.at_s, lambda step=step: self._do(step))
-            self._at(self.scenario.length_s, lambda: None)
-            self._play_all()
-            self._heal()
-        finally:
-            over.set()
-            for thread in threads:
-                thread.join()
-        self._prove()
-        self._drain()
-        self.outcome.exit_code = self.stage.stop()
+        with _beside(self._watch):
+            self._begin()
+            with _beside(self._send):
+                for step in self.scenario.steps:
+                    self._at(step.at_s, lambda step=step: self._do(step))
+                self._at(self.scenario.length_s, lambda: None)
+                self._play_all()
+                self._heal()
+            self._prove()
+            self._drain()
+            self.outcome.exit_code = self.stage.stop()
         self._collect()
         return self.outcome
 
@@ -333,6 +326,19 @@ class _Play:
             "starts": stage.starts,
             "connections": len(state["connections"]),
         }
+
+
+@contextmanager
+def _beside(work: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Have *work* done beside, until the event that it is given is set."""
+    over = threading.Event()
+    thread = threading.Thread(target=work, args=(over,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _emitted(state: dict[str, Any]) -> tuple[list[told.Emitted], set[str]]:

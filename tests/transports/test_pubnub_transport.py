@@ -19,6 +19,7 @@ from simulated import Kept, account_config, wait_for
 from rc_push.config import NetworkConfig, SubscriptionConfig
 from rc_push.envelope import Batch, Cursor, ms_from_iso
 from rc_push.errors import PermissionRefused, ProtocolError, RestError, UnreachableError
+from rc_push.protocol import pubnub as wire
 from rc_push.protocol.crypto import DecryptError
 from rc_push.rest import Account
 from rc_push.simulator.faults import PubNubKind
@@ -27,6 +28,7 @@ from rc_push.simulator.server import Simulator
 from rc_push.transports import pubnub
 from rc_push.transports.poll import PubNubPoller
 from rc_push.transports.pubnub import PubNubTransport
+from rc_push.transports.pubnub_state import DRAIN_S
 
 POSTS = "/team-messaging/v1/posts"
 CHATS = "/team-messaging/v1/chats"
@@ -527,6 +529,20 @@ async def test_a_replaced_channel_is_read_until_it_is_found_empty_and_then_left(
         await reading.until(lambda reading: len(reading.state["channels"]) == 1)
     assert sorted(reading.uuids) == sorted(uuids)
     assert reading.state["channels"][0]["address"] == new.name
+
+
+async def test_a_replaced_channel_is_not_left_by_an_answer_that_was_asked_for_too_early(sim, transport):
+    """It may have lain in the socket while more was published, for as long as the process was held up."""
+    async with linked(transport) as reading:
+        await reading.until_live()
+        await sim.admin.faults({"fault": "rotate", "what": "channel"})
+        await reading.renewed()
+        link, old = reading.link, reading.link._state.channels[0]
+        idle, due_at_ms = wire.Answer(old.timetoken, old.region, []), old.replaced_at_ms + round(DRAIN_S * 1000)
+        link._take(old, pubnub._Polled(idle, due_at_ms - 1, due_at_ms + 60_000), Batch("team"))
+        assert old in link._state.channels
+        link._take(old, pubnub._Polled(idle, due_at_ms, due_at_ms), Batch("team"))
+        assert old not in link._state.channels
 
 
 async def test_a_replaced_channel_that_cannot_be_read_stops_nothing_and_is_tried_again(sim, transport, monkeypatch):
