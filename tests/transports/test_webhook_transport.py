@@ -17,6 +17,7 @@ from rc_push.simulator.server import Simulator
 from rc_push.transports import webhook, webhook_keeper, webhook_posts
 from rc_push.transports.webhook import WebhookLink, WebhookTransport
 from rc_push.transports.webhook_server import WebhookServers
+from rc_push.transports.webhook_subscription import WebhookSubscription
 
 SUBSCRIPTION = "/restapi/v1.0/subscription"
 ONE = f"{SUBSCRIPTION}/{{subscriptionId}}"
@@ -337,6 +338,22 @@ async def test_a_reminder_is_an_event_and_is_acted_on(sim, make, clock, monkeypa
         await wait_for(lambda: only(sim).expires_at > first)
     types = {envelope.type for batch in reading.batches for envelope in batch.envelopes}
     assert types == {"subscription.reminder"}
+
+
+async def test_what_still_comes_where_ringcentral_has_given_up_ends_no_gap(sim, make, kept, poster, monkeypatch):
+    cursor = await first_cursor(make())
+    poster.token = kept.token()
+    (old,) = sim.state.subscriptions.values()
+    old.webhook.end("I/O operation is failed. Details: [Read timed out]")
+
+    async def fail(_self: object, _id: str) -> None:
+        raise UnreachableError("no way to delete it")
+
+    monkeypatch.setattr(WebhookSubscription, "delete", fail)
+    async with linked(make(), cursor) as reading, reading.pump():
+        await reading.until(lambda reading: reading.gaps and reading.link.evidence.state == "degraded")
+        assert await poster.post(payload()) == 200
+    assert [batch.closes_gaps_at_ms for batch in reading.batches if batch.envelopes] == [None]
 
 
 @pytest.mark.parametrize("status", ["Blacklisted", "Suspended"])

@@ -428,6 +428,11 @@ async def test_a_connection_whose_session_is_over_is_outlived(sim, transport, im
         await sim.admin.faults({"fault": "revoke-session"})
         revoked_ms = round(time.time() * 1000)
         await reading.until(lambda reading: bool(reading.link.outlived))
+        asked_at = reading.link._proof.asked_at
+        with contextlib.suppress(TimeoutError):  # it is told again, and says nothing new
+            async with asyncio.timeout(0.5):
+                await reading.until(lambda _: False)
+        assert reading.link._proof.asked_at > asked_at
     assert "OAU-213" in reading.link.outlived
     (gap,) = reading.gaps
     assert (gap.reason, gap.certainty, gap.until_ms) == ("subscription lost", "possible", None)
