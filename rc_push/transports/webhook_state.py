@@ -101,11 +101,11 @@ class Seen:
         may be that are still to come.
         """
         at_ms = envelopes[-1].received_at_ms
-        self.heard_at_ms = max(self.heard_at_ms, at_ms)
         lates_ms = list(map(_late_ms, envelopes))
         # What comes before it is sent tells by how much our clock is behind RingCentral's.
         self._behind.note(-min(lates_ms), at_ms)
         self._late.note(max(lates_ms) + self._behind.ms, at_ms)
+        self.heard_at_ms = max(self.heard_at_ms, at_ms - ORDER_SLACK_MS - self._late.ms)
         self.move(at_ms - ORDER_SLACK_MS - self._late.ms)
 
     def cursor(self, subscription: str, subscription_id: str, *, is_clean: bool) -> Cursor:

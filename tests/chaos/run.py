@@ -29,6 +29,8 @@ from scenario import KINDS, scenario_from
 
 # A seed is at most so large, so that people can type it.
 SEED_MAX = 10**9
+# Of one run, so much of what is wrong is said at once.
+SAID_MAX = 12
 # Where nobody watches a terminal, a line of progress comes after so many seeds.
 SAY_EVERY = 25
 
@@ -49,7 +51,10 @@ class Result:
 
     def to_text(self) -> str:
         """Return what is to be known of a failure."""
-        what = "\n".join(f"  ✗ {complaint}" for complaint in self.complaints)
+        lines = [f"  ✗ {complaint}" for complaint in self.complaints[:SAID_MAX]]
+        if more := self.complaints[SAID_MAX:]:
+            lines.append(f"  ✗ … and {len(more)} more, see complaints.txt")
+        what = "\n".join(lines)
         return f"{self.scenario}\n{what}\n  artefacts: {self.folder}\n  again: make chaos SEED={self.seed}"
 
 

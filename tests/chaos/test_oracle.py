@@ -284,3 +284,27 @@ def test_gaps_are_counted_of_which_only_the_machine_was_the_cause(outcome):
     del outcome.troubles[0]
     assert judge(outcome) == []
     assert count_machine_gaps(outcome) == 1
+
+
+def test_a_gap_of_a_webhook_may_begin_as_much_earlier_as_posts_were_late_and_no_more(outcome):
+    outcome.owed["socket"] = "webhook"
+    change_the_gap(since_ms=BEGAN_MS + 10_000, reason="no connection")(outcome)
+    outcome.troubles.append(Trouble("kill", BEGAN_MS + AWAY_MS[0], BEGAN_MS + AWAY_MS[0]))
+    assert checks(outcome) == ["gaps"]
+    late = outcome.stored[9]
+    outcome.stored[9] = replace(late, received_ms=late.received_ms + 8000)
+    assert judge(outcome) == []
+    outcome.owed["socket"] = "websocket"
+    assert checks(outcome) == ["gaps"]
+
+
+def test_the_cause_of_a_full_queue_can_lie_behind_the_first_that_it_had_and_not_behind_when_that_came(outcome):
+    """A queue reaches back: what was lost of it was sent before the absence was over, or had even begun."""
+    change_the_gap(reason="queue full")(outcome)
+    for number, each in enumerate(outcome.stored):
+        if BEGAN_MS + 26_000 <= each.received_ms < BEGAN_MS + 40_000:
+            outcome.stored[number] = replace(each, received_ms=BEGAN_MS + 40_000)
+    outcome.troubles = [Trouble("kill", BEGAN_MS + 35_000, BEGAN_MS + 36_000)]
+    assert "gaps" not in checks(outcome)
+    outcome.troubles = [Trouble("kill", BEGAN_MS + 45_000, BEGAN_MS + 46_000)]
+    assert "gaps" in checks(outcome)

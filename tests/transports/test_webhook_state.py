@@ -41,6 +41,12 @@ def test_as_late_as_one_was_others_may_be_for_a_minute(seen):
     assert seen.at_ms == NOW_MS + LATE_MEMORY_MS + 1 - ORDER_SLACK_MS
 
 
+def test_ringcentral_has_reached_us_when_it_sent_what_came_late_and_not_when_that_came(seen):
+    """A process that was held up finds posts in its sockets for which RingCentral has long ceased to wait."""
+    seen.hear([event(NOW_MS, late_ms=20_000)])
+    assert seen.heard_at_ms == NOW_MS - ORDER_SLACK_MS - 20_000
+
+
 def test_a_late_one_takes_nothing_back(seen):
     seen.hear([event(NOW_MS)])
     seen.hear([event(NOW_MS + 1, late_ms=30_000)])
