@@ -63,7 +63,7 @@ REASONS = {
     "connection was deaf": {"zombie", "lose-subscription", "revoke-session", "machine"},
     "queue full": {"burst"} | AWAY | POLLS,
     "subscription expired": {"revoke-session", "expire-token"} | AWAY | {"rotate", "clock"} | POLLS,
-    "no subscription known": AWAY,
+    "no subscription known": AWAY | {"machine"},
     "away for too long": {"clock", "kill long"},  # a clock that jumps ahead by more than 20 min is such an absence
     "webhook ended by RingCentral": AWAY,
     "posts refused": AWAY | {"machine", "burst"},  # a start takes seconds of a run's time
@@ -325,8 +325,19 @@ def _fresh(outcome: Outcome) -> Iterator[str]:
         took_s = outcome.fresh_s.get(name)
         if took_s is None:
             yield f"{name}: nothing fresh has come"
-        elif took_s > within_s:
+        elif took_s - _busy_s(outcome, took_s) > within_s:
             yield f"{name}: the first fresh event came after {took_s:.0f} s, not within {within_s:.0f} s"
+
+
+def _busy_s(outcome: Outcome, took_s: float) -> float:
+    """Return for how long of the *took_s* after the faults this machine was too busy to be judged by its times."""
+    until_ms = outcome.healed_ms + round(took_s * 1000)
+    spans = [(max(each.since_ms, outcome.healed_ms), min(each.until_ms, until_ms)) for each in _of_machine(outcome)]
+    return sum(max(0, end_ms - begin_ms) for begin_ms, end_ms in spans) / 1000
+
+
+def _of_machine(outcome: Outcome) -> list[Trouble]:
+    return [trouble for trouble in outcome.troubles if trouble.kind == "machine"]
 
 
 def fresh_within_s(outcome: Outcome) -> float:

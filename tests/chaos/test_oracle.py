@@ -308,3 +308,15 @@ def test_the_cause_of_a_full_queue_can_lie_behind_the_first_that_it_had_and_not_
     assert "gaps" not in checks(outcome)
     outcome.troubles = [Trouble("kill", BEGAN_MS + 45_000, BEGAN_MS + 46_000)]
     assert "gaps" in checks(outcome)
+
+
+def test_what_takes_too_long_while_this_machine_is_busy_is_not_judged_by_that_time(outcome):
+    outcome.healed_ms = BEGAN_MS + 60_000
+    outcome.fresh_s["socket"] = within_s = fresh_within_s(outcome) + 10
+    outcome.troubles += [
+        Trouble("machine", BEGAN_MS + 55_000, BEGAN_MS + 65_000),
+        Trouble("machine", outcome.healed_ms + round(within_s * 1000) - 4900, outcome.healed_ms + 900_000),
+    ]
+    assert checks(outcome) == ["fresh"]
+    outcome.troubles.append(Trouble("machine", BEGAN_MS + 70_000, BEGAN_MS + 70_200))
+    assert judge(outcome) == []
