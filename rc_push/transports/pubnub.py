@@ -33,6 +33,7 @@ from rc_push.transports.poll import Poller
 from rc_push.transports.pubnub_messages import Opener
 from rc_push.transports.pubnub_state import LIFE_S, NAME, Channel, State, channel_from, state_from
 from rc_push.transports.pubnub_subscription import PubNubSubscription
+from rc_push.transports.seen import later
 from rc_push.transports.subscription_calls import Rest
 
 log = structlog.get_logger()
@@ -284,7 +285,7 @@ class PubNubLink:
         channel.go_on_at(answer, seen_at_ms, at_ms)
         channel.read_at_ms = asked_at_ms
         if channel is state.channels[-1]:
-            self._seen_at_ms = min(max(self._seen_at_ms or 0, channel.seen_at_ms), at_ms)
+            self._seen_at_ms = later(self._seen_at_ms or 0, channel.seen_at_ms, at_ms)
         elif channel.is_drained(answer, asked_at_ms):
             state.channels.remove(channel)
 

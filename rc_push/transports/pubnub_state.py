@@ -13,6 +13,7 @@ from rc_push.errors import ProtocolError
 from rc_push.protocol import pubnub as wire
 from rc_push.protocol.crypto import Decryptor
 from rc_push.protocol.subscription import SubscriptionInfo
+from rc_push.transports.seen import later
 
 log = structlog.get_logger()
 
@@ -52,7 +53,7 @@ class Channel(msgspec.Struct, omit_defaults=True):
         """Move our place behind *answer*, which came at *at_ms*; never back, unless our clock was put back."""
         if int(answer.timetoken) >= int(self.timetoken):
             self.timetoken, self.region = answer.timetoken, answer.region
-        self.seen_at_ms = min(max(self.seen_at_ms, seen_at_ms), at_ms)
+        self.seen_at_ms = later(self.seen_at_ms, seen_at_ms, at_ms)
 
     def since_ms(self) -> int:
         """Return from when on something may be in the channel that is not stored."""

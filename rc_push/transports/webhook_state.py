@@ -14,6 +14,7 @@ import msgspec
 import structlog
 
 from rc_push.envelope import Cursor, Envelope, ms_from_iso
+from rc_push.transports.seen import later
 
 log = structlog.get_logger()
 
@@ -92,7 +93,7 @@ class Seen:
 
     def move(self, at_ms: int) -> None:
         """Move on to *at_ms*, never back, and never ahead of the clock."""
-        self.at_ms = min(max(self.at_ms or 0, at_ms), self.now_ms())
+        self.at_ms = later(self.at_ms or 0, at_ms, self.now_ms())
 
     def hear(self, envelopes: Sequence[Envelope]) -> None:
         """Move on by what has come.

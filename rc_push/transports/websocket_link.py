@@ -31,6 +31,7 @@ from rc_push.transports import Evidence, Expiries
 from rc_push.transports.inbox import Received
 from rc_push.transports.lifetime import NO_BOUNDS, Bounds, Lifetime
 from rc_push.transports.recovery import Recovery
+from rc_push.transports.seen import later
 from rc_push.transports.serving import Proof, Verdict
 from rc_push.transports.socket import Socket
 from rc_push.transports.websocket_state import NAME, State
@@ -410,7 +411,7 @@ class WebSocketLink:
     def _prove(self, why: str, at_ms: int, ours_at_ms: int) -> None:
         """Note what the server has just shown: that it still served the subscription at *ours_at_ms*."""
         self._proof.note(self._loop.time())
-        self._show_proven(why, at_ms, min(max(self._ours_at_ms, ours_at_ms), at_ms))
+        self._show_proven(why, at_ms, later(self._ours_at_ms, ours_at_ms, at_ms))
 
     def _show_proven(self, why: str, at_ms: int, ours_at_ms: int) -> None:
         self._ours_at_ms = self._state.proven_at_ms = ours_at_ms
@@ -494,7 +495,7 @@ class WebSocketLink:
         self._see(_sent_at_ms(envelope, at_ms), at_ms)
 
     def _see(self, seen_at_ms: int, at_ms: int) -> None:
-        self._seen_at_ms = min(max(self._seen_at_ms or 0, seen_at_ms), at_ms)
+        self._seen_at_ms = later(self._seen_at_ms or 0, seen_at_ms, at_ms)
 
     def _gap(self, since_ms: int, until_ms: int | None, reason: str, certainty: Literal["certain", "possible"]) -> Gap:
         return Gap(self._subscription.name, NAME, since_ms, until_ms, reason, certainty)
@@ -508,7 +509,7 @@ class WebSocketLink:
 
 def _sent_at_ms(envelope: Envelope, at_ms: int) -> int:
     """Return when all that was sent before has come as well, if *envelope* has; *at_ms* is when it came."""
-    return (ms_from_iso(envelope.timestamp) or at_ms) - ORDER_SLACK_MS
+    return min(ms_from_iso(envelope.timestamp) or at_ms, at_ms) - ORDER_SLACK_MS
 
 
 def _new_id() -> str:

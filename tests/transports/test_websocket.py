@@ -457,6 +457,25 @@ async def test_what_ended_before_the_first_proof_ends_the_connection_with_a_gap(
     assert again.uuids == [uuid]
 
 
+@pytest.mark.parametrize("jump_s", [-3600, 5])
+async def test_what_a_clock_that_is_behind_has_seen_is_as_much_older_than_what_came_last(account, sim, jump_s):
+    """Else what was on its way, when a connection ended that told of nothing later, would lie before the gap."""
+    behind_s = 3600.0
+    transport = WebSocketTransport(
+        SubscriptionConfig("team", "main", event_filters=(POSTS,)),
+        account,
+        NetworkConfig(),
+        wall=lambda: time.time() - behind_s,
+    )
+    async with linked(transport) as reading:
+        await reading.until_live()
+        behind_s -= jump_s
+        sim.emit_sample("post.added")
+        await reading.until_count(1)
+        [came_at_ms] = [envelope.received_at_ms for batch in reading.batches for envelope in batch.envelopes]
+        assert reading.cursor.seen_at_ms == pytest.approx(came_at_ms - websocket_link.ORDER_SLACK_MS, abs=300)
+
+
 async def test_after_another_login_all_since_the_last_proof_may_be_missing(sim, transport):
     cursor = await first_cursor(transport, sim)
     state = json.loads(cursor.state) | {"proven_at_ms": cursor.seen_at_ms - 5000}
