@@ -453,31 +453,21 @@ def test_a_cursor_is_where_its_subscription_stood_last(store):
     assert store.cursor("calls") == Cursor("calls", "websocket", 6)
 
 
-def test_a_session_is_the_one_saved_last(store):
-    assert store.oauth_session("main") is None
-    for session in (b"first", b"\x00second"):
+@pytest.mark.parametrize(
+    ("load", "save"),
+    [
+        (Store.oauth_session, Store.save_oauth_session),
+        (Store.webhook, Store.save_webhook),
+        (Store.rest_limits, Store.save_rest_limits),
+    ],
+)
+def test_what_is_kept_under_a_name_is_what_was_saved_last(store, load, save):
+    assert load(store, "main") is None
+    for kept in (b"first", b"\x00second"):
         with store.transaction():
-            store.save_oauth_session("main", session)
-    assert store.oauth_session("main") == b"\x00second"
-    assert store.oauth_session("other") is None
-
-
-def test_a_webhook_is_the_one_saved_last(store):
-    assert store.webhook("team") is None
-    for state in (b"first", b"\x00second"):
-        with store.transaction():
-            store.save_webhook("team", state)
-    assert store.webhook("team") == b"\x00second"
-    assert store.webhook("calls") is None
-
-
-def test_what_is_used_up_of_the_limits_is_what_was_saved_last(store):
-    assert store.rest_limits("main") is None
-    for state in (b"first", b"\x00second"):
-        with store.transaction():
-            store.save_rest_limits("main", state)
-    assert store.rest_limits("main") == b"\x00second"
-    assert store.rest_limits("other") is None
+            save(store, "main", kept)
+    assert load(store, "main") == b"\x00second"
+    assert load(store, "other") is None
 
 
 def test_what_was_created_is_known_for_thirty_days_by_account(store):
