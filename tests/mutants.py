@@ -35,7 +35,7 @@ file_mutation.mutation_operators = [
     (cst.If, turned_round),
 ]
 
-# A mutant can take memory without end, or write without end: it is to fail by that, and not to take the machine with it.
+# A mutant can take memory, or write, without end: it is to fail by that, and not to take the machine with it.
 LIMITS = {resource.RLIMIT_AS: 2 << 30, resource.RLIMIT_FSIZE: 256 << 20}
 
 if __name__ == "__main__":

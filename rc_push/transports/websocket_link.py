@@ -235,13 +235,15 @@ class WebSocketLink:
     # ------------------------------------------------------------------------------------------------ facts → a batch
 
     def _open(self, frames: Sequence[bytes]) -> list[Received]:
-        """Return the events that *frames* consist of, and the frames that say anything else."""
-        at_ms = round(self._wall() * 1000)
-        return [self._event_in(frame, at_ms) or frame for frame in frames]
+        """Return the events that *frames* consist of, and the frames that say anything else.
 
-    def _event_in(self, frame: bytes, at_ms: int) -> Envelope | None:
+        An event counts as received when it is taken, in the order of all that is: see `_batch_from`.
+        """
+        return [self._event_in(frame) or frame for frame in frames]
+
+    def _event_in(self, frame: bytes) -> Envelope | None:
         payload = notification_in(frame)
-        envelope = None if payload is None else envelope_from_payload(payload, self._live, at_ms)
+        envelope = None if payload is None else envelope_from_payload(payload, self._live, 0)
         return envelope if isinstance(envelope, Envelope) else None
 
     def _batch_from(self, received: list[Received]) -> Batch:
@@ -252,6 +254,7 @@ class WebSocketLink:
         self._before_answer = 0
         for item in received:
             if isinstance(item, Envelope):
+                msgspec.structs.force_setattr(item, "received_at_ms", at_ms)  # nobody else has it yet
                 self._take_envelope(item, at_ms, batch)
             else:
                 self._take_frame(item, now, at_ms, batch)

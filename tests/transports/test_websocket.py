@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
-from typing import Self
+from typing import Any, Self
 
 import pytest
 from msgspec.structs import replace
@@ -20,6 +20,7 @@ from rc_push.config import NetworkConfig, SubscriptionConfig
 from rc_push.envelope import Cursor, ms_from_iso
 from rc_push.errors import PermissionRefused, ProtocolError, UnreachableError
 from rc_push.protocol import wsg
+from rc_push.protocol.frames import encode
 from rc_push.protocol.wsg_server import ServerSession
 from rc_push.rest import WsToken
 from rc_push.simulator.emitter import Many
@@ -312,6 +313,25 @@ async def test_the_last_events_of_the_subscription_that_we_replace_ourselves_are
         assert json.loads(reading.cursor.state)["subscription_id"] != old.id
     assert reading.uuids == [uuid]
     assert reading.gaps == []
+
+
+async def test_events_count_as_received_in_their_order_however_long_they_have_waited(sim, account):
+    """An event is read as it comes, another frame when it is taken; times that do not rise would hide events."""
+    ahead_s = 0.0
+    subscription = SubscriptionConfig("team", "main", event_filters=(POSTS,))
+    transport = WebSocketTransport(subscription, account, NetworkConfig(), wall=lambda: time.time() + ahead_s)
+    async with linked(transport) as reading:
+        await reading.until_live()
+        meta: dict[str, Any] = {"type": "ServerNotification", "messageId": "1", "status": 200}
+        for uuid, more in (("1", {}), ("2", {"wsc": {"token": "a", "sequence": 2}}), ("3", {})):
+            body = b'{"uuid":"%b","event":"%b","body":{"eventType":"PostAdded"}}' % (uuid.encode(), POSTS.encode())
+            reading.link._inbox.put([encode(meta | more, body)])
+            ahead_s += 3600
+        await reading.until_count(3)
+    assert reading.uuids == ["1", "2", "3"]
+    times = [envelope.received_at_ms for batch in reading.batches for envelope in batch.envelopes]
+    assert times == sorted(times)
+    assert times[0] == pytest.approx((time.time() + ahead_s) * 1000, abs=5000)
 
 
 async def test_an_event_of_five_megabytes_is_received(sim, transport):
