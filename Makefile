@@ -54,7 +54,7 @@ month: $(VENV)/.dev  ## thirty days, with all that ends and is renewed, in six m
 chaos: $(VENV)/.dev  ## scenarios of faults, judged by an oracle: SEEDS=1000 of them, or SEED=1234 again; JOBS=2 at a time
 	@$(BIN)/python tests/chaos/run.py $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST),--first $(FIRST)) $(if $(JOBS),--jobs $(JOBS))
 
-check: format lint types bench-quick test  ## what CI runs
+check: format lint types coverage bench-quick test  ## what CI runs
 
 format: $(VENV)/.dev
 	@$(BIN)/ruff format --check .

@@ -11,8 +11,8 @@ import pytest
 from run import SEED_MAX, play_seed
 from scenario import KINDS, scenario_from
 
-FIXED = range(1, 11)
-DRAWN = 4
+FIXED = range(1, 26)
+DRAWN = 10
 
 
 def check(seed: int, folder) -> None:
