@@ -99,6 +99,18 @@ def test_to_take_it_back_can_be_cut_off_anywhere_too(path, monkeypatch):
     assert contents(path) == before
 
 
+@pytest.mark.parametrize("missing", ["", "-wal", "-segments"])
+def test_what_is_there_is_moved_and_taken_back_where_some_of_it_is_missing(path, missing):
+    gone = Path(f"{path}{missing}")
+    shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+    before, damaged = contents(path), path.with_name("journal.db.damaged-1")
+    move_aside(path, damaged)
+    moved = {name for name in contents(path) if name.startswith(damaged.name)}
+    assert moved == {name.replace("journal.db", damaged.name, 1) for name in before}
+    take_back(path)
+    assert contents(path) == before
+
+
 @pytest.mark.parametrize("note", ["", "journal.db.dam", "\0" * 30, "../elsewhere", "journal.db.damaged-/../../x"])
 def test_a_note_that_was_torn_moves_nothing(path, note):
     before = contents(path)
