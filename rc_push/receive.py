@@ -268,7 +268,17 @@ class Receiver:
 
     async def _wait_after(self, exc: Exception, delay_s: float) -> None:
         self._next_try_at = self._wall() + delay_s
-        self._become(Evidence("down", str(exc) or type(exc).__name__))
+        try:
+            self._become(Evidence("down", str(exc) or type(exc).__name__))
+            self._tell_of(exc, delay_s)
+        finally:
+            _forget_frames(exc)
+        try:
+            await self._sleep(delay_s)
+        finally:
+            self._next_try_at = None
+
+    def _tell_of(self, exc: Exception, delay_s: float) -> None:
         expected = type(exc).__module__ == "rc_push.errors"
         log.warning(
             "connection_lost",
@@ -277,10 +287,6 @@ class Receiver:
             next_try_s=round(delay_s, 1),
             exc_info=None if expected else exc,
         )
-        try:
-            await self._sleep(delay_s)
-        finally:
-            self._next_try_at = None
 
     def _become(self, evidence: Evidence) -> None:
         if evidence == self._evidence:
@@ -298,6 +304,14 @@ def _is_cancelled() -> bool:
     """Say whether somebody has asked this task to stop; a CancelledError alone can be a library's own."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+def _forget_frames(exc: Exception) -> None:
+    """Let go of what *exc* went through: the connection is among it, and in `_attempt` how the one before ended.
+
+    With that each end would keep the one before alive, and that its own: all connections that ever were.
+    """
+    exc.__traceback__ = exc.__context__ = exc.__cause__ = None
 
 
 def _log_what_users_must_know(batch: Batch) -> None:

@@ -70,7 +70,7 @@ class PubNubPoller:
 
 def _client(subscriber_key: str, origin: str, network: NetworkConfig) -> PubNubAsyncio:
     from pubnub.pnconfiguration import PNConfiguration  # noqa: PLC0415 - only where PubNub is used
-    from pubnub.pubnub_asyncio import AsyncioSubscriptionManager, PubNubAsyncio  # noqa: PLC0415
+    from pubnub.pubnub_asyncio import PubNubAsyncio  # noqa: PLC0415
     from pubnub.request_handlers.async_httpx import AsyncHttpxRequestHandler  # noqa: PLC0415
 
     host = origin.rpartition(":")[0].strip("[]") if origin.rpartition(":")[2].isdecimal() else origin
@@ -80,8 +80,19 @@ def _client(subscriber_key: str, origin: str, network: NetworkConfig) -> PubNubA
         """The package's own, with our proxy and our authorities: given a transport, httpx looks at no environment."""
 
         def __init__(self, pubnub: Any) -> None:
-            super().__init__(pubnub)
+            self.pubnub = pubnub  # the package's own `__init__` would read all authorities, for a transport without use
             self._connector = _transport(verify=tls_context(network), http2=not is_local, proxy=_proxy(origin, network))
+
+        async def create_session(self) -> None:
+            if self._connector is None:
+                raise RuntimeError("closed")
+            await super().create_session()
+
+        async def close_session(self) -> None:
+            """Close, and let go of the authorities, which are 1 MiB: who collects garbage counts objects, not bytes."""
+            if self._session is not None:
+                await self._session.aclose()
+            self._session = self._connector = None
 
     configuration = PNConfiguration()
     configuration.subscribe_key = subscriber_key
@@ -92,9 +103,18 @@ def _client(subscriber_key: str, origin: str, network: NetworkConfig) -> PubNubA
     configuration.connect_timeout = math.ceil(network.connect_timeout_s)  # the package takes whole numbers only
     configuration.suppress_leave_events = True
     configuration.disable_config_locking = False  # else it warns of its own default
-    # A manager is asked for parameters at each request. Never told to subscribe, this one does nothing else, while the
-    # default one leaves an event loop of its own open.
-    return PubNubAsyncio(configuration, subscription_manager=AsyncioSubscriptionManager, custom_request_handler=Handler)
+    return PubNubAsyncio(configuration, subscription_manager=_NoManager, custom_request_handler=Handler)
+
+
+class _NoManager:
+    """What stands where the package asks a subscription manager. Its own ones each have a task that nothing ends."""
+
+    def __init__(self, pubnub: Any) -> None:
+        """Need nothing."""
+
+    def get_custom_params(self) -> dict[str, str]:
+        """Return what it adds to a request."""
+        return {}
 
 
 def _transport(**options: Any) -> Any:

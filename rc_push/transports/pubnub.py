@@ -220,6 +220,12 @@ class PubNubLink:
             self._pollers[channel.subscriber_key] = self._new_poller(channel.subscriber_key)
         return self._pollers[channel.subscriber_key]
 
+    async def _close_unused(self) -> None:
+        """Close what polled channels that are drained. Called by the keeper: it alone polls others than `state` has."""
+        for key in self._pollers.keys() - {channel.subscriber_key for channel in self._state.channels}:
+            await self._pollers[key].close()
+            del self._pollers[key]
+
     def _take_answers(self) -> Batch | None:
         """Return a batch with the answers that are there. Raises what a poll raised where there is no other."""
         batch, taken, failure = self._batch(), 0, None
@@ -302,6 +308,7 @@ class PubNubLink:
             try:
                 delay_s = await self._confirm()
                 delays = delays_s()
+                await self._close_unused()
             except RcPushError as exc:
                 if isinstance(exc, RefusedError) or not self._state.channels:
                     raise
