@@ -304,11 +304,12 @@ def transport_for(config: Config, subscription: SubscriptionConfig, account: Acc
     """Return the way in which the events of *subscription* come."""
     if subscription.transport == "websocket":
         return WebSocketTransport(subscription, account, config.network)
-    from rc_push.transports.poll import PubNubPoller  # noqa: PLC0415 - a daemon without PubNub does not pay for it
+    from rc_push.transports.poll import PubNubPoller, Tls  # noqa: PLC0415 - a daemon without PubNub does not pay for it
     from rc_push.transports.pubnub import PubNubTransport  # noqa: PLC0415
 
     origin = config.accounts[subscription.account].pubnub_origin
-    return PubNubTransport(subscription, account, lambda key: PubNubPoller(key, origin, config.network))
+    tls = Tls(config.network)
+    return PubNubTransport(subscription, account, lambda key: PubNubPoller(key, origin, config.network, tls))
 
 
 def _is_same_program(old: HandlerConfig, new: HandlerConfig) -> bool:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import tempfile
+import traceback
+import weakref
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -530,6 +534,30 @@ async def test_an_unknown_exception_is_logged_with_its_traceback_and_an_expected
     lines = [line for line in logs if line["event"] == "connection_lost"]
     assert [line["exc_info"] for line in lines] == [bug, None]
     assert lines[0]["next_try_s"] == 1.0
+
+
+async def test_a_connection_that_has_ended_is_not_kept_by_the_way_in_which_it_ended(start):
+    """Each end was kept by the traceback of the next, and with it all that the connection had."""
+    links = [FakeLink(exc) for exc in [lost(), ValueError("x"), ExceptionGroup("several", [ValueError("x")])] * 4]
+    ended = [weakref.ref(link) for link in links]
+    harness = start(*links, FakeLink())
+    del links
+    await harness.played()
+    gc.collect()
+    assert [link for link in ended if link() is not None] == []
+
+
+async def test_without_its_frames_an_end_has_been_told_with_its_traceback(start):
+    lines = []
+
+    def keep(_: Any, __: str, line: Any) -> Any:
+        if line.get("exc_info"):
+            lines.append("".join(traceback.format_exception(line["exc_info"])))
+        return line
+
+    with capture_logs([keep]):
+        await start(FakeLink(ValueError("x")), FakeLink()).played()
+    assert "in _receive_once" in lines[0]
 
 
 # ---------------------------------------------------------------------------------------------------------------- stop

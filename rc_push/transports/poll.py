@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rc_push.config import NetworkConfig, is_loopback
@@ -24,6 +26,8 @@ POLL_WITHIN_S = 310
 USER_ID = "rc-push"
 # A queue holds 100 messages of 32 KiB each, base64 included.
 ANSWER_MAX_BYTES = 16 << 20
+# Who is not trusted any more is not after this long; who is trusted only now, at the next try.
+AUTHORITIES_FOR_S = 3600.0
 
 # The package logs whole answers at debug, and failures, which we report ourselves, as errors.
 logging.getLogger("pubnub").setLevel(logging.CRITICAL)
@@ -41,12 +45,37 @@ class Poller(Protocol):
         ...
 
 
+class Tls:
+    """The settings of TLS that all pollers of a subscription share. Reading authorities takes 20 ms and 1 MiB.
+
+    And what a closed client holds waits for the garbage collector, which counts objects, not bytes.
+    """
+
+    def __init__(self, network: NetworkConfig, now: Callable[[], float] = time.monotonic) -> None:
+        self._network = network
+        self._now = now
+        self._contexts: dict[str, tuple[ssl.SSLContext, float]] = {}
+
+    def context(self, spoken_to: str) -> ssl.SSLContext:
+        """Return those for "PubNub", or for a "proxy": the library sets in them what it speaks there."""
+        context, read_at = self._contexts.get(spoken_to, (None, 0.0))
+        if context is None or self._now() >= read_at + AUTHORITIES_FOR_S:
+            context = tls_context(self._network)
+            self._contexts[spoken_to] = context, self._now()
+        return context
+
+    def forget(self) -> None:
+        """Read the authorities anew for the next poller."""
+        self._contexts.clear()
+
+
 class PubNubPoller:
     """The official package's asyncio client, without its subscription managers."""
 
-    def __init__(self, subscriber_key: str, origin: str, network: NetworkConfig) -> None:
+    def __init__(self, subscriber_key: str, origin: str, network: NetworkConfig, tls: Tls | None = None) -> None:
         """Take *origin* as ``host[:port]``; TLS always, but for a loopback address. Needs a running loop."""
-        self._client = _client(subscriber_key, origin, network)
+        self._tls = tls or Tls(network)
+        self._client = _client(subscriber_key, origin, network, self._tls)
 
     async def poll(self, channel: str, timetoken: str, region: int) -> Answer:
         """Return the next answer behind *timetoken*. Safe to cancel."""
@@ -60,7 +89,10 @@ class PubNubPoller:
         if task is not None and task.cancelling():  # the package has turned it into a value
             raise asyncio.CancelledError
         if envelope.is_error():
-            raise _unreachable_from(envelope.status)
+            cause = _cause_of(envelope.status)
+            if _is_of_tls(cause):
+                self._tls.forget()
+            raise _unreachable_from(envelope.status, cause)
         return answer_from(envelope.result)
 
     async def close(self) -> None:
@@ -68,7 +100,7 @@ class PubNubPoller:
         await self._client.close_session()
 
 
-def _client(subscriber_key: str, origin: str, network: NetworkConfig) -> PubNubAsyncio:
+def _client(subscriber_key: str, origin: str, network: NetworkConfig, tls: Tls) -> PubNubAsyncio:
     from pubnub.pnconfiguration import PNConfiguration  # noqa: PLC0415 - only where PubNub is used
     from pubnub.pubnub_asyncio import PubNubAsyncio  # noqa: PLC0415
     from pubnub.request_handlers.async_httpx import AsyncHttpxRequestHandler  # noqa: PLC0415
@@ -81,18 +113,8 @@ def _client(subscriber_key: str, origin: str, network: NetworkConfig) -> PubNubA
 
         def __init__(self, pubnub: Any) -> None:
             self.pubnub = pubnub  # the package's own `__init__` would read all authorities, for a transport without use
-            self._connector = _transport(verify=tls_context(network), http2=not is_local, proxy=_proxy(origin, network))
-
-        async def create_session(self) -> None:
-            if self._connector is None:
-                raise RuntimeError("closed")
-            await super().create_session()
-
-        async def close_session(self) -> None:
-            """Close, and let go of the authorities, which are 1 MiB: who collects garbage counts objects, not bytes."""
-            if self._session is not None:
-                await self._session.aclose()
-            self._session = self._connector = None
+            proxy = _proxy(origin, network, tls)
+            self._connector = _transport(verify=tls.context("PubNub"), http2=not is_local, proxy=proxy)
 
     configuration = PNConfiguration()
     configuration.subscribe_key = subscriber_key
@@ -152,20 +174,30 @@ def _transport(**options: Any) -> Any:
     return Transport(**options)
 
 
-def _proxy(origin: str, network: NetworkConfig) -> Any:
+def _proxy(origin: str, network: NetworkConfig, tls: Tls) -> Any:
     """Return the proxy as httpx takes it."""
     from httpx import Proxy  # noqa: PLC0415 - only where PubNub is used
 
     proxy = proxy_for(f"https://{origin}", network)
     if proxy is None:
         return None
-    return Proxy(proxy.url, ssl_context=tls_context(network) if proxy.scheme == "https" else None)
+    return Proxy(proxy.url, ssl_context=tls.context("proxy") if proxy.scheme == "https" else None)
 
 
-def _unreachable_from(status: Any) -> UnreachableError:
+def _cause_of(status: Any) -> BaseException | None:
+    cause = getattr(getattr(status, "error_data", None), "exception", None)
+    return cause if isinstance(cause, BaseException) else None
+
+
+def _is_of_tls(cause: BaseException | None) -> bool:
+    while cause is not None and not isinstance(cause, ssl.SSLError):
+        cause = cause.__cause__ or cause.__context__
+    return cause is not None
+
+
+def _unreachable_from(status: Any, cause: BaseException | None) -> UnreachableError:
     """Return what a failed poll means. The package's texts can hold the URL, so only the status is told."""
     code = getattr(status, "status_code", None)
     if code:
         return UnreachableError(f"PubNub answered the poll with HTTP {code}", phase="poll")
-    cause = getattr(getattr(status, "error_data", None), "exception", None)
     return UnreachableError(f"PubNub: {type(cause).__name__ if cause else 'no answer'}", phase="poll")

@@ -31,7 +31,7 @@ from rc_push.receive import Receiver
 from rc_push.rest import Account
 from rc_push.simulator.knobs import Knobs
 from rc_push.simulator.server import Simulator
-from rc_push.transports import pubnub, serving, successor, websocket_link
+from rc_push.transports import pubnub, pubnub_state, serving, successor, websocket_link
 from rc_push.transports.rotation import RotatingLink, RotatingTransport
 
 # Of the transports, those whose connections the daemon opens itself. Webhooks are posted to: what fails there is the
@@ -398,6 +398,15 @@ async def renewals(scene: Scene) -> None:
     await asyncio.sleep(1.0)
 
 
+async def keys_left(scene: Scene) -> None:
+    """The subscriber key changes, and what was published under the one before is read to its end."""
+    scene.sim.state.knobs.turn({"pubnub_hold_s": 0.1})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pubnub_state, "DRAIN_S", 0.0)
+        await scene.sim.admin.faults({"fault": "rotate", "what": "subscriberKey"})
+        await asyncio.sleep(2.0)
+
+
 async def renewals_refused(scene: Scene) -> None:
     """A renewal fails, and the one after it does not."""
     await scene.sim.admin.faults({"fault": "http-error", "path": "/restapi/v1.0/subscription", "status": 503})
@@ -465,6 +474,7 @@ SCENES: dict[str, tuple[str, str, Play, bool]] = {
     "pubnub": ("direct", "pubnub", nothing, False),
     "pubnub, left": ("direct", "pubnub", nothing, True),
     "pubnub, renewed": ("direct", "pubnub", renewals, False),
+    "pubnub, keys left": ("direct", "pubnub", keys_left, False),
     "pubnub, rotated": ("direct", "pubnub", rotations, False),
     "pubnub, renewal refused": ("direct", "pubnub", renewals_refused, False),
     "pubnub, other filters": ("direct", "pubnub", filters_change, False),

@@ -531,6 +531,28 @@ async def test_a_replaced_channel_is_read_until_it_is_found_empty_and_then_left(
     assert reading.state["channels"][0]["address"] == new.name
 
 
+async def test_the_connections_of_a_subscriber_key_are_closed_by_the_renewal_after_its_last_channel_is_left(
+    sim, transport, clock
+):
+    sim.state.knobs.turn({"pubnub_hold_s": 0.05})
+    async with linked(transport) as reading:
+        await reading.until_live()
+        ((old_key, old),) = reading.link._pollers.items()
+        for _ in range(2):
+            await sim.admin.faults({"fault": "rotate", "what": "subscriberKey"})
+            await reading.renewed()
+        assert len(reading.link._pollers) == 3  # what was published before is still to be read
+        clock.jump(DRAIN_S + 1)
+        await reading.until(lambda reading: len(reading.state["channels"]) == 1)
+        await reading.renewed()
+        uuids = posts(sim, 1)
+        await reading.until_count(1)
+        assert list(reading.link._pollers) == [reading.state["channels"][0]["subscriber_key"]]
+        assert old_key not in reading.link._pollers
+        assert old._client._connector.is_closed
+    assert reading.uuids == uuids
+
+
 async def test_a_replaced_channel_is_not_left_by_an_answer_that_was_asked_for_too_early(sim, transport):
     """It may have lain in the socket while more was published, for as long as the process was held up."""
     async with linked(transport) as reading:
