@@ -19,6 +19,7 @@ from rc_push.dispatch import Dispatcher
 from rc_push.errors import HandlerError, RcPushError
 from rc_push.handlers import LoadedHandler
 from rc_push.journal import Journal
+from rc_push.network import SharedTls
 from rc_push.receive import Receiver, ReceiverStatistics
 from rc_push.rest import Account
 from rc_push.transports import LinkTransport, Transport
@@ -304,11 +305,11 @@ def transport_for(config: Config, subscription: SubscriptionConfig, account: Acc
     """Return the way in which the events of *subscription* come."""
     if subscription.transport == "websocket":
         return WebSocketTransport(subscription, account, config.network)
-    from rc_push.transports.poll import PubNubPoller, Tls  # noqa: PLC0415 - a daemon without PubNub does not pay for it
+    from rc_push.transports.poll import PubNubPoller  # noqa: PLC0415 - a daemon without PubNub does not pay for it
     from rc_push.transports.pubnub import PubNubTransport  # noqa: PLC0415
 
     origin = config.accounts[subscription.account].pubnub_origin
-    tls = Tls(config.network)
+    tls = SharedTls(config.network)
     return PubNubTransport(subscription, account, lambda key: PubNubPoller(key, origin, config.network, tls))
 
 

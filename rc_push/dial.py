@@ -13,7 +13,7 @@ import ssl
 
 from rc_push.config import NetworkConfig
 from rc_push.errors import UnreachableError
-from rc_push.network import Proxy, refusal_of_proxy, tls_context
+from rc_push.network import Proxy, SharedTls, refusal_of_proxy
 
 # More is no answer to CONNECT.
 ANSWER_MAX_BYTES = 16 << 10
@@ -21,10 +21,13 @@ ANSWER_MAX_BYTES = 16 << 10
 NEXT_ADDRESS_S = 0.25
 
 
-async def dial(host: str, port: int, proxy: Proxy | None, network: NetworkConfig) -> asyncio.Transport:
+async def dial(
+    host: str, port: int, proxy: Proxy | None, network: NetworkConfig, tls: SharedTls | None = None
+) -> asyncio.Transport:
     """Return a connection to *host*, through *proxy* where there is one; its protocol does nothing yet.
 
-    Takes `connect_timeout_s` at the most. Raises UnreachableError with the phase dns, connect or proxy.
+    *tls* is for a proxy that speaks it. Takes `connect_timeout_s` at the most. Raises UnreachableError with the phase
+    dns, connect or proxy.
     """
     within_s = network.connect_timeout_s
     where, phase = (str(proxy), "proxy") if proxy else (f"{host}:{port}", "connect")
@@ -34,7 +37,7 @@ async def dial(host: str, port: int, proxy: Proxy | None, network: NetworkConfig
                 return (await _connect(host, port, asyncio.Protocol()))[0]
             if proxy.is_socks:
                 return await _through_socks(host, port, proxy)
-            return await _through_http(host, port, proxy, network)
+            return await _through_http(host, port, proxy, tls or SharedTls(network))
     except TimeoutError:
         failure = f"no connection within {within_s:g} s"
     except socket.gaierror as exc:
@@ -92,9 +95,9 @@ async def _connect(
     )
 
 
-async def _through_http(host: str, port: int, proxy: Proxy, network: NetworkConfig) -> asyncio.Transport:
+async def _through_http(host: str, port: int, proxy: Proxy, tls: SharedTls) -> asyncio.Transport:
     """Return what CONNECT opens (RFC 9110, 9.3.6)."""
-    context = tls_context(network) if proxy.scheme == "https" else None
+    context = tls.context("proxy") if proxy.scheme == "https" else None
     answer = _Answer()
     transport, _ = await _connect(proxy.host, proxy.port, answer, context)
     target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -11,7 +11,8 @@ import contextlib
 import ipaddress
 import os
 import ssl
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +29,8 @@ TLS_PORT = 443
 SOCKS_MODULES = ("python_socks", "socksio")
 # Other authorities than the system's, for programs in Python. Source: the documentation of requests.
 CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+# A certificate that is exchanged in time counts after so long at the latest; after a failure, at once.
+AUTHORITIES_FOR_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +162,33 @@ def tls_context(network: NetworkConfig) -> ssl.SSLContext:
     if network.client_certificate:
         _present(network.client_certificate, network.client_key, context)
     return context
+
+
+class SharedTls:
+    """The settings of TLS for all connections of one user. Reading the authorities takes 20 ms and 1 MiB.
+
+    And what has ended can hold them until garbage is collected, which goes by the number of objects, not by their size.
+    """
+
+    def __init__(self, network: NetworkConfig, now: Callable[[], float] = time.monotonic) -> None:
+        self._network = network
+        self._now = now
+        self._contexts: dict[str, tuple[ssl.SSLContext, float]] = {}
+
+    def context(self, spoken_to: str = "server") -> ssl.SSLContext:
+        """Return those for the server, or for a "proxy": a library sets in them what it speaks there.
+
+        Raises UnreachableError as `tls_context` does.
+        """
+        context, read_at = self._contexts.get(spoken_to, (None, 0.0))
+        if context is None or self._now() >= read_at + AUTHORITIES_FOR_S:
+            context = tls_context(self._network)
+            self._contexts[spoken_to] = context, self._now()
+        return context
+
+    def forget(self) -> None:
+        """Read the files anew for the next connection: one has failed, and whoever mends it may do so there."""
+        self._contexts.clear()
 
 
 def unverified_context(network: NetworkConfig) -> ssl.SSLContext:

@@ -19,7 +19,7 @@ from rc_push.dial import dial, start_tls, words_of
 from rc_push.errors import UnreachableError, UpgradeBlocked
 from rc_push.http import USER_AGENT
 from rc_push.limiter import retry_after_s_from
-from rc_push.network import proxy_for, tls_context
+from rc_push.network import SharedTls, proxy_for
 from rc_push.transports.socket import FRAME_MAX_BYTES, Socket
 
 CLOSE_WITHIN_S = 3.0
@@ -32,14 +32,14 @@ _quiet = logging.getLogger("rc_push.websockets")
 _quiet.setLevel(logging.WARNING)
 
 
-async def open_gateway(uri: str, network: NetworkConfig) -> Socket:
+async def open_gateway(uri: str, network: NetworkConfig, tls: SharedTls | None = None) -> Socket:
     """Return a connection to the gateway at *uri*, whose query holds the token.
 
     Takes `connect_timeout_s` for TCP, for TLS and for the upgrade each. Raises UnreachableError with the phase dns,
     proxy, connect, tls or upgrade, and UpgradeBlocked where an answer shows that the upgrade does not get through.
     """
     host = urlsplit(uri).hostname or ""
-    opening = _Opening(uri, network)
+    opening = _Opening(uri, network, tls or SharedTls(network))
     try:
         async with asyncio.timeout(network.connect_timeout_s) as opening.deadline:
             return cast("Socket", await opening)  # what create_connection says
@@ -61,7 +61,7 @@ async def open_gateway(uri: str, network: NetworkConfig) -> Socket:
 class _Opening(connect):
     """The library's opening, with our way there, and without redirects: a token is for one host."""
 
-    def __init__(self, uri: str, network: NetworkConfig) -> None:
+    def __init__(self, uri: str, network: NetworkConfig, tls: SharedTls) -> None:
         super().__init__(
             uri,
             open_timeout=None,
@@ -76,6 +76,7 @@ class _Opening(connect):
         self.deadline: asyncio.Timeout | None = None
         self.phase = "connect"
         self._network = network
+        self._tls = tls
 
     @property
     def step(self) -> str:
@@ -84,13 +85,13 @@ class _Opening(connect):
     async def create_connection(self) -> Socket:
         uri = parse_uri(self.uri)
         self._begin("connect")
-        transport = await dial(uri.host, uri.port, proxy_for(self.uri, self._network), self._network)
+        transport = await dial(uri.host, uri.port, proxy_for(self.uri, self._network), self._network, self._tls)
         try:
             connection = cast("Socket", self.protocol_factory(uri))
             transport.set_protocol(connection)
             if uri.secure:
                 self._begin("tls")
-                transport = await start_tls(transport, connection, tls_context(self._network), uri.host)
+                transport = await start_tls(transport, connection, self._tls.context(), uri.host)
             self._begin("upgrade")
             connection.connection_made(transport)
         except BaseException:  # nobody else knows of it yet

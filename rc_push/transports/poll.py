@@ -9,13 +9,12 @@ import asyncio
 import logging
 import math
 import ssl
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rc_push.config import NetworkConfig, is_loopback
 from rc_push.errors import UnreachableError
-from rc_push.network import proxy_for, tls_context
+from rc_push.network import SharedTls, proxy_for
 from rc_push.protocol.pubnub import Answer, answer_from
 
 if TYPE_CHECKING:
@@ -26,8 +25,6 @@ POLL_WITHIN_S = 310
 USER_ID = "rc-push"
 # A queue holds 100 messages of 32 KiB each, base64 included.
 ANSWER_MAX_BYTES = 16 << 20
-# Who is not trusted any more is not after this long; who is trusted only now, at the next try.
-AUTHORITIES_FOR_S = 3600.0
 
 # The package logs whole answers at debug, and failures, which we report ourselves, as errors.
 logging.getLogger("pubnub").setLevel(logging.CRITICAL)
@@ -45,36 +42,12 @@ class Poller(Protocol):
         ...
 
 
-class Tls:
-    """The settings of TLS that all pollers of a subscription share. Reading authorities takes 20 ms and 1 MiB.
-
-    And what a closed client holds waits for the garbage collector, which counts objects, not bytes.
-    """
-
-    def __init__(self, network: NetworkConfig, now: Callable[[], float] = time.monotonic) -> None:
-        self._network = network
-        self._now = now
-        self._contexts: dict[str, tuple[ssl.SSLContext, float]] = {}
-
-    def context(self, spoken_to: str) -> ssl.SSLContext:
-        """Return those for "PubNub", or for a "proxy": the library sets in them what it speaks there."""
-        context, read_at = self._contexts.get(spoken_to, (None, 0.0))
-        if context is None or self._now() >= read_at + AUTHORITIES_FOR_S:
-            context = tls_context(self._network)
-            self._contexts[spoken_to] = context, self._now()
-        return context
-
-    def forget(self) -> None:
-        """Read the authorities anew for the next poller."""
-        self._contexts.clear()
-
-
 class PubNubPoller:
     """The official package's asyncio client, without its subscription managers."""
 
-    def __init__(self, subscriber_key: str, origin: str, network: NetworkConfig, tls: Tls | None = None) -> None:
+    def __init__(self, subscriber_key: str, origin: str, network: NetworkConfig, tls: SharedTls | None = None) -> None:
         """Take *origin* as ``host[:port]``; TLS always, but for a loopback address. Needs a running loop."""
-        self._tls = tls or Tls(network)
+        self._tls = tls or SharedTls(network)
         self._client = _client(subscriber_key, origin, network, self._tls)
 
     async def poll(self, channel: str, timetoken: str, region: int) -> Answer:
@@ -100,7 +73,7 @@ class PubNubPoller:
         await self._client.close_session()
 
 
-def _client(subscriber_key: str, origin: str, network: NetworkConfig, tls: Tls) -> PubNubAsyncio:
+def _client(subscriber_key: str, origin: str, network: NetworkConfig, tls: SharedTls) -> PubNubAsyncio:
     from pubnub.pnconfiguration import PNConfiguration  # noqa: PLC0415 - only where PubNub is used
     from pubnub.pubnub_asyncio import PubNubAsyncio  # noqa: PLC0415
     from pubnub.request_handlers.async_httpx import AsyncHttpxRequestHandler  # noqa: PLC0415
@@ -114,7 +87,7 @@ def _client(subscriber_key: str, origin: str, network: NetworkConfig, tls: Tls) 
         def __init__(self, pubnub: Any) -> None:
             self.pubnub = pubnub  # the package's own `__init__` would read all authorities, for a transport without use
             proxy = _proxy(origin, network, tls)
-            self._connector = _transport(verify=tls.context("PubNub"), http2=not is_local, proxy=proxy)
+            self._connector = _transport(verify=tls.context(), http2=not is_local, proxy=proxy)
 
     configuration = PNConfiguration()
     configuration.subscribe_key = subscriber_key
@@ -174,7 +147,7 @@ def _transport(**options: Any) -> Any:
     return Transport(**options)
 
 
-def _proxy(origin: str, network: NetworkConfig, tls: Tls) -> Any:
+def _proxy(origin: str, network: NetworkConfig, tls: SharedTls) -> Any:
     """Return the proxy as httpx takes it."""
     from httpx import Proxy  # noqa: PLC0415 - only where PubNub is used
 

@@ -14,6 +14,7 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 from rc_push.config import NetworkConfig, SubscriptionConfig
 from rc_push.envelope import Cursor
 from rc_push.errors import UnreachableError
+from rc_push.network import SharedTls
 from rc_push.protocol.frames import Wsc
 from rc_push.protocol.liveness import PATIENCE, Patience
 from rc_push.rest import WsToken
@@ -58,6 +59,7 @@ class WebSocketTransport:
         self.subscription = subscription
         self._account = account
         self._network = network
+        self._tls = SharedTls(network)
         self._patience = patience
         self._wall = wall
 
@@ -78,8 +80,9 @@ class WebSocketTransport:
     async def _open(self, uri: str) -> Socket:
         """Open the connection, and tell the account how that went: all its subscriptions have the same way."""
         try:
-            socket = await open_gateway(uri, self._network)
+            socket = await open_gateway(uri, self._network, self._tls)
         except UnreachableError as exc:
+            self._tls.forget()
             failure = self._account.upgrade_failed(exc)
         else:
             self._account.upgrade_worked()

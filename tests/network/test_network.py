@@ -11,16 +11,17 @@ from pathlib import Path
 import pytest
 import trustme
 from far import GATEWAY, PLATFORM, PUBNUB, Far, server_context
-from simulated import Kept
+from simulated import Clock, Kept
 from stub_network import Front, HttpProxy, Interception, SocksProxy, running
 
-from rc_push.config import NetworkConfig, Secret
+from rc_push import network as ways
+from rc_push.config import NetworkConfig, Secret, SubscriptionConfig
 from rc_push.errors import ConfigError, UnreachableError
-from rc_push.network import is_exempt, proxy_for, proxy_from, tls_context
+from rc_push.network import SharedTls, is_exempt, proxy_for, proxy_from, tls_context
 from rc_push.rest import Account
 from rc_push.transports.gateway import open_gateway
 from rc_push.transports.poll import PubNubPoller
-from rc_push.transports.websocket import uri_with
+from rc_push.transports.websocket import WebSocketTransport, uri_with
 
 FAR = "https://platform.example.test/restapi"
 WITHIN_S = 20.0
@@ -298,3 +299,44 @@ def test_a_directory_of_authorities_is_taken_from_the_environment(tmp_path: Path
     folder.mkdir()
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(folder))
     assert tls_context(NetworkConfig()).verify_mode == ssl.CERT_REQUIRED
+
+
+@pytest.fixture
+def contexts(monkeypatch) -> list[ssl.SSLContext]:
+    """Keep what is read."""
+    read: list[ssl.SSLContext] = []
+
+    def reading(network: NetworkConfig) -> ssl.SSLContext:
+        read.append(tls_context(network))
+        return read[-1]
+
+    monkeypatch.setattr(ways, "tls_context", reading)
+    return read
+
+
+def test_what_is_shared_is_read_once_for_each_that_is_spoken_to_and_anew_after_an_hour(contexts):
+    clock = Clock()
+    tls = SharedTls(NetworkConfig(), clock.now)
+    first, proxys = tls.context(), tls.context("proxy")
+    clock.jump(3590)
+    assert (tls.context(), tls.context("proxy")) == (first, proxys)
+    clock.jump(20)
+    assert tls.context() is not first
+    assert len(contexts) == 3
+
+
+async def test_the_connections_of_a_subscription_share_what_was_read_until_one_fails(far: Far, contexts):
+    """What a connection leaves behind goes when garbage is collected: it must not be 1 MiB each time."""
+    async with running(HttpProxy(far.routes)) as proxy:
+        network = far.network(f"http://127.0.0.1:{proxy.port}")
+        async with Account(far.account(), network, Kept()) as account, asyncio.timeout(WITHIN_S):
+            transport = WebSocketTransport(SubscriptionConfig("team", "main", "websocket"), account, network)
+            for _ in range(2):
+                async with transport.connect(None):
+                    assert len(contexts) == 1
+            await far.sim.admin.faults({"fault": "http-error", "path": "/ws", "status": 503})
+            with pytest.raises(UnreachableError):
+                async with transport.connect(None):
+                    pass
+            async with transport.connect(None):
+                assert len(contexts) == 2

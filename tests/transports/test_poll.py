@@ -18,9 +18,10 @@ import trustme
 
 from rc_push.config import NetworkConfig
 from rc_push.errors import ProtocolError, UnreachableError
+from rc_push.network import SharedTls
 from rc_push.protocol.pubnub import Answer, Message
 from rc_push.transports import poll as polling
-from rc_push.transports.poll import PubNubPoller, Tls
+from rc_push.transports.poll import PubNubPoller
 
 # A name that no resolver knows: whoever reaches it has come through the proxy.
 HOST = "ps.example.test"
@@ -94,7 +95,7 @@ async def running(server: Server, tls: ssl.SSLContext | None = None) -> AsyncIte
 
 @contextlib.asynccontextmanager
 async def poller_of(
-    origin: str, network: NetworkConfig | None = None, tls: Tls | None = None
+    origin: str, network: NetworkConfig | None = None, tls: SharedTls | None = None
 ) -> AsyncIterator[PubNubPoller]:
     poller = PubNubPoller(KEY, origin, network or NetworkConfig(), tls)
     try:
@@ -307,7 +308,7 @@ async def test_an_authority_that_is_added_after_a_refusal_counts_at_the_next_try
     trusted = ca_file.read_bytes()
     trustme.CA().cert_pem.write_to_path(ca_file)
     network = NetworkConfig(proxy=f"http://127.0.0.1:{proxy.port}", ca_file=ca_file)
-    tls = Tls(network)
+    tls = SharedTls(network)
     async with poller_of(HOST, network, tls) as poller:
         with pytest.raises(UnreachableError, match="ConnectError"):
             await poller.poll(CHANNEL, "1", 1)
@@ -333,16 +334,3 @@ async def test_this_machine_is_reached_without_tls_and_without_a_proxy(unused_tc
     network = NetworkConfig(proxy=f"http://127.0.0.1:{unused_tcp_port}")
     async with running(Server()) as server, poller_of(f"127.0.0.1:{server.port}", network) as poller:
         assert (await poller.poll(CHANNEL, "1", 1)).messages
-
-
-async def test_authorities_are_read_once_for_all_pollers_of_a_subscription_and_anew_after_an_hour(monkeypatch):
-    read, now = [], 0.0
-    real = polling.tls_context
-    monkeypatch.setattr(polling, "tls_context", lambda network: read.append(real(network)) or read[-1])
-    network = NetworkConfig()
-    tls = Tls(network, lambda: now)
-    for count, now in enumerate([0.0, 3599.0, 3600.0, 3601.0]):
-        await PubNubPoller(f"sub-c-{count}", HOST, network, tls).close()
-    assert len(read) == 2
-    assert tls.context("PubNub") is read[1]
-    assert tls.context("proxy") is read[2]
