@@ -5,13 +5,22 @@ Only `make mutants` runs this: mutmut is no part of what the tests need.
 
 from __future__ import annotations
 
+import json
+import os
 import resource
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import libcst as cst
 from mutmut.__main__ import cli
 from mutmut.mutation import file_mutation
 from mutmut.mutation.mutators import mutation_operators
+from mutmut.stats import status_by_exit_code
+
+MUTATED = Path("mutants")
 
 
 def without(line: cst.SimpleStatementLine) -> Iterator[cst.SimpleStatementLine]:
@@ -38,7 +47,49 @@ file_mutation.mutation_operators = [
 # A mutant can take memory, or write, without end: it is to fail by that, and not to take the machine with it.
 LIMITS = {resource.RLIMIT_AS: 2 << 30, resource.RLIMIT_FSIZE: 256 << 20}
 
+# What these modules do, they do while they are imported. mutmut forks after that: its mutants of them never run.
+AT_IMPORT = {"rc_push/protocol/codes.py": "tests/protocol"}
+
+
+def try_afresh() -> None:
+    """Try the mutants that mutmut cannot try, each in a process of its own, and note what came of it with mutmut's."""
+    for module, tests in AT_IMPORT.items():
+        if _is_noticed("", tests):
+            sys.exit(f"{tests} fails without a mutant, too")
+        meta = MUTATED / f"{module}.meta"
+        found = json.loads(meta.read_text())
+        found["exit_code_by_key"] = {mutant: int(_is_noticed(mutant, tests)) for mutant in found["exit_code_by_key"]}
+        meta.write_text(json.dumps(found, indent=4))
+
+
+def _is_noticed(mutant: str, tests: str) -> bool:
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", tests]
+    env = os.environ | {"MUTANT_UNDER_TEST": mutant}
+    return subprocess.run(command, cwd=MUTATED, env=env, check=False, capture_output=True).returncode != 0
+
+
+def print_table() -> None:
+    """Print what became of the mutants, module by module."""
+    table: dict[str, Counter[str]] = {}
+    for meta in sorted(MUTATED.glob("rc_push/**/*.py.meta")):
+        found = json.loads(meta.read_text())["exit_code_by_key"]
+        if found:
+            name = str(meta.relative_to(MUTATED / "rc_push")).removesuffix(".py.meta")
+            table[name] = Counter(status_by_exit_code[code] for code in found.values())
+    table["together"] = sum(table.values(), Counter())
+    kinds = list(table["together"])
+    print("| module | mutants |", " | ".join(kinds), "|")
+    print("| --- | --- |", " | ".join("---" for _ in kinds), "|")
+    for name, counts in table.items():
+        print(f"| {name} | {counts.total()} |", " | ".join(str(counts[kind]) for kind in kinds), "|")
+
+
 if __name__ == "__main__":
     for limit, max_bytes in LIMITS.items():
         resource.setrlimit(limit, (max_bytes, max_bytes))
-    cli()
+    if sys.argv[1] == "afresh":
+        try_afresh()
+    elif sys.argv[1] == "table":
+        print_table()
+    else:
+        cli()

@@ -218,7 +218,19 @@ def test_the_limit_holds_however_many_events_come_and_the_newest_are_kept(store)
     assert len(positions) > 500
 
 
-def test_a_trickle_that_is_finished_lets_no_flood_in(store):
+def test_a_journal_that_is_exactly_as_large_as_it_may_be_is_full(store):
+    finish(store, "file", 0)
+    append(store, events(*range(1, 301)))
+    store.max_bytes = store.live_bytes()
+    with pytest.raises(JournalFull):
+        append(store, events(5000))
+    store.max_bytes += 1
+    append(store, events(5000))
+    assert kept(store)[-1] == 301
+
+
+@pytest.mark.parametrize(("flood", "size"), [(200, 1000), (100, 10)], ids=["of texts", "of rows with hardly a text"])
+def test_a_trickle_that_is_finished_lets_no_flood_in(store, flood, size):
     """A slice that frees less than the batch brings would let the journal grow past its limit for ever."""
     finish(store, "file", 0)
     store.max_bytes = 1_000_000
@@ -229,7 +241,7 @@ def test_a_trickle_that_is_finished_lets_no_flood_in(store):
     finish(store, "file", 10)
     oldest = kept(store)[0]
     with pytest.raises(JournalFull):
-        append(store, events(*range(6000, 6200)))
+        append(store, events(*range(6000, 6000 + flood), size=size))
     assert kept(store)[0] == oldest, "the slice was rolled back with the batch"
     assert len(kept(store)) == count + 200 - 5
 
