@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from pathlib import Path
 import libcst as cst
 from mutmut.__main__ import cli
 from mutmut.mutation import file_mutation
-from mutmut.mutation.mutators import mutation_operators
+from mutmut.mutation.diff_apply import get_diff_for_mutant
+from mutmut.mutation.mutators import mutation_operators, operator_string
 from mutmut.stats import status_by_exit_code
 
 MUTATED = Path("mutants")
@@ -38,8 +40,25 @@ def turned_round(condition: cst.If) -> Iterator[cst.If]:
     yield condition.with_changes(test=cst.UnaryOperation(cst.Not(), test))
 
 
+# A text with one of these is SQL, which reads its words and names in any case; only what stands in quotes it does not.
+SQL = re.compile(r"\b(AND|BEGIN|COMMIT|CONFLICT|DELETE|FROM|INSERT|ORDER|PRAGMA|SELECT|UPDATE|VACUUM|VALUES|WHERE)\b")
+QUOTED = re.compile("'[^']*'")
+
+
+def another(text: cst.BaseString) -> Iterator[cst.BaseString]:
+    """Yield what mutmut makes of *text*, but for SQL that says the same in another case."""
+    for mutant in operator_string(text):
+        if (
+            mutant.value.lower() != text.value.lower()
+            or not SQL.search(text.value)
+            or QUOTED.findall(mutant.value) != QUOTED.findall(text.value)
+        ):
+            yield mutant
+
+
 file_mutation.mutation_operators = [
-    *mutation_operators,
+    *((node, operator) for node, operator in mutation_operators if operator is not operator_string),
+    (cst.BaseString, another),
     (cst.SimpleStatementLine, without),
     (cst.If, turned_round),
 ]
@@ -73,15 +92,25 @@ def print_table() -> None:
     table: dict[str, Counter[str]] = {}
     for meta in sorted(MUTATED.glob("rc_push/**/*.py.meta")):
         found = json.loads(meta.read_text())["exit_code_by_key"]
+        module = meta.relative_to(MUTATED).with_suffix("")
         if found:
-            name = str(meta.relative_to(MUTATED / "rc_push")).removesuffix(".py.meta")
-            table[name] = Counter(status_by_exit_code[code] for code in found.values())
+            table[str(module)] = Counter(_fate_of(mutant, code, module) for mutant, code in found.items())
     table["together"] = sum(table.values(), Counter())
-    kinds = list(table["together"])
+    kinds = sorted(table["together"])
     print("| module | mutants |", " | ".join(kinds), "|")
     print("| --- | --- |", " | ".join("---" for _ in kinds), "|")
     for name, counts in table.items():
         print(f"| {name} | {counts.total()} |", " | ".join(str(counts[kind]) for kind in kinds), "|")
+
+
+def _fate_of(mutant: str, code: int | None, module: Path) -> str:
+    """Return what became of *mutant*; of one that survived in SQL, whether that is the same in another case."""
+    fate = status_by_exit_code[code]
+    if fate != "survived" or module.parent.name != "journal":
+        return fate
+    diff = get_diff_for_mutant(mutant, path=module).splitlines()[2:]
+    old, new = ("".join(line[1:] for line in diff if line.startswith(sign)) for sign in "-+")
+    return "survived, in case alone" if old.lower() == new.lower() else fate
 
 
 if __name__ == "__main__":

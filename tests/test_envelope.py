@@ -238,6 +238,11 @@ def test_the_bytes_of_spaces_escapes_and_numbers_stay_as_they_came():
     assert envelope_of(unknown).payload == unknown
 
 
+def test_an_event_that_says_its_type_as_documented_is_read_once_and_by_the_fast_decoder(monkeypatch):
+    monkeypatch.setattr("rc_push.envelope._decode_any", None)
+    assert envelope_of(encode(HEAD | {"body": POST})).type == "post.added"
+
+
 def test_white_space_around_the_object_is_dropped():
     assert envelope_of(b' \r\n\t{"uuid":"1","event":"/x"}\n').payload == b'{"uuid":"1","event":"/x"}'
 

@@ -52,6 +52,11 @@ def test_what_is_closed_is_left_again(text, depth):
     assert not is_deeper_than(depth, text)
 
 
+def test_a_text_without_brackets_enough_is_not_looked_at_more_closely(monkeypatch):
+    monkeypatch.setattr("rc_push.nesting._STRING_OR_BRACKET", None)
+    assert not is_deeper_than(5, b'[{"a":[]},[],"' + b"x" * 1000 + b'",{}]')
+
+
 @pytest.mark.parametrize("text", [b'"' * 400_000 + b"[" * 20, b'["\\' * 200_000, b"[" * 20 + b'"\\x' * 200_000])
 def test_what_is_no_json_takes_no_longer(text):
     began_at = time.process_time()

@@ -104,7 +104,6 @@ class ServerSession:
         self.is_connected = True
         self._connected_at = self._traffic_at = now
         self._disconnected_at = None
-        self._outbox.clear()
         body: dict[str, Any] = {
             "creationTime": creation_time,
             "maxConnectionsPerSession": self.limits.max_connections,

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -656,7 +657,10 @@ def test_pruning_never_takes_what_somebody_needs(count, handlers, before_ms, lim
 # ------------------------------------------------------------------------------------------------------------- opening
 
 
-def test_all_files_of_the_journal_are_for_its_owner_only(tmp_path):
+@pytest.mark.parametrize("when", ["from the first moment", "in the end"])
+def test_all_files_of_the_journal_are_for_its_owner_only(tmp_path, monkeypatch, when):
+    if when == "from the first moment":
+        monkeypatch.setattr(Path, "chmod", lambda path, mode: None)
     umask = os.umask(0)
     try:
         with opened(tmp_path / "new" / "folder" / "journal.db") as store:
@@ -776,7 +780,7 @@ def test_a_journal_of_a_newer_version_is_refused_and_left_as_it_is(tmp_path):
         store._db.execute("PRAGMA user_version = 999")
     before = path.read_bytes()
     for open_it in (Store, Reader):
-        with pytest.raises(JournalTooNew, match=r"schema 999, known 6.*upgrade rc-push"):
+        with pytest.raises(JournalTooNew, match=rf"^{path}: .*schema 999, known 6.*upgrade rc-push"):
             open_it(path)
     assert path.read_bytes() == before
 
@@ -796,7 +800,7 @@ def test_the_database_of_another_program_is_refused_and_left_as_it_is(tmp_path, 
         db.executescript(script)
     before = path.read_bytes()
     for open_it in (Store, Reader):
-        with pytest.raises(JournalError, match="another program's database; name another path"):
+        with pytest.raises(JournalError, match=rf"^{path}: .*another program's database; name another path"):
             open_it(path)
     assert path.read_bytes() == before
 
@@ -854,6 +858,15 @@ def test_a_read_only_connection_cannot_write(store):
         db.execute("INSERT INTO subscriptions (name) VALUES ('x')")
 
 
+def test_one_thread_can_open_it_for_another_that_uses_it(path):
+    with ThreadPoolExecutor(1) as elsewhere:
+        store = elsewhere.submit(Store, path).result()
+        assert append(store, batch(1)).stored == 1
+        with closing(elsewhere.submit(connect_read_only, path).result()) as db:
+            assert db.execute("SELECT count(*) FROM events").fetchone() == (1,)
+        store.close()
+
+
 @pytest.mark.parametrize("make", [None, Path.touch])
 def test_where_there_is_no_journal_yet_readers_are_told_who_makes_it(tmp_path, make):
     path = tmp_path / "journal.db"
@@ -866,7 +879,7 @@ def test_where_there_is_no_journal_yet_readers_are_told_who_makes_it(tmp_path, m
 def test_a_file_that_is_no_database_is_said_to_be_none(tmp_path):
     path = tmp_path / "journal.db"
     path.write_bytes(b"no database" * 100)
-    with pytest.raises(JournalError, match="file is not a database"):
+    with pytest.raises(JournalError, match=rf"^{path}: .*file is not a database"):
         connect_read_only(path)
 
 

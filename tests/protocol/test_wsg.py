@@ -533,6 +533,8 @@ def test_what_waited_for_the_hand_over_is_said_once():
     server.inject(b"2")
     server.hand_over()
     assert server.data_to_send()[1:] == [b"2"]
+    server.hand_over()
+    assert server.data_to_send() == []
     server.disconnect(3.0)
     assert len(reconnect(server, 4.0, None)[1]) == 1
 
