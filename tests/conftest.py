@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import os
 
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 settings.register_profile("steady", derandomize=True, deadline=None)
 settings.register_profile("search", deadline=None, max_examples=2000, print_blob=True)
-settings.load_profile("search" if os.environ.get("RC_PUSH_SEARCH") else "steady")
+settings.register_profile("mutants", settings.get_profile("steady"), phases=[Phase.explicit, Phase.generate])
+if "MUTANT_UNDER_TEST" in os.environ:  # by mutmut, to which one failure is as good as a short one
+    settings.load_profile("mutants")
+else:
+    settings.load_profile("search" if os.environ.get("RC_PUSH_SEARCH") else "steady")

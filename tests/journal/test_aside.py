@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
+import time
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -119,13 +121,77 @@ def test_a_note_that_was_torn_moves_nothing(path, note):
     assert contents(path) == before
 
 
-def test_a_name_that_anything_has_is_not_given_again(path):
-    first = name_aside(path, 0)
-    assert first.name == "journal.db.damaged-19700101T000000Z"
-    Path(f"{first}-segments").mkdir()
-    second = name_aside(path, 0)
-    Path(f"{second}-wal").touch()
-    assert len({first, second, name_aside(path, 0)}) == 3
+@pytest.mark.parametrize("zone", ["UTC0", "JST-9"])
+def test_the_name_is_the_time_in_utc_and_one_that_anything_has_is_not_given_again(path, monkeypatch, zone):
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        first = name_aside(path, 0)
+        Path(f"{first}-segments").mkdir()
+        second = name_aside(path, 0)
+        Path(f"{second}-wal").touch()
+        third = name_aside(path, 0)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    begin = "journal.db.damaged-19700101T000000Z"
+    assert [name.name for name in (first, second, third)] == [begin, f"{begin}-1", f"{begin}-2"]
+
+
+def test_nobody_else_can_read_what_is_moved_nor_the_note(path):
+    umask = os.umask(0)
+    try:
+        move_aside(path, path.with_name("journal.db.damaged-1"))
+    finally:
+        os.umask(umask)
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+    assert (modes["journal.db.salvaging"], modes["journal.db.damaged-1-segments"]) == (0o600, 0o700)
+
+
+@pytest.fixture
+def steps(path, monkeypatch):
+    """Note what changes a name, and what is then on the disk: "." is the folder."""
+    noted = []
+
+    def patch(name, told):
+        real = getattr(os, name)
+
+        def call(*args, **options):
+            noted.append(f"{name} {os.path.relpath(told(args[0]), path.parent)}")
+            return real(*args, **options)
+
+        monkeypatch.setattr(os, name, call)
+
+    for name in ("rename", "link"):
+        patch(name, os.fspath)
+    patch("fsync", lambda file: Path(f"/proc/self/fd/{file}").readlink())
+    return noted
+
+
+def test_each_step_is_on_the_disk_before_the_next(path, steps):
+    damaged, beside = path.with_name("journal.db.damaged-1"), PARTS[1:]
+    move_aside(path, damaged)
+    assert steps == [
+        "fsync journal.db.salvaging",
+        "fsync .",
+        "link journal.db-segments/1",
+        "fsync journal.db.damaged-1-segments",
+        *(f"rename journal.db{part}" for part in beside),
+        "fsync .",
+        "rename journal.db",
+        "fsync .",
+    ]
+    begin_anew(path)
+    steps.clear()
+    take_back(path)
+    assert steps == [
+        "fsync .",
+        "rename journal.db.damaged-1",
+        "fsync .",
+        *(f"rename journal.db.damaged-1{part}" for part in beside),
+        "fsync .",
+        "fsync .",
+    ]
 
 
 def test_where_it_cannot_be_taken_back_that_is_told(tmp_path, monkeypatch):

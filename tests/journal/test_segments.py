@@ -281,8 +281,26 @@ def test_a_segment_goes_with_events_that_make_room_too(path):
         assert names_in(path) == [100], "it still grows"
 
 
+def test_all_segments_go_that_one_transaction_has_emptied_bit_by_bit(path):
+    for count in (1, COUNT, COUNT):  # the first is too small for a segment
+        with closing(Store(path)) as store:
+            append(store, *events(store.head(), count))
+    assert names_in(path) == [1, 1 + COUNT]
+    with closing(Store(path)) as store:
+        with store.transaction():
+            assert [store.prune(EVER, count) for count in (1 + COUNT, COUNT)] == [1 + COUNT, COUNT]
+        assert names_in(path) == []
+
+
 def open_files():
     return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_a_journal_that_is_closed_has_nothing_open(path):
+    before = open_files()
+    with closing(Store(path)) as store:
+        append(store, *events(0))
+    assert open_files() == before
 
 
 def test_a_failure_leaves_no_segment_open(store):
