@@ -148,6 +148,23 @@ def test_nobody_else_can_read_what_is_moved_nor_the_note(path):
     assert (modes["journal.db.salvaging"], modes["journal.db.damaged-1-segments"]) == (0o600, 0o700)
 
 
+def test_the_note_says_where_it_goes_whatever_was_noted_before_and_is_closed(path):
+    note_of(path).write_text("x" * 100)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    move_aside(path, path.with_name("journal.db.damaged-1"))
+    assert note_of(path).read_text() == "journal.db.damaged-1"
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_link_in_place_of_the_note_is_not_followed(path):
+    before = contents(path)
+    note_of(path).symlink_to(path)
+    with pytest.raises(OSError, match="symbolic links"):
+        move_aside(path, path.with_name("journal.db.damaged-1"))
+    note_of(path).unlink()
+    assert contents(path) == before
+
+
 @pytest.fixture
 def steps(path, monkeypatch):
     """Note what changes a name, and what is then on the disk: "." is the folder."""
