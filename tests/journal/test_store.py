@@ -101,6 +101,10 @@ def positions_in(store: Store) -> list[int]:
         return [envelope.position for envelope in reader.after(0, 1 << 30)]
 
 
+def open_files() -> list[str]:
+    return [os.path.realpath(file) for file in Path("/proc/self/fd").iterdir()]
+
+
 def tally_of(store: Store, subscription: str = "team") -> Tally:
     with reading(store) as reader:
         return next(tally for tally in reader.tallies() if tally.subscription == subscription)
@@ -781,8 +785,10 @@ def test_a_journal_of_a_newer_version_is_refused_and_left_as_it_is(tmp_path):
         store._db.execute("PRAGMA user_version = 999")
     before = path.read_bytes()
     for open_it in (Store, Reader):
-        with pytest.raises(JournalTooNew, match=rf"^{path}: .*schema 999, known 6.*upgrade rc-push"):
+        with pytest.raises(JournalTooNew, match=rf"^{path}: .*schema 999, known 6.*upgrade rc-push") as refusal:
             open_it(path)
+        assert str(path) not in open_files(), "not even as long as somebody holds the exception"
+        del refusal
     assert path.read_bytes() == before
 
 
@@ -1023,10 +1029,10 @@ def test_who_fills_a_new_journal_may_do_so_in_any_order_and_all_or_nothing(store
 
 @pytest.mark.parametrize("flag", ["OFF", "ON"])
 def test_trouble_on_the_way_into_a_new_journal_or_out_of_it_is_told_as_the_journals(tmp_path, monkeypatch, flag):
-    trouble = troubled(monkeypatch)
-    with opened(tmp_path / "journal.db") as store:
+    trouble, path = troubled(monkeypatch), tmp_path / "journal.db"
+    with opened(path) as store:
         trouble.arm(f"PRAGMA foreign_keys = {flag}", "disk I/O error", fails=1)
-        with pytest.raises(JournalError, match="disk I/O error; look at the disk"), store.salvaging():
+        with pytest.raises(JournalError, match=rf"^{path}: disk I/O error; look at the disk"), store.salvaging():
             pass
         with store.salvaging() as db:
             db.execute("INSERT INTO subscriptions (id, name) VALUES (7, 'team')")
