@@ -43,7 +43,7 @@ coverage: $(VENV)/.dev  ## branches of what the promise rests on; fails where it
 
 mutants: $(VENV)/mutants/.done  ## small mistakes in the same modules, one at a time: which does no test notice? An hour or two; MUTANTS='rc_push.nesting*' for some
 	@$(VENV)/mutants/bin/python tests/mutants.py run $(MUTANTS)
-	@$(VENV)/mutants/bin/python tests/mutants.py afresh
+	@$(VENV)/mutants/bin/python tests/mutants.py afresh $(MUTANTS)
 	@$(VENV)/mutants/bin/python tests/mutants.py results
 	@$(VENV)/mutants/bin/python tests/mutants.py table
 

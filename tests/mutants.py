@@ -15,6 +15,7 @@ import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from difflib import unified_diff
+from fnmatch import fnmatch
 from pathlib import Path
 
 import libcst as cst
@@ -84,15 +85,28 @@ ARGUMENTS = tomllib.loads(Path("pyproject.toml").read_text())["tool"]["mutmut"][
 PATIENCE_S = 200.0
 
 
-def try_afresh() -> None:
-    """Try the mutants that mutmut cannot try, each in a process of its own."""
+def try_afresh(patterns: list[str]) -> None:
+    """Try the mutants that mutmut cannot try, each in a process of its own, in the modules that *patterns* name."""
+
+    def is_meant(module: str) -> bool:
+        name = module.removesuffix(".py").replace("/", ".")
+        return not patterns or any(fnmatch(name, pattern) for pattern in patterns)
+
     for module, tests in AT_IMPORT.items():
+        if not is_meant(module):
+            continue
         meta = MUTATED / f"{module}.meta"
         found = json.loads(meta.read_text())
         found["exit_code_by_key"] = {mutant: _exit_code(tests, mutant) for mutant in found["exit_code_by_key"]}
         meta.write_text(json.dumps(found, indent=4))
-    decorated = {module: dict(_tried(module, tests)) for module, tests in DECORATED.items()}
+    decorated = _decorated_found()
+    decorated |= {module: dict(_tried(module, tests)) for module, tests in DECORATED.items() if is_meant(module)}
     DECORATED_FOUND.write_text(json.dumps(decorated, indent=4))
+
+
+def _decorated_found() -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = json.loads(DECORATED_FOUND.read_text()) if DECORATED_FOUND.exists() else {}
+    return found
 
 
 def _tried(module: str, tests: list[str]) -> Iterator[tuple[str, int]]:
@@ -141,7 +155,7 @@ def print_table() -> None:
     for meta in sorted(MUTATED.glob("rc_push/**/*.py.meta")):
         for code in json.loads(meta.read_text())["exit_code_by_key"].values():
             table[str(meta.relative_to(MUTATED).with_suffix(""))][status_by_exit_code[code]] += 1
-    for module, found in json.loads(DECORATED_FOUND.read_text()).items():
+    for module, found in _decorated_found().items():
         for diff, code in found.items():
             table[module][status_by_exit_code[code]] += 1
             if not code:
@@ -158,7 +172,7 @@ if __name__ == "__main__":
     for limit, max_bytes in LIMITS.items():
         resource.setrlimit(limit, (max_bytes, max_bytes))
     if sys.argv[1] == "afresh":
-        try_afresh()
+        try_afresh(sys.argv[2:])
     elif sys.argv[1] == "table":
         print_table()
     else:
