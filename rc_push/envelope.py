@@ -9,7 +9,7 @@ import json
 import sys
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 from uuid import UUID, uuid5
 
@@ -31,19 +31,25 @@ DEPTH_MAX = 512
 GAP_NAMESPACE = UUID("4a0c36d4-6d9c-4b63-9a52-0f5d7c9a1b7e")
 # Shorter payloads cannot hold an integer with more digits than Python reads; the typed decoder does not count them.
 UNREAD_MAX_BYTES = sys.int_info.default_max_str_digits
+# As numbers, for which there is a faster look than for texts.
+_LF, _CR = b"\n\r"
 
 
-class Source(msgspec.Struct, frozen=True, dict=True):
-    """Where an envelope came from: the same for all of one connection."""
+class Source(msgspec.Struct, frozen=True, gc=False):
+    """Where an envelope came from: the same for all of one connection.
+
+    The garbage collector does not track it, and so no envelope that is not read: there are many.
+    """
 
     account: str
     subscription: str
     transport: str
     origin: Origin = "live"
 
-    @cached_property
-    def _json(self) -> bytes:
-        return msgspec.json.encode(self)[1:-1]
+
+@lru_cache
+def _fields_json(source: Source) -> bytes:
+    return msgspec.json.encode(source)[1:-1]
 
 
 class Envelope(msgspec.Struct, frozen=True, dict=True):
@@ -133,7 +139,7 @@ class Envelope(msgspec.Struct, frozen=True, dict=True):
             self.payload[:-1],
             self.position,
             iso_from_ms(self.received_at_ms).encode(),
-            self.source._json,  # noqa: SLF001 - one module
+            _fields_json(self.source),
             self.type.encode(),
         )
 
@@ -373,7 +379,7 @@ def _dump(fields: dict[str, Any]) -> bytes:
 
 def _one_line(payload: bytes) -> bytes:
     """Return *payload*, which is valid JSON, on one line: there, line ends stand only between tokens."""
-    if b"\n" in payload or b"\r" in payload:  # looking is cheaper than copying
+    if _LF in payload or _CR in payload:  # looking is cheaper than copying
         payload = payload.translate(None, b"\r\n")
     return payload.strip()
 

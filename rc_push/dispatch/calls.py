@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Awaitable, Callable
 from typing import Self, TypeVar
 
-from rc_push.handlers.hand_over import end_fork
+from rc_push.handlers.hand_over import Fork, end_fork
 
 T = TypeVar("T")
 
@@ -30,7 +29,7 @@ class Caller:
         self._began_at: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._has_expired = False
-        self._pid = os.getpid()
+        self._fork_depth = Fork.depth
 
     def __enter__(self) -> Self:
         task = asyncio.current_task()
@@ -56,7 +55,7 @@ class Caller:
                 raise
             raise judged from exc
         finally:
-            if os.getpid() != self._pid:
+            if Fork.depth != self._fork_depth:
                 end_fork()
             self._began_at = None
             if self._has_expired or self._task.cancelling():

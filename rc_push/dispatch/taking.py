@@ -111,9 +111,11 @@ class Taker:
     def _must_stop(self, entry: Entry) -> bool:
         """Say whether *entry* and what was taken with it have to wait after all."""
         desk = self._desk
-        is_blocked = desk.lanes.is_blocked and entry.lane is None  # by another one
-        is_to_wait = desk.is_paused or desk.breaker.state != "closed" or desk.now() < desk.waits_until
-        return desk.is_stopping or is_to_wait or is_blocked
+        if desk.is_stopping or desk.is_paused or desk.breaker.state != "closed":
+            return True
+        if entry.lane is None and desk.lanes.is_blocked:  # by another one
+            return True
+        return bool(desk.waits_until) and desk.now() < desk.waits_until
 
     async def _hand_over_batch(self, entries: Sequence[Entry], caller: Caller) -> bool:
         """Hand *entries* over together; return False where the caller has to do it singly."""

@@ -33,7 +33,7 @@ import structlog
 from rc_push.config import HandlerConfig
 from rc_push.envelope import Envelope
 from rc_push.errors import ConfigError, HandlerError, Problem, UnreachableError
-from rc_push.handlers.hand_over import end_fork
+from rc_push.handlers.hand_over import Fork, end_fork
 from rc_push.handlers.settings import settings_from_table
 from rc_push.threads import CallThreads
 
@@ -168,11 +168,11 @@ def _as_async(call: Callable[..., Any], thread: CallThreads) -> Callable[..., Aw
         return call
 
     def call_and_stay(*args: Any) -> Any:
-        pid = os.getpid()
+        fork_depth = Fork.depth
         try:
             return call(*args)
         finally:
-            if os.getpid() != pid:
+            if Fork.depth != fork_depth:
                 end_fork()
 
     async def call_in_thread(*args: Any) -> Any:

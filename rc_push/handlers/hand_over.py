@@ -24,6 +24,20 @@ class HandOver:
 _current: ContextVar[HandOver] = ContextVar("hand_over")
 
 
+class Fork:
+    """How many forks this process is away from the one that has loaded rc-push. Asking the system costs more."""
+
+    depth = 0
+
+    @classmethod
+    def deepen(cls) -> None:
+        """Note that this is a child. Called by Python, in it."""
+        cls.depth += 1
+
+
+os.register_at_fork(after_in_child=Fork.deepen)
+
+
 def current_hand_over() -> HandOver:
     """Return the call that the handler is in, also in a thread that rc-push runs it in.
 

@@ -81,7 +81,7 @@ class SegmentWriter:
         try:
             segment = self._begin(head) if self.current is None else self.current
             place, self._is_touched = self._end, True
-            self._write(memoryview(b"".join(payloads)))
+            self._write(payloads)
         except OSError as exc:
             raise self._error_from(exc) from exc
         return segment, place
@@ -126,18 +126,29 @@ class SegmentWriter:
                 if file.name not in names:
                     file.unlink()
 
-    def _write(self, data: memoryview) -> None:
-        """Write *data* behind what is there, filled up with zeros to whole blocks."""
-        for begin in range(0, len(data), CHUNK_BYTES):
-            part = data[begin : begin + CHUNK_BYTES]
-            size = -(-len(part) // BLOCK_BYTES) * BLOCK_BYTES
-            self._chunk[: len(part)] = part
-            self._chunk[len(part) : size] = bytes(size - len(part))
-            with memoryview(self._chunk) as chunk:
-                done = 0
-                while done < size:
-                    done += self._write_some(chunk[done:size], self._end + done)
-            self._end += size
+    def _write(self, payloads: Sequence[bytes]) -> None:
+        """Write *payloads* one behind the other behind what is there, filled up with zeros to whole blocks."""
+        chunk, filled = self._chunk, 0
+        for payload in payloads:
+            rest = payload
+            while filled + len(rest) > CHUNK_BYTES:  # it lies in this chunk and the next
+                room = CHUNK_BYTES - filled
+                chunk[filled:], rest = rest[:room], rest[room:]
+                self._write_chunk(CHUNK_BYTES)
+                filled = 0
+            chunk[filled : filled + len(rest)] = rest
+            filled += len(rest)
+        size = -(-filled // BLOCK_BYTES) * BLOCK_BYTES
+        chunk[filled:size] = bytes(size - filled)
+        self._write_chunk(size)
+
+    def _write_chunk(self, size: int) -> None:
+        """Write the first *size* bytes of the chunk."""
+        with memoryview(self._chunk) as chunk:
+            done = 0
+            while done < size:
+                done += self._write_some(chunk[done:size], self._end + done)
+        self._end += size
 
     def _write_some(self, blocks: memoryview, place: int) -> int:
         """Write at least one byte of *blocks* at *place*; return how many."""

@@ -19,6 +19,7 @@ import msgspec
 MULTIPART_MARK = ",--Boundary"
 
 STATUS_DIGITS = 3
+ARRAY = ord("[")
 
 T = TypeVar("T")
 
@@ -102,7 +103,7 @@ def notification_in(data: bytes) -> bytes | None:
         meta = _decode_meta(data[1:end])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    if meta.type != SERVER_NOTIFICATION or meta.wsc is not None or not data.startswith(b"["):
+    if meta.type != SERVER_NOTIFICATION or meta.wsc is not None or data[0] != ARRAY:
         return None
     return data[end + 1 : -1]
 

@@ -18,6 +18,7 @@ from typing import Literal
 
 import msgspec
 import structlog
+from msgspec.structs import force_setattr
 from websockets.exceptions import ConnectionClosed
 
 from rc_push.config import SubscriptionConfig
@@ -252,10 +253,14 @@ class WebSocketLink:
             return batch
         now, at_ms = self._loop.time(), round(self._wall() * 1000)
         self._before_answer = 0
+        envelopes = batch.envelopes
         for item in received:
             if isinstance(item, Envelope):
-                msgspec.structs.force_setattr(item, "received_at_ms", at_ms)  # nobody else has it yet
-                self._take_envelope(item, at_ms, batch)
+                force_setattr(item, "received_at_ms", at_ms)  # nobody else has it yet
+                if self._recovery:
+                    self._take_envelope(item, at_ms, batch)
+                else:
+                    envelopes.append(item)
             else:
                 self._take_frame(item, now, at_ms, batch)
         self._session.received_at = now
