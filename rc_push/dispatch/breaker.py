@@ -30,6 +30,11 @@ class Breaker:
         self._pause_max_s = min(max_delay_s, PAUSE_MAX_S)
         self._uniform = uniform
 
+    @property
+    def is_in_doubt(self) -> bool:
+        """Say whether any event has failed since a call went well."""
+        return bool(self._failing)
+
     def is_trial_due(self, now: float) -> bool:
         """Say whether an open breaker may be tried."""
         return self.state == "open" and now >= self.next_trial_at

@@ -89,8 +89,10 @@ class Desk:
         self.delivered += 1
         self.open.discard(entry.position)
         self.ledger.done(entry)
-        self.lanes.finish(entry)
-        self.answered()
+        if entry.lane is not None:
+            self.lanes.finish(entry)
+        if self.breaker.is_in_doubt:
+            self.answered()
 
     def later(self, entry: Entry, later: Retry, took_s: float) -> None:
         """Let *entry* wait, as its handler has asked for."""

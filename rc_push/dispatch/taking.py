@@ -154,7 +154,8 @@ class Taker:
                 await self._call(entry, envelope, caller)
         finally:
             self._desk.in_hand -= 1
-            self._end_trial_of(entry)
+            if entry is self._desk.trial:
+                self._end_trial()
 
     async def _call(self, entry: Entry, envelope: Envelope, caller: Caller) -> None:
         """Call the handler for *entry*, and settle what comes of it."""
@@ -179,9 +180,7 @@ class Taker:
             if entry.calls > 1:
                 begin_hand_over(self._first_call)
 
-    def _end_trial_of(self, entry: Entry) -> None:
-        if entry is not self._desk.trial:
-            return
+    def _end_trial(self) -> None:
         self._desk.trial = None
         if self._desk.breaker.state == "half-open":  # it told nothing
             self._desk.breaker.give_up_trial(self._desk.now())
