@@ -311,7 +311,7 @@ def envelope_from_payload(payload: bytes, source: Source, received_at_ms: int) -
     *payload* is RingCentral's JSON object as it came, UTF-8. The typed decoder serves what RingCentral documents and
     leaves the bytes untouched; what it refuses (number ids, the `pn_apns` wrapper, further keys) is read leniently.
     """
-    if not _is_utf8(payload):  # neither decoder looks at every byte
+    if not payload.isascii() and not _is_utf8(payload):  # neither decoder looks at every byte
         return Unreadable.of(payload, "not UTF-8", source, received_at_ms)
     if is_deeper_than(DEPTH_MAX, payload):
         return Unreadable.of(payload, "nested too deeply", source, received_at_ms)
@@ -345,8 +345,6 @@ def _envelope_leniently(payload: bytes, source: Source, received_at_ms: int) -> 
 
 
 def _is_utf8(payload: bytes) -> bool:
-    if payload.isascii():  # which needs no copy
-        return True
     try:
         payload.decode()
     except UnicodeDecodeError:

@@ -231,7 +231,7 @@ class Receiver:
         self._gaps.update(gap.certainty for gap in batch.gaps)
         if batch.envelopes:
             self._last_event_at = self._wall()
-            self._by_origin.update(envelope.source.origin for envelope in batch.envelopes)
+            self._by_origin.update([envelope.source.origin for envelope in batch.envelopes])
             self._per_minute.add(len(batch.envelopes), self._last_event_at)
         _log_what_users_must_know(batch)
 

@@ -33,9 +33,11 @@ class Recent:
             self.clear()
         self._head = head
         self._events.extend(envelopes)
-        self._size_bytes += sum(len(envelope.payload) for envelope in envelopes)
-        while len(self._events) > RECENT_MAX_EVENTS or self._size_bytes > RECENT_MAX_BYTES:
+        self._size_bytes += sum([len(envelope.payload) for envelope in envelopes])
+        surplus = len(self._events) - RECENT_MAX_EVENTS
+        while surplus > 0 or self._size_bytes > RECENT_MAX_BYTES:
             self._size_bytes -= len(self._events.popleft().payload)
+            surplus -= 1
 
     def clear(self) -> None:
         """Forget all: what comes next need not follow."""

@@ -292,8 +292,11 @@ class Store:
         head = self.head()
         segment, place = self._segments.write(payloads, head, self._segment_max_bytes())
         rows: list[tuple[object, ...]] = []
+        known, source = None, 0
         for event, payload in zip(envelopes, payloads, strict=True):
-            source, size = self._source_id(event.source), len(payload)
+            if event.source is not known:  # nearly always the one before
+                known, source = event.source, self._source_id(event.source)
+            size = len(payload)
             rows.append((subscription, source, event.uuid, event.type, event.received_at_ms, segment, place, size))
             place += size
         stored = self._insert_rows(_POINTS, rows)
