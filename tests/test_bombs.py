@@ -150,6 +150,9 @@ async def test_a_post_to_the_webhook_server_is_not_blown_up():
         async def deliver(self, body: bytes, remote: str) -> int:
             raise AssertionError((len(body), remote))
 
+        def miss(self) -> None:
+            pass
+
     body = _packed(1)
     head = (
         "POST / HTTP/1.1\r\nHost: x\r\nVerification-Token: the-token\r\nContent-Type: application/json\r\n"

@@ -132,6 +132,10 @@ class WebhookLink:
         """See `Desk.deliver`."""
         return await self._posts.deliver(body, remote)
 
+    def miss(self) -> None:
+        """See `Desk.miss`."""
+        self._posts.miss()
+
     # ------------------------------------------------------------------------------------------- for the receive loop
 
     @property

@@ -15,6 +15,8 @@ OK, BAD, BUSY = 200, 400, 503
 
 # RingCentral waits for 3 s (protocol.md 6), its way to us and ours to it included.
 ANSWER_WITHIN_S = 2.0
+# When a post was sent that was not read whole, nobody knows: at most so long ago, its time on the way included.
+UNHEARD_MS = 10_000
 # What waits at the most. Storing takes milliseconds: a longer queue would only make all answers late.
 WAITING_MAX = 4096
 WAITING_MAX_BYTES = 64 << 20
@@ -78,6 +80,12 @@ class Posts:
         self._on_post()
         return await post.answer
 
+    def miss(self) -> None:
+        """Note that an event was not even heard: it was sent not long ago."""
+        if not self._is_closed:
+            at_ms = round(self._wall() * 1000)
+            self._note_missing(at_ms - UNHEARD_MS, at_ms)
+
     def take(self, limit: int) -> list[Post]:
         """Return the oldest posts, at most *limit*, for storing."""
         taken = [self._queue.popleft() for _ in range(min(limit, len(self._queue)))]
@@ -110,8 +118,11 @@ class Posts:
     def _note_refused(self, body: bytes, at_ms: int) -> None:
         """Note that an event is not stored, by when it was sent: RingCentral may not send it again."""
         sent_at_ms = self._sent_at_ms(body) or at_ms
-        since_ms, until_ms = self.refused or (sent_at_ms, sent_at_ms)
-        self.refused = min(since_ms, sent_at_ms), max(until_ms, sent_at_ms)
+        self._note_missing(sent_at_ms, sent_at_ms)
+
+    def _note_missing(self, since_ms: int, until_ms: int) -> None:
+        known_since_ms, known_until_ms = self.refused or (since_ms, until_ms)
+        self.refused = min(since_ms, known_since_ms), max(until_ms, known_until_ms)
         self._on_post()
 
     def _give_up(self) -> None:

@@ -72,6 +72,10 @@ class Desk(Protocol):
         """Take a post in; return the HTTP status to answer with, when it is known."""
         ...
 
+    def miss(self) -> None:
+        """Note that a post with one of the tokens was refused, or broke off, before it was whole."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class ServerStatistics:
@@ -160,24 +164,34 @@ class WebhookServer:
         desk = self._desk_of(verification) or self._desk_of(validation)  # protocol.md 6: two spellings are documented
         if desk is None:
             return self._refuse(401, "no verification token" if verification is None else "wrong token", request)
-        if request.content_type not in CONTENT_TYPES:
-            return self._refuse(415, "content type", request)
-        if (request.content_length or 0) > BODY_MAX_BYTES:
-            return self._refuse(413, "too large", request)
-        try:
-            async with asyncio.timeout(BODY_WITHIN_S):
-                body = await request.read()
-        except web.HTTPRequestEntityTooLarge:
-            return self._refuse(413, "too large", request)
-        except TimeoutError:
-            return self._refuse(408, "slow body", request)
-        except OSError:
-            return self._refuse(400, "connection lost", request)  # nobody hears it; who it was will post it again
+        body, status, why = await self._read(request)
+        if body is None:
+            desk.miss()  # who it was may post it again, or not
+            return self._refuse(status, why, request)
         status = await desk.deliver(body, self._remote_of(request, desk))
         if status == OK:
             self._answered += 1
             return web.Response(headers=_HEADERS)
         return self._refuse(status, "busy" if status == BUSY else "unreadable", request)
+
+    async def _read(self, request: web.BaseRequest) -> tuple[bytes | None, int, str]:
+        """Return the body, or None with the status and the reason to refuse it with."""
+        if request.content_type not in CONTENT_TYPES:
+            return None, 415, "content type"
+        if (request.content_length or 0) > BODY_MAX_BYTES:
+            return None, 413, "too large"
+        try:
+            async with asyncio.timeout(BODY_WITHIN_S):
+                return await request.read(), OK, ""
+        except web.HTTPRequestEntityTooLarge:
+            return None, 413, "too large"
+        except TimeoutError:
+            return None, 408, "slow body"
+        except web.RequestPayloadError:
+            request.content.feed_eof()  # else the library reads on, and logs this as an error of ours
+            return None, 400, "bad HTTP"
+        except OSError:
+            return None, 400, "connection lost"  # nobody hears it
 
     def _validate(self, request: web.BaseRequest, validation: str, verification: str | None) -> web.Response:
         """Return the token, where RingCentral has a reason to ask: a subscription is being created or renewed."""

@@ -66,7 +66,7 @@ REASONS = {
     "no subscription known": AWAY | {"machine"},
     "away for too long": {"clock", "kill long"},  # a clock that jumps ahead by more than 20 min is such an absence
     "webhook ended by RingCentral": AWAY,
-    "posts refused": AWAY | {"machine", "burst"},  # a start takes seconds of a run's time
+    "posts refused": AWAY | {"machine", "burst", "webhook-slow-body"},  # a start takes seconds of a run's time
 }
 
 

@@ -68,6 +68,15 @@ async def test_what_is_refused_is_known_by_when_it_was_sent(posts, monkeypatch):
     assert posts.refused == (1_795_000_000_500, 1_795_000_000_500)
 
 
+async def test_what_was_not_heard_was_sent_not_long_ago(posts, monkeypatch):
+    posts.miss()
+    assert posts.refused == (1_794_999_990_500, 1_795_000_000_500)
+    posts.refused = None
+    posts.close()
+    posts.miss()
+    assert posts.refused is None  # what RingCentral sends to nobody lies in the gap of the time without us
+
+
 async def test_what_is_being_stored_when_its_time_is_over_is_not_refused(posts, monkeypatch):
     monkeypatch.setattr(webhook_posts, "ANSWER_WITHIN_S", 0.01)
     tasks = await deliver(posts, b"sent 700")

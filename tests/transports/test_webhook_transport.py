@@ -206,6 +206,21 @@ async def test_what_was_refused_lies_in_a_gap_by_when_it_was_sent(make, kept, po
     assert reading.gaps == [Gap("team", "webhook", sent_at_ms, sent_at_ms, "posts refused", "possible")]
 
 
+async def test_a_post_that_breaks_off_in_its_body_lies_in_a_gap(make, kept, poster):
+    async with linked(make()) as reading:
+        async with reading.pump():
+            await reading.until_live()
+        poster.token = kept.token()
+        _, writer = await asyncio.open_connection("127.0.0.1", poster.port)
+        head = "POST / HTTP/1.1\r\nHost: x\r\nVerification-Token: {}\r\nContent-Type: application/json\r\n"
+        writer.write(head.format(poster.token).encode() + b"Content-Length: 100\r\n\r\n{")
+        await writer.drain()
+        writer.close()
+        await reading.until(lambda reading: reading.gaps)
+    assert [(gap.reason, gap.certainty) for gap in reading.gaps] == [("posts refused", "possible")]
+    assert reading.gaps[0].until_ms == reading.gaps[0].since_ms + webhook_posts.UNHEARD_MS
+
+
 async def test_as_long_as_others_wait_the_gap_of_what_was_refused_is_open_and_ends_when_none_does(
     make, kept, poster, monkeypatch
 ):
