@@ -78,6 +78,32 @@ def latency(rate: int, rounds: int, seconds: float) -> list[type_of_row]:
     return [*rows, row(f"written to disk an event at {rate}/s", written_kb, "kB")]
 
 
+def trickle(rate: int, seconds: float) -> list[type_of_row]:
+    """Processor time of an idle daemon, and what an event at *rate* a second takes more; what is written for one."""
+    stage.note(f"nothing for {seconds:g} s, then {rate} events/s as long")
+    count = round(rate * seconds)
+    with (
+        stage.simulator() as ready,
+        tempfile.TemporaryDirectory() as folder,
+        stage.daemon(ready, Path(folder), count) as process,
+    ):
+        stage.wait_for(lambda: stage.subscribed(ready), "a subscription")
+        time.sleep(2)
+        began_s, began_at = stage.cpu_s(process.pid), time.monotonic()
+        time.sleep(seconds)
+        idle = (stage.cpu_s(process.pid) - began_s) / (time.monotonic() - began_at)
+        began_s, began_at, written = stage.cpu_s(process.pid), time.monotonic(), stage.written_bytes(process.pid)
+        stage.post(ready, "/simulator/events", {"count": count, "bytes": 1024, "ratePerS": rate})
+        stage.wait_report(Path(folder) / "report.json")
+        more_s = stage.cpu_s(process.pid) - began_s - idle * (time.monotonic() - began_at)
+        written = stage.written_bytes(process.pid) - written
+    return [
+        row("processor time of an idle daemon", [idle * 1000], "ms/s"),
+        row(f"processor time an event at {rate}/s, beyond that", [more_s * 1000 / count], "ms"),
+        row(f"written to disk an event at {rate}/s", [written / 1000 / count], "kB"),
+    ]
+
+
 def over_pubnub(rounds: int, events: int) -> list[type_of_row]:
     """Events per second over PubNub: encrypted, in answers of 100, each stored before the next is asked for."""
     rates = []

@@ -25,6 +25,8 @@ log = structlog.get_logger()
 JOURNAL_LADDER_S = ((0.1, 0.1), (0.5, 1.0), (2.0, 5.0))
 # Changes that wait for a journal that cannot be written, before nothing more is handed over.
 UNSAVED_MAX = 10_000
+# Where so few events or fewer were noted the last time, it is done so many times more seldom.
+FEW, SELDOM = 32, 5
 # What is kept of why something failed. A handler can put a whole message into its exception.
 REASON_MAX_LENGTH = 1000
 
@@ -50,6 +52,7 @@ class Ledger:
         self._wall = wall
         self._advance = Advance()
         self._replays: dict[int, Track] = {}
+        self._noted = 0  # events, the last time
         self._changed = asyncio.Event()
         self._saving = asyncio.Lock()
         self.error = ""
@@ -116,7 +119,7 @@ class Ledger:
         while True:
             await self._changed.wait()
             if self._note_every_s:
-                await asyncio.sleep(self._note_every_s)
+                await asyncio.sleep(self._note_every_s * (1 if self._noted > FEW else SELDOM))
             delays = delays_s(JOURNAL_LADDER_S)
             while not await self.save():
                 await self._sleep(next(delays))
@@ -177,6 +180,7 @@ class Ledger:
         advance.filtered += filtered
         for id_, track in self._replays.items():
             advance.replays[id_] = (track.position, track.take_counts()[0])
+        self._noted = advance.delivered + advance.filtered + len(advance.unfinished)
         return advance
 
     def _take_back(self, old: Advance) -> None:

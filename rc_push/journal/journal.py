@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -80,10 +81,9 @@ class Journal:
 
         Cancelling the call does not take the batch back.
         """
-        future = self._start(lambda store: store.append(batch))
-        # Not after the wait: the caller may be cancelled, the batch stands.
-        future.add_done_callback(lambda future: self._note_head(future, batch))
-        appended: Appended = await asyncio.shield(future)
+        appended: Appended = await self._start(
+            lambda store: store.append(batch), lambda appended: self._note_head(appended, batch)
+        )
         return appended
 
     async def wait_past(self, position: int) -> int:
@@ -247,15 +247,12 @@ class Journal:
     async def _write(self, write: type_of_write) -> Any:
         return await self._start(write)
 
-    def _start(self, write: type_of_write) -> asyncio.Future[Any]:
+    def _start(self, write: type_of_write, on_done: Callable[[Any], None] | None = None) -> asyncio.Future[Any]:
         if self._writer is None:
             raise JournalError(f"{self.path}: the journal is closed")
-        return self._writer.start(write)
+        return self._writer.start(write, on_done)
 
-    def _note_head(self, future: asyncio.Future[Appended], batch: Batch) -> None:
-        if future.cancelled() or future.exception() is not None:
-            return
-        appended = future.result()
+    def _note_head(self, appended: Appended, batch: Batch) -> None:
         if self.max_bytes is not None:
             self._note_size(appended.live_bytes)
         head = appended.head
@@ -276,6 +273,13 @@ class Journal:
             self._crowded.clear()
 
 
+@dataclass(frozen=True, slots=True)
+class _Job:
+    write: type_of_write
+    future: asyncio.Future[Any]
+    on_done: Callable[[Any], None] | None
+
+
 class _Writer:
     """The thread that owns the `Store`: takes all writes that wait, commits them together, answers them together."""
 
@@ -284,14 +288,17 @@ class _Writer:
         self._on_damage = on_damage
         self._commits = commits
         self._loop = asyncio.get_running_loop()
-        self._jobs: queue.SimpleQueue[tuple[type_of_write, asyncio.Future[Any]] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="journal-write")
         self._thread.start()
 
-    def start(self, write: type_of_write) -> asyncio.Future[Any]:
-        """Have *write* run in the next transaction; return what will hold its result, or what it raised."""
+    def start(self, write: type_of_write, on_done: Callable[[Any], None] | None = None) -> asyncio.Future[Any]:
+        """Have *write* run in the next transaction; return what will hold its result, or what it raised.
+
+        *on_done* gets the result before whoever waits goes on, also where nobody waits any more: what is done stands.
+        """
         future = self._loop.create_future()
-        self._jobs.put((write, future))
+        self._jobs.put(_Job(write, future, on_done))
         return future
 
     def stop(self) -> None:
@@ -316,27 +323,29 @@ class _Writer:
                     self._loop.call_soon_threadsafe(self._answer, answers)
         self._store.close()
 
-    def _commit(self, group: list[tuple[type_of_write, asyncio.Future[Any]]]) -> list[tuple[asyncio.Future[Any], Any]]:
+    def _commit(self, group: list[_Job]) -> list[tuple[_Job, Any]]:
         """Return each job's result or exception. One that fails must not take the others with it."""
         began_at = time.monotonic()
         try:
             with self._store.transaction():
-                answers = [(future, write(self._store)) for write, future in group]
+                answers = [(job, job.write(self._store)) for job in group]
         except BaseException as exc:  # noqa: BLE001 - handed to whoever waits
             if len(group) == 1:
-                return [(group[0][1], exc)]
+                return [(group[0], exc)]
         else:
             self._commits.add(time.monotonic() - began_at)
             return answers
         return [answer for job in group for answer in self._commit([job])]
 
-    def _answer(self, answers: list[tuple[asyncio.Future[Any], Any]]) -> None:
-        for future, result in answers:
+    def _answer(self, answers: list[tuple[_Job, Any]]) -> None:
+        for job, result in answers:
             if isinstance(result, JournalCorrupt):
                 self._on_damage(result)
-            if future.done():  # the caller was cancelled; the write stands
+            if job.on_done and not isinstance(result, BaseException):
+                job.on_done(result)
+            if job.future.done():  # the caller was cancelled; the write stands
                 continue
             if isinstance(result, BaseException):
-                future.set_exception(result)
+                job.future.set_exception(result)
             else:
-                future.set_result(result)
+                job.future.set_result(result)
