@@ -76,15 +76,12 @@ class Journal:
         if writer is not None:
             await asyncio.to_thread(writer.join)
 
-    async def append(self, batch: Batch) -> Appended:
+    def append(self, batch: Batch) -> asyncio.Future[Appended]:
         """Store *batch* in one transaction, fsynced. Raises JournalError (JournalFull): then nothing of it is stored.
 
-        Cancelling the call does not take the batch back.
+        It is begun at once; to cancel the waiting does not take the batch back.
         """
-        appended: Appended = await self._start(
-            lambda store: store.append(batch), lambda appended: self._note_head(appended, batch)
-        )
-        return appended
+        return self._start(lambda store: store.append(batch), lambda appended: self._note_head(appended, batch))
 
     async def wait_past(self, position: int) -> int:
         """Wait until the journal's head is past *position*; return the head."""
