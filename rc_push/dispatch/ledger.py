@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Literal
 
 import structlog
@@ -25,7 +25,7 @@ log = structlog.get_logger()
 JOURNAL_LADDER_S = ((0.1, 0.1), (0.5, 1.0), (2.0, 5.0))
 # Changes that wait for a journal that cannot be written, before nothing more is handed over.
 UNSAVED_MAX = 10_000
-# Where so few events or fewer were noted the last time, it is done so many times more seldom.
+# Where so few events or fewer were noted the last time, and none has failed, it is done so many times more seldom.
 FEW, SELDOM = 32, 5
 # What is kept of why something failed. A handler can put a whole message into its exception.
 REASON_MAX_LENGTH = 1000
@@ -52,8 +52,9 @@ class Ledger:
         self._wall = wall
         self._advance = Advance()
         self._replays: dict[int, Track] = {}
-        self._noted = 0  # events, the last time
+        self._is_trickle = False  # not at the start: who is killed again and again gets on all the same
         self._changed = asyncio.Event()
+        self._failed = asyncio.Event()
         self._saving = asyncio.Lock()
         self.error = ""
 
@@ -118,12 +119,21 @@ class Ledger:
         """Note what changes, for ever."""
         while True:
             await self._changed.wait()
-            if self._note_every_s:
-                await asyncio.sleep(self._note_every_s * (1 if self._noted > FEW else SELDOM))
+            await self._gather()
             delays = delays_s(JOURNAL_LADDER_S)
             while not await self.save():
                 await self._sleep(next(delays))
             self.error = ""
+
+    async def _gather(self) -> None:
+        """Let more come to be noted together. Little can wait for longer, but what has failed: others passed it."""
+        if not self._note_every_s:
+            return
+        if self._is_trickle:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._note_every_s * (SELDOM - 1)):
+                    await self._failed.wait()
+        await asyncio.sleep(self._note_every_s)
 
     async def save(self) -> bool:
         """Note what has changed; say whether that is possible. What is not noted is kept for the next try.
@@ -150,6 +160,7 @@ class Ledger:
 
     async def _save(self) -> bool:
         self._changed.clear()
+        self._failed.clear()
         advance = self._take()
         saving = asyncio.ensure_future(self._journal.save_progress(self._handler, advance))
         cancelled = False
@@ -180,7 +191,7 @@ class Ledger:
         advance.filtered += filtered
         for id_, track in self._replays.items():
             advance.replays[id_] = (track.position, track.take_counts()[0])
-        self._noted = advance.delivered + advance.filtered + len(advance.unfinished)
+        self._is_trickle = advance.delivered + advance.filtered + len(advance.unfinished) <= FEW
         return advance
 
     def _take_back(self, old: Advance) -> None:
@@ -214,6 +225,7 @@ class Ledger:
         if not entry.is_finished:
             entry.track.finish(entry, delivered=0)
         self._changed.set()
+        self._failed.set()
 
     def _now_ms(self) -> int:
         return round(self._wall() * 1000)
