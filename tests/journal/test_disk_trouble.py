@@ -282,7 +282,7 @@ async def test_whatever_fails_is_told_and_goes_on_and_nothing_is_lost(tmp_path, 
         spared = round(trouble.kinds[kind] * ONSETS[error])
         with where_it_fails(kind):
             told = await run_through(tmp_path / f"{number}.db", trouble, kind=kind, error=error, spared=spared)
-            if not trouble.failed:  # it is not met as often each time
+            if trouble.failed < FAILS:  # not met as often each time; what fails in company is tried once more alone
                 told = await run_through(tmp_path / f"{number}-again.db", trouble, kind=kind, error=error)
             assert trouble.failed
             assert [line for line in told if TOLD[error] in line]

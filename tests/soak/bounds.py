@@ -20,9 +20,9 @@ BOUNDS = (
         "descriptors",
         "",
         per_h=2.0,
-        peak=160.0,
-        why="a round of faults makes twenty connections and more: one that leaves its socket open shows within a round;"
-        " a storm of webhooks comes over 64 connections, which their sender keeps, beside the 50 at work",
+        peak=96.0,
+        why="a round of faults makes twenty connections and more, and there are ten rounds an hour: a fault that leaves"
+        " a socket open each time is ten an hour; 50 are at work, and as many more are borne in a fault",
     ),
     Bound("threads", "", per_h=1.0, peak=24.0, why="there is a fixed number of kinds, and calls share a few"),
     Bound(

@@ -24,7 +24,7 @@ from bounds import BOUNDS
 from course import Course, Stream, Told, note
 from ground import Ground
 from troubles import ROTATION, Trouble
-from verdict import Finding, judge
+from verdict import Finding, Point, judge
 from witnesses import Receiver
 
 # Together 500/s, 1.6 KB in the mean. The largest come in bursts of 200 KB: batches from 64 KiB on go into segments.
@@ -91,11 +91,12 @@ def findings_of(told: Told, from_s: float) -> list[Finding]:
         "WAL": [sample.usage.wal_mib for sample in told.samples],
         "journal": [sample.usage.journal_mib for sample in told.samples],
     }
-    times = [sample.at_s for sample in told.samples]
-    return [
-        judge(bound, [(at, value) for at, value in zip(times, values[bound.name], strict=True) if at >= from_s])
-        for bound in BOUNDS
-    ]
+
+    def points(name: str) -> list[Point]:
+        sampled = zip(told.samples, values[name], strict=True)
+        return [Point(sample.at_s, value, sample.trouble) for sample, value in sampled if sample.at_s >= from_s]
+
+    return [judge(bound, points(bound.name)) for bound in BOUNDS]
 
 
 def show(told: Told, findings: Sequence[Finding], from_s: float) -> None:

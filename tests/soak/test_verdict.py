@@ -6,9 +6,10 @@ import random
 
 import pytest
 from bounds import BOUNDS
-from verdict import Bound, Slope, block_means, judge, slope_of
+from verdict import Bound, Point, Slope, block_means, judge, slope_of
 
 EVERY_S = 5.0
+LASTS_S, TROUBLES = 20.0, 15
 RSS = next(bound for bound in BOUNDS if bound.name == "RSS")
 DESCRIPTORS = next(bound for bound in BOUNDS if bound.name == "descriptors")
 WAL = next(bound for bound in BOUNDS if bound.name == "WAL")
@@ -20,9 +21,15 @@ def samples(value, minutes=40.0, leak_per_h=0.0, noise=0.0, wave=0.0):
     points = []
     for number in range(int(minutes * 60 / EVERY_S)):
         at = number * EVERY_S
-        round_ = wave if at % 300 < 60 else 0.0
-        points.append((at, value + rng.gauss(0, noise) + round_ + leak_per_h * at / 3600))
+        trouble = int(at // LASTS_S) % TROUBLES
+        height = value + rng.gauss(0, noise) + (wave if trouble < 3 else 0.0)
+        points.append(Point(at, height + leak_per_h * at / 3600, str(trouble)))
     return points
+
+
+def line(values):
+    """Return what a trouble that comes each minute is like, with these *values*."""
+    return [Point(60.0 * number, value) for number, value in enumerate(values)]
 
 
 def test_a_process_that_only_breathes_is_flat():
@@ -39,7 +46,7 @@ def test_five_bytes_an_event_are_found():
 
 
 def test_a_descriptor_in_ten_minutes_is_found():
-    leaking = [(at, 30.0 + at // 600) for at, _ in samples(30.0)]
+    leaking = [Point(point.at, 30.0 + point.at // 600, point.kind) for point in samples(30.0)]
     assert judge(DESCRIPTORS, leaking).complaint.startswith("grows by")
 
 
@@ -54,12 +61,12 @@ def test_what_cannot_be_told_from_noise_is_not_called_flat():
 
 def test_a_peak_counts_even_where_it_passes():
     points = samples(70.0)
-    points[100] = (points[100][0], 1000.0)
+    points[100] = Point(points[100].at, 1000.0)
     assert judge(RSS, points).complaint.startswith("was 1000.0 MiB, may be ")
 
 
 def test_a_line_is_found_exactly_and_without_an_error_where_there_is_nothing_else():
-    slope = slope_of([(at, 3.0 + at / 1800) for at in range(0, 1200, 5)])
+    slope = slope_of([Point(at, 3.0 + at / 1800) for at in range(0, 1200, 5)])
     assert slope.per_h == pytest.approx(2.0)
     assert slope.error_per_h == pytest.approx(0.0, abs=1e-9)
     assert slope_of([]) is None
@@ -68,9 +75,9 @@ def test_a_line_is_found_exactly_and_without_an_error_where_there_is_nothing_els
 def test_the_error_is_wider_where_minutes_hang_together():
     rng = random.Random(1)
     steps = [rng.gauss(0, 1) for _ in range(60)]
-    alone = slope_of([(60.0 * number, step) for number, step in enumerate(steps)])
+    alone = slope_of(line(steps))
     smooth = [sum(steps[max(0, number - 4) : number + 1]) for number in range(60)]
-    together = slope_of([(60.0 * number, step) for number, step in enumerate(smooth)])
+    together = slope_of(line(smooth))
     assert together.error_per_h > 2 * alone.error_per_h
 
 
@@ -79,15 +86,24 @@ def test_errors_hold_what_they_promise():
     rng = random.Random(3)
     beyond = 0
     for _ in range(200):
-        slope = slope_of([(60.0 * number, rng.gauss(0, 1)) for number in range(40)])
+        slope = slope_of(line(rng.gauss(0, 1) for _ in range(40)))
         beyond += abs(slope.per_h) > 2 * slope.error_per_h
     assert beyond < 20
 
 
-def test_the_last_minute_counts_only_where_it_is_whole():
-    points = [(0.0, 1.0), (30.0, 3.0), (60.0, 5.0), (90.0, 5.0), (120.0, 99.0)]
-    assert block_means(points) == [(30.0, 2.0), (90.0, 5.0)]
-    assert block_means([(0.0, 1.0)]) == [(30.0, 1.0)]
+def test_what_a_trouble_does_each_time_is_no_growth_and_what_it_does_more_each_time_is():
+    tidy = [1.0, 9.0, 50.0] * 8
+    slope = slope_of([Point(60.0 * at, value, str(at % 3)) for at, value in enumerate(tidy[:-1])])
+    assert slope == Slope(0.0, 0.0)
+    worse = [value + (at // 3 if at % 3 == 2 else 0) for at, value in enumerate(tidy)]
+    slope = slope_of([Point(60.0 * at, value, str(at % 3)) for at, value in enumerate(worse)])
+    assert slope.per_h == pytest.approx(60 / 3 / 3, abs=0.1)
+
+
+def test_a_mean_is_of_one_time_that_a_trouble_was_met():
+    points = [Point(0.0, 1.0, "a"), Point(30.0, 3.0, "a"), Point(60.0, 5.0, "b"), Point(90.0, 7.0, "a")]
+    assert block_means(points) == [Point(15.0, 2.0, "a"), Point(60.0, 5.0, "b"), Point(90.0, 7.0, "a")]
+    assert block_means([]) == []
 
 
 def test_every_bound_says_why():

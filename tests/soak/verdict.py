@@ -1,7 +1,8 @@
 """Has it stayed flat? Slopes of what was sampled, with their standard errors, held against bounds.
 
-A least-squares line through the means of minutes. What is sampled hangs together from one minute to the next (a fault
-lasts), so the error is widened by that much. Pure: knows numbers; knows nothing of processes or clocks.
+A least-squares line through the means of each trouble, each compared with itself in other rounds: what a trouble does
+for as long as it lasts is no growth. What is sampled hangs together from one trouble to the next, so the error is
+widened by that much. Pure: knows numbers; knows nothing of processes or clocks.
 """
 
 from __future__ import annotations
@@ -13,14 +14,23 @@ from dataclasses import dataclass
 
 # Two standard errors: an odd row fails one run in forty by chance.
 SURE = 2.0
-BLOCK_S = 60.0
-# A line through fewer minutes says nothing of its own error.
+# So many more means than troubles: a line through fewer says nothing of its own error.
 BLOCKS_MIN = 6
-# Minutes that hang together more closely than this are one trend, which the line has to show.
+# Means that hang together more closely than this are one trend, which the line has to show.
 CORRELATION_MAX = 0.8
 HOUR_S = 3600.0
 
-Points = Sequence[tuple[float, float]]
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A *value* at a time, in seconds, while *kind* of trouble was met."""
+
+    at: float
+    value: float
+    kind: str = ""
+
+
+Points = Sequence[Point]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +65,11 @@ class Finding:
 
 
 def judge(bound: Bound, points: Points) -> Finding:
-    """Hold *points*, (seconds, value) after warming up, against *bound*."""
-    slope = slope_of(points)
-    means = [value for _, value in block_means(points)]
-    peak = max(value for _, value in points)
-    return Finding(bound, means[0], means[-1], peak, slope, _complaint(bound, peak, slope))
+    """Hold *points*, those after warming up, against *bound*."""
+    blocks = block_means(points)
+    slope = slope_of(blocks)
+    peak = max(point.value for point in points)
+    return Finding(bound, blocks[0].value, blocks[-1].value, peak, slope, _complaint(bound, peak, slope))
 
 
 def _complaint(bound: Bound, peak: float, slope: Slope | None) -> str:
@@ -74,35 +84,37 @@ def _complaint(bound: Bound, peak: float, slope: Slope | None) -> str:
     return ""
 
 
-def slope_of(points: Points, block_s: float = BLOCK_S) -> Slope | None:
-    """Fit a line; None where there is too little to fit."""
-    blocks = block_means(points, block_s)
-    count = len(blocks)
+def slope_of(blocks: Points) -> Slope | None:
+    """Fit lines of one slope, one to each kind; None where there is too little to fit."""
+    kinds = {block.kind for block in blocks}
+    count = len(blocks) - len(kinds)
     if count < BLOCKS_MIN:
         return None
-    mean_at = sum(at for at, _ in blocks) / count
-    mean = sum(value for _, value in blocks) / count
-    spread = sum((at - mean_at) ** 2 for at, _ in blocks)
-    rise = sum((at - mean_at) * (value - mean) for at, value in blocks) / spread
-    residuals = [value - mean - rise * (at - mean_at) for at, value in blocks]
-    error = math.sqrt(sum(residual**2 for residual in residuals) / (count - 2) / spread)
+    ats, values = _apart(blocks, [block.at for block in blocks]), _apart(blocks, [block.value for block in blocks])
+    spread = sum(at**2 for at in ats)
+    rise = sum(at * value for at, value in zip(ats, values, strict=True)) / spread
+    residuals = [value - rise * at for at, value in zip(ats, values, strict=True)]
+    error = math.sqrt(sum(residual**2 for residual in residuals) / (count - 1) / spread)
     return Slope(rise * HOUR_S, error * _widening(residuals) * HOUR_S)
 
 
-def block_means(points: Points, block_s: float = BLOCK_S) -> list[tuple[float, float]]:
-    """Return the means of *points* by blocks of *block_s*, at the middle of each; the last only where it is whole."""
-    if not points:
-        return []
-    began = points[0][0]
-    blocks: dict[int, list[float]] = {}
-    for at, value in points:
-        blocks.setdefault(int((at - began) // block_s), []).append(value)
-    whole = max(1, int((points[-1][0] - began) // block_s))
-    return [
-        (began + (number + 0.5) * block_s, sum(values) / len(values))
-        for number, values in sorted(blocks.items())
-        if number < whole
-    ]
+def _apart(blocks: Points, values: Sequence[float]) -> list[float]:
+    """Return how far each of *values* is from the mean of its kind."""
+    of_kind: dict[str, list[float]] = {}
+    for block, value in zip(blocks, values, strict=True):
+        of_kind.setdefault(block.kind, []).append(value)
+    means = {kind: sum(its) / len(its) for kind, its in of_kind.items()}
+    return [value - means[block.kind] for block, value in zip(blocks, values, strict=True)]
+
+
+def block_means(points: Points) -> list[Point]:
+    """Return the means of *points*, one for each time that a trouble was met."""
+    means = []
+    for kind, met in itertools.groupby(points, lambda point: point.kind):
+        its = list(met)
+        at, value = (sum(each) / len(its) for each in ([p.at for p in its], [p.value for p in its]))
+        means.append(Point(at, value, kind))
+    return means
 
 
 def _widening(residuals: Sequence[float]) -> float:
