@@ -210,7 +210,7 @@ class Desk:
 
     async def wait_room(self, *, anew: bool = False) -> None:
         """Wait until there is room for more in memory; *anew*: until something has changed there."""
-        while anew or self.lanes.fresh >= READ_AT_ONCE or self._holds_too_many() or self.ledger.is_full:
+        while anew or self.lanes.fresh > READ_AT_ONCE or self._holds_too_many() or self.ledger.is_full:
             anew = False
             await self.room_there.wait()
 

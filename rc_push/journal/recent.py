@@ -14,8 +14,8 @@ import msgspec
 from rc_push.envelope import Envelope
 
 # A handler that is further behind reads from the database.
-RECENT_MAX_EVENTS = 1024
-RECENT_MAX_BYTES = 4 << 20
+RECENT_MAX_EVENTS = 4096
+RECENT_MAX_BYTES = 8 << 20
 
 
 class Recent:
