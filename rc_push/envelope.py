@@ -52,6 +52,14 @@ def _fields_json(source: Source) -> bytes:
     return msgspec.json.encode(source)[1:-1]
 
 
+class _Head(msgspec.Struct, frozen=True, gc=False):
+    timestamp: str = ""
+    subscriptionId: str | None = None  # noqa: N815 - RingCentral's spelling
+
+
+_decode_head = msgspec.json.Decoder(_Head).decode
+
+
 class Envelope(msgspec.Struct, frozen=True, dict=True):
     """One event, as RingCentral's webhooks carry it, with what rc-push knows about it.
 
@@ -75,12 +83,12 @@ class Envelope(msgspec.Struct, frozen=True, dict=True):
     @property
     def timestamp(self) -> str:
         """When RingCentral sent it, in RingCentral's spelling; empty where it did not say."""
-        return str(self.fields.get("timestamp") or "")
+        return self._head.timestamp
 
     @property
     def subscription_id(self) -> str | None:
         """RingCentral's id of the subscription."""
-        return self.fields.get("subscriptionId")
+        return self._head.subscriptionId
 
     @property
     def owner_id(self) -> str | None:
@@ -91,6 +99,14 @@ class Envelope(msgspec.Struct, frozen=True, dict=True):
     def body(self) -> Any:
         """What happened: the family's own JSON; None where RingCentral left it out."""
         return self.fields.get("body")
+
+    @cached_property
+    def _head(self) -> _Head:
+        """What says when and for whom; nothing else is read for that, as long as it is as it should be."""
+        try:
+            return _decode_head(self.payload)
+        except (msgspec.DecodeError, RecursionError):
+            return _Head(str(self.fields.get("timestamp") or ""), self.fields.get("subscriptionId"))
 
     @cached_property
     def fields(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import contextlib
 import math
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
@@ -21,6 +21,7 @@ from rc_push.envelope import Batch, Cursor, Gap
 from rc_push.errors import JournalError, UnreachableError, delay_asked_for_s, is_retryable
 from rc_push.journal import Appended, Journal
 from rc_push.measures import PerMinute
+from rc_push.settling import settled
 from rc_push.transports import Evidence, Transport
 
 log = structlog.get_logger()
@@ -172,8 +173,9 @@ class Receiver:
             try:
                 while True:
                     await self._store(await link.read())
-                    self._rotations = rotations_before + link.evidence.rotations
-                    self._become(link.evidence)
+                    evidence = link.evidence
+                    self._rotations = rotations_before + evidence.rotations
+                    self._become(evidence)
             except asyncio.CancelledError:
                 end = link.leave if self.ends_subscription else link.close
                 await self._store(await end())  # what came before both sides agreed on the end
@@ -202,11 +204,12 @@ class Receiver:
             raise asyncio.CancelledError
 
     async def _append_patiently(self, batch: Batch) -> Appended:
-        delays = delays_s(STORE_LADDER_S)
+        delays: Iterator[float] | None = None
         while True:
             try:
                 return await self._append(batch)
             except JournalError as exc:
+                delays = delays or delays_s(STORE_LADDER_S)
                 delay_s = next(delays)
                 self._become(Evidence("degraded", f"cannot store: {exc}"))
                 log.error("journal_cannot_store", subscription=self.subscription, error=str(exc), next_try_s=delay_s)
@@ -218,9 +221,7 @@ class Receiver:
     async def _append(self, batch: Batch) -> Appended:
         """Store *batch* in one try. Cancellations have to wait: without the answer, nobody knows what is stored."""
         appending = asyncio.ensure_future(self._journal.append(batch))
-        while not appending.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([appending])
+        await settled(appending)  # a cancellation is not lost: see `_store`
         return appending.result()
 
     def _count(self, batch: Batch, appended: Appended) -> None:
@@ -228,7 +229,8 @@ class Receiver:
         self._duplicate += appended.duplicate
         self._received += batch.received
         self._unreadable += len(batch.unreadables)
-        self._gaps.update(gap.certainty for gap in batch.gaps)
+        for gap in batch.gaps:
+            self._gaps[gap.certainty] += 1
         if batch.envelopes:
             self._last_event_at = self._wall()
             self._by_origin.update([envelope.source.origin for envelope in batch.envelopes])

@@ -42,7 +42,7 @@ ROWS = (
         "oauth",
     },
     {"log", "network"},  # above config, whose settings they take
-    {"envelope", "config", "backoff", "control", "measures"},
+    {"envelope", "config", "backoff", "control", "measures", "settling"},
     {"event_types"},  # of envelope alone
     {"errors", "terminal", "nesting", "folders"},
 )

@@ -19,6 +19,7 @@ from rc_push.dispatch.tracks import Track
 from rc_push.errors import DETAIL_MAX_LENGTH, JournalError
 from rc_push.journal import Advance, Attempt, Journal, Replay, Unfinished
 from rc_push.journal.progress import Outcome
+from rc_push.settling import settled
 
 log = structlog.get_logger()
 
@@ -163,17 +164,12 @@ class Ledger:
         self._failed.clear()
         advance = self._take()
         saving = asyncio.ensure_future(self._journal.save_progress(self._handler, advance))
-        cancelled = False
-        while not saving.done():
-            try:
-                await asyncio.wait([saving])
-            except asyncio.CancelledError:
-                cancelled = True
+        is_cancelled = await settled(saving)
         failure = saving.exception()
         if failure is not None:
             self._take_back(advance)
             self._tell(failure)
-        if cancelled:
+        if is_cancelled:
             raise asyncio.CancelledError
         return failure is None
 

@@ -81,7 +81,12 @@ class Journal:
 
         It is begun at once; to cancel the waiting does not take the batch back.
         """
-        return self._start(lambda store: store.append(batch), lambda appended: self._note_head(appended, batch))
+        try:
+            return self._start(lambda store: store.append(batch), lambda appended: self._note_head(appended, batch))
+        except JournalError as exc:
+            refused = asyncio.get_running_loop().create_future()
+            refused.set_exception(exc)
+            return refused
 
     async def wait_past(self, position: int) -> int:
         """Wait until the journal's head is past *position*; return the head."""

@@ -8,6 +8,7 @@ Full, it stops reading: then the server has to wait.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
@@ -95,11 +96,12 @@ class Inbox:
         if self._frames or self.has_ended:
             return
         self._arrived.clear()
+        timer = None if timeout_s == math.inf else asyncio.get_running_loop().call_later(timeout_s, self._arrived.set)
         try:
-            async with asyncio.timeout(max(0.0, timeout_s)):
-                await self._arrived.wait()
-        except TimeoutError:
-            return
+            await self._arrived.wait()
+        finally:
+            if timer:
+                timer.cancel()
 
     async def wait_end(self) -> None:
         """Wait until the connection is over and all of it is here, whatever the bound."""

@@ -89,7 +89,8 @@ class RotatingLink:
     @property
     def evidence(self) -> Evidence:
         """What is known now: of the present connection alone, whatever becomes of the one before."""
-        return replace(self._present.link.evidence, rotations=self._rotations)
+        evidence = self._present.link.evidence
+        return replace(evidence, rotations=self._rotations) if self._rotations else evidence
 
     async def read(self) -> Batch:
         """Return the next batch (see `Link.read`)."""
