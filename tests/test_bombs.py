@@ -150,7 +150,7 @@ async def test_a_post_to_the_webhook_server_is_not_blown_up():
         async def deliver(self, body: bytes, remote: str) -> int:
             raise AssertionError((len(body), remote))
 
-        def miss(self) -> None:
+        def miss(self, ago_s: float) -> None:
             pass
 
     body = _packed(1)

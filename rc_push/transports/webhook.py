@@ -132,9 +132,9 @@ class WebhookLink:
         """See `Desk.deliver`."""
         return await self._posts.deliver(body, remote)
 
-    def miss(self) -> None:
+    def miss(self, ago_s: float) -> None:
         """See `Desk.miss`."""
-        self._posts.miss()
+        self._posts.miss(ago_s)
 
     # ------------------------------------------------------------------------------------------- for the receive loop
 

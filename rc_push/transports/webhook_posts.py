@@ -15,8 +15,8 @@ OK, BAD, BUSY = 200, 400, 503
 
 # RingCentral waits for 3 s (protocol.md 6), its way to us and ours to it included.
 ANSWER_WITHIN_S = 2.0
-# When a post was sent that was not read whole, nobody knows: at most so long ago, its time on the way included.
-UNHEARD_MS = 10_000
+# When the event of a post was sent that was not read, nobody knows: about so long before the post began, at the most.
+ON_THE_WAY_MS = 2000
 # What waits at the most. Storing takes milliseconds: a longer queue would only make all answers late.
 WAITING_MAX = 4096
 WAITING_MAX_BYTES = 64 << 20
@@ -80,11 +80,11 @@ class Posts:
         self._on_post()
         return await post.answer
 
-    def miss(self) -> None:
-        """Note that an event was not even heard: it was sent not long ago."""
+    def miss(self, ago_s: float) -> None:
+        """Note that an event was not read whose post began *ago_s* seconds ago."""
         if not self._is_closed:
-            at_ms = round(self._wall() * 1000)
-            self._note_missing(at_ms - UNHEARD_MS, at_ms)
+            at_ms = round((self._wall() - ago_s) * 1000)
+            self._note_missing(at_ms - ON_THE_WAY_MS, at_ms)
 
     def take(self, limit: int) -> list[Post]:
         """Return the oldest posts, at most *limit*, for storing."""

@@ -72,8 +72,8 @@ class Desk(Protocol):
         """Take a post in; return the HTTP status to answer with, when it is known."""
         ...
 
-    def miss(self) -> None:
-        """Note that a post with one of the tokens was refused, or broke off, before it was whole."""
+    def miss(self, ago_s: float) -> None:
+        """Note that a post with one of the tokens, begun *ago_s* seconds ago, was refused or broke off unread."""
         ...
 
 
@@ -164,9 +164,11 @@ class WebhookServer:
         desk = self._desk_of(verification) or self._desk_of(validation)  # protocol.md 6: two spellings are documented
         if desk is None:
             return self._refuse(401, "no verification token" if verification is None else "wrong token", request)
+        loop = asyncio.get_running_loop()
+        began_at = loop.time()
         body, status, why = await self._read(request)
         if body is None:
-            desk.miss()  # who it was may post it again, or not
+            desk.miss(loop.time() - began_at)  # who it was may post it again, or not
             return self._refuse(status, why, request)
         status = await desk.deliver(body, self._remote_of(request, desk))
         if status == OK:

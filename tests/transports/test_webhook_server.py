@@ -44,7 +44,8 @@ class Desk:
         self.got.append((body, remote))
         return 200
 
-    def miss(self) -> None:
+    def miss(self, ago_s: float) -> None:
+        assert 0.0 <= ago_s < 10.0
         self.missed += 1
 
 

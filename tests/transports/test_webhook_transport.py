@@ -218,7 +218,7 @@ async def test_a_post_that_breaks_off_in_its_body_lies_in_a_gap(make, kept, post
         writer.close()
         await reading.until(lambda reading: reading.gaps)
     assert [(gap.reason, gap.certainty) for gap in reading.gaps] == [("posts refused", "possible")]
-    assert reading.gaps[0].until_ms == reading.gaps[0].since_ms + webhook_posts.UNHEARD_MS
+    assert reading.gaps[0].until_ms == reading.gaps[0].since_ms + webhook_posts.ON_THE_WAY_MS
 
 
 async def test_as_long_as_others_wait_the_gap_of_what_was_refused_is_open_and_ends_when_none_does(
