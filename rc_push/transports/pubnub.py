@@ -286,8 +286,7 @@ class PubNubLink:
         state, at_ms, asked_at_ms = self._state, polled.at_ms, polled.asked_at_ms
         seen_at_ms = asked_at_ms - IDLE_SLACK_MS
         if answer.messages:
-            seen_at_ms = min(at_ms, wire.ms_from_timetoken(answer.timetoken)) - ORDER_SLACK_MS
-            state.heard_at_ms = max(state.heard_at_ms, seen_at_ms)
+            seen_at_ms = state.hear(wire.ms_from_timetoken(answer.timetoken), at_ms, ORDER_SLACK_MS)
         channel.go_on_at(answer, seen_at_ms, at_ms)
         channel.read_at_ms = asked_at_ms
         if channel is state.channels[-1]:
@@ -373,8 +372,8 @@ class PubNubLink:
             read_from_ms = asked_at_ms = self._now_ms()
             info = await self._subscription.create()
             began_at_ms = self._now_ms()
-        gaps = self._gaps_until(began_at_ms) if was_here_before else []
-        return await self._switch_to(info, asked_at_ms, read_from_ms, gaps)
+        lost_until_ms = began_at_ms if was_here_before else None
+        return await self._switch_to(info, asked_at_ms, read_from_ms, lost_until_ms=lost_until_ms)
 
     async def _store_intention(self) -> None:
         """Have the moment stored before the subscription is created, so that a crash in between is a known gap."""
@@ -400,11 +399,11 @@ class PubNubLink:
         return [gap for gap in gaps if gap.since_ms != gap.until_ms]
 
     async def _switch_to(
-        self, info: SubscriptionInfo, asked_at_ms: int, read_from_ms: int, gaps: list[Gap] | None = None
+        self, info: SubscriptionInfo, asked_at_ms: int, read_from_ms: int, *, lost_until_ms: int | None = None
     ) -> float:
         """Take over what an answer says: it may change channel, subscriber key and encryption key.
 
-        Return when to renew, in seconds.
+        Up to *lost_until_ms* is missing what the one before did not get. Return when to renew, in seconds.
         """
         state, answered_at_ms = self._state, self._now_ms()
         told, key = channel_from(info)
@@ -412,7 +411,9 @@ class PubNubLink:
         if channel is told or not self._is_reached:
             here = await self._poller(told).poll(told.address, "0", 0)
             self._is_reached = True
+            state.behind_ms = max(0, wire.ms_from_timetoken(here.timetoken) - self._now_ms())
             told.begin_at(here, (self._now_ms() - read_from_ms) / 1000 + BEGIN_EARLIER_S)
+        gaps = [] if lost_until_ms is None else self._gaps_until(lost_until_ms)  # by how far our clock is now behind
         state.switch_to(channel, key, self._now_ms())
         self._opener = Opener(self._source, state.keys)
         state.subscription_id = info.id
@@ -421,7 +422,7 @@ class PubNubLink:
         life_ms = round((LIFE_S if info.expires_in is None else info.expires_in) * 1000)
         state.renewed_at_ms = asked_at_ms
         state.expires_at_ms, state.ends_at_ms = asked_at_ms + life_ms, answered_at_ms + life_ms
-        self._confirm_to_all(gaps or [])
+        self._confirm_to_all(gaps)
         return self._renew_in_s()
 
     def _confirm_to_all(self, gaps: list[Gap]) -> None:

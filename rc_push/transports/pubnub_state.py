@@ -72,8 +72,9 @@ class State(msgspec.Struct, omit_defaults=True):
     """The subscription, all empty where none is known. The newest channel is the last, the newest key the first.
 
     *renewed_at_ms* is when the request was sent whose answer is the last that we know: RingCentral may have changed
-    anything since then. *heard_at_ms* is when the last message was published: then it was alive. It can end from
-    *expires_at_ms* on, and has ended by *ends_at_ms*: its life began between that request and its answer.
+    anything since then. *heard_at_ms* is when the last message was published, by PubNub's clock: then it was alive.
+    *behind_ms* is by how much ours is behind that. It can end from *expires_at_ms* on, and has ended by *ends_at_ms*:
+    its life began between that request and its answer.
     """
 
     subscription_id: str = ""
@@ -85,10 +86,21 @@ class State(msgspec.Struct, omit_defaults=True):
     heard_at_ms: int = 0
     keys: list[str] = []
     channels: list[Channel] = []
+    behind_ms: int = 0
 
     def alive_at_ms(self) -> int:
-        """Return when the subscription was certainly alive; 0 where none is known."""
-        return max(self.renewed_at_ms, self.heard_at_ms)
+        """Return when the subscription was certainly alive, by our clock; 0 where none is known."""
+        return max(self.renewed_at_ms, self.heard_at_ms - self.behind_ms)
+
+    def hear(self, published_at_ms: int, at_ms: int, slack_ms: int) -> int:
+        """Note that a message came *at_ms*, and by PubNub's clock was published then; return when that was by ours.
+
+        A queue that was read late shows less of how far our clock is behind than a message that came at once did. Both
+        are taken to be earlier by *slack_ms*.
+        """
+        self.behind_ms = max(self.behind_ms, published_at_ms - at_ms)
+        self.heard_at_ms = max(self.heard_at_ms, published_at_ms - slack_ms)
+        return published_at_ms - slack_ms - self.behind_ms
 
     def find(self, channel: Channel) -> Channel | None:
         """Return the channel that we read already under the name of *channel*."""
@@ -110,7 +122,7 @@ class State(msgspec.Struct, omit_defaults=True):
         self.expires_at_ms = min(self.expires_at_ms, now_ms + round(LIFE_S * 1000))
         self.ends_at_ms = min(self.ends_at_ms, now_ms + round(LIFE_S * 1000))
         self.renewed_at_ms = min(self.renewed_at_ms, now_ms)
-        self.heard_at_ms = min(self.heard_at_ms, now_ms)
+        self.behind_ms = max(self.behind_ms, self.heard_at_ms - now_ms)
         for channel in self.channels:
             channel.seen_at_ms = min(channel.seen_at_ms, now_ms)
             channel.read_at_ms = min(channel.read_at_ms, now_ms)

@@ -108,6 +108,21 @@ def test_it_was_alive_when_it_was_renewed_or_last_heard():
     assert State(renewed_at_ms=9, heard_at_ms=7).alive_at_ms() == 9
 
 
+def test_what_waited_in_the_queue_is_not_heard_when_it_is_read_though_the_clock_is_behind():
+    state = State()
+    behind_ms = 3_600_000
+    assert state.hear(NOW_MS, NOW_MS - behind_ms, 1000) == NOW_MS - behind_ms - 1000
+    read_at_ms = NOW_MS + 60_000 - behind_ms
+    assert state.hear(NOW_MS + 2000, read_at_ms, 1000) == read_at_ms - 59_000
+    assert state.alive_at_ms() == read_at_ms - 59_000
+
+
+def test_a_clock_that_is_right_or_ahead_changes_nothing_of_when_a_message_was_published():
+    state = State()
+    assert [state.hear(NOW_MS, NOW_MS + ahead_ms, 1000) for ahead_ms in (0, 3_600_000)] == [NOW_MS - 1000] * 2
+    assert state.alive_at_ms() == NOW_MS - 1000
+
+
 @pytest.mark.parametrize(("expires_at_ms", "ended_at_ms"), [(NOW_MS - 5, NOW_MS - 5), (NOW_MS + 5, NOW_MS)])
 def test_a_subscription_that_is_gone_has_ended_when_it_was_to_expire_or_by_now(expires_at_ms, ended_at_ms):
     state = State("there", expires_at_ms=expires_at_ms, ends_at_ms=expires_at_ms)
@@ -124,7 +139,7 @@ def test_a_clock_that_was_put_back_hides_nothing():
     ahead = NOW_MS + 3_600_000
     state = State("there", [], "", ahead, ahead, ahead, ahead, [], [Channel("a", "k", seen_at_ms=ahead)])
     read = state_from(cursor(state), NOW_MS)
-    assert (read.renewed_at_ms, read.heard_at_ms, read.channels[0].since_ms()) == (NOW_MS, NOW_MS, NOW_MS)
+    assert (read.renewed_at_ms, read.alive_at_ms(), read.channels[0].since_ms()) == (NOW_MS, NOW_MS, NOW_MS)
     assert read.expires_at_ms == read.ends_at_ms == NOW_MS + LIFE_S * 1000
 
 
