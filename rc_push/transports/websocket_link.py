@@ -32,7 +32,7 @@ from rc_push.transports import Evidence, Expiries
 from rc_push.transports.inbox import Received
 from rc_push.transports.lifetime import NO_BOUNDS, Bounds, Lifetime
 from rc_push.transports.recovery import Recovery
-from rc_push.transports.seen import later
+from rc_push.transports.seen import Watch, later
 from rc_push.transports.serving import Proof, Verdict
 from rc_push.transports.socket import Socket
 from rc_push.transports.websocket_state import NAME, State
@@ -98,6 +98,7 @@ class WebSocketLink:
         self._ending: Exception | None = None
         self._expiries = Expiries(certificate_at=certificate_end(socket))
         self._recovery: Recovery | None = None
+        self._watch = Watch(round(wall() * 1000), self._loop.time())
         self._live = Source(subscription.account, subscription.name, NAME, "live")
         self._recovered = Source(subscription.account, subscription.name, NAME, "recovered")
 
@@ -252,6 +253,7 @@ class WebSocketLink:
         if not received:
             return batch
         now, at_ms = self._loop.time(), round(self._wall() * 1000)
+        self._state.behind_ms += self._watch.put_back_ms(at_ms, now)
         self._before_answer = 0
         envelopes = batch.envelopes
         for item in received:
@@ -374,6 +376,7 @@ class WebSocketLink:
                 self._admit_unproven(batch)
             batch.gaps.append(self._gap(self._seen_at_ms, None, reason, "certain"))
         self._state.forget_subscription()
+        self._state.behind_ms = 0  # the first event shows it again, and the clock may be right by now
         self._subscribe("connected")
 
     def _admit_unproven(self, batch: Batch) -> None:
@@ -437,7 +440,7 @@ class WebSocketLink:
         if other != self.subscription_id:
             self._lose("subscription replaced", at_ms, batch)
         elif self.evidence.state in ("live", "degraded"):
-            self._prove("events come", at_ms, _sent_at_ms(envelope, at_ms))
+            self._prove("events come", at_ms, self._sent_at_ms(envelope, at_ms))
 
     def _ask(self, now: float) -> None:
         message_id = self._session.request("GET", f"{subscriptions.PATH}/{self.subscription_id}", None, now)
@@ -500,7 +503,16 @@ class WebSocketLink:
 
     def _see_last(self, envelope: Envelope, at_ms: int) -> None:
         """Move *seen at* to when the last stored event was sent: what was sent later may still be on its way."""
-        self._see(_sent_at_ms(envelope, at_ms), at_ms)
+        sent_at_ms = ms_from_iso(envelope.timestamp) or at_ms
+        self._state.behind_ms = max(self._state.behind_ms, sent_at_ms - at_ms)
+        self._see(self._sent_at_ms(envelope, at_ms), at_ms)
+
+    def _sent_at_ms(self, envelope: Envelope, at_ms: int) -> int:
+        """Return when all that was sent before has come as well, if *envelope* has; *at_ms* is when it came.
+
+        By our clock, however far behind RingCentral's it is: what came late was not sent when it came.
+        """
+        return min((ms_from_iso(envelope.timestamp) or at_ms) - self._state.behind_ms, at_ms) - ORDER_SLACK_MS
 
     def _see(self, seen_at_ms: int, at_ms: int) -> None:
         self._seen_at_ms = later(self._seen_at_ms or 0, seen_at_ms, at_ms)
@@ -513,11 +525,6 @@ class WebSocketLink:
         self._state.rate_per_s = round(self._session.rate.per_s(self._loop.time()), 3)
         state = msgspec.json.encode(self._state)
         batch.cursor = Cursor(self._subscription.name, NAME, self._seen_at_ms or 0, state, is_clean)
-
-
-def _sent_at_ms(envelope: Envelope, at_ms: int) -> int:
-    """Return when all that was sent before has come as well, if *envelope* has; *at_ms* is when it came."""
-    return min(ms_from_iso(envelope.timestamp) or at_ms, at_ms) - ORDER_SLACK_MS
 
 
 def _new_id() -> str:

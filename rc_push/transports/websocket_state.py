@@ -22,7 +22,8 @@ class State(msgspec.Struct, omit_defaults=True):
     *event_filters* are those that we asked for, *held* those that the server said it holds when we asked it again
     (None = it never told), *refused* which of them it does not serve. *proven_at_ms* is when it last showed that it
     serves the subscription at all: by an answer, or by an event. *rate_per_s* is the rate of events then.
-    *was_refused*: it has refused to tell, as where login or subscription are over.
+    *was_refused*: it has refused to tell, as where login or subscription are over. *behind_ms* is by how much our clock
+    is behind RingCentral's, as far as is known.
     """
 
     wsc: Wsc | None = None
@@ -33,6 +34,7 @@ class State(msgspec.Struct, omit_defaults=True):
     proven_at_ms: int = 0
     rate_per_s: float = 0.0
     was_refused: bool = False
+    behind_ms: int = 0
 
     def forget_subscription(self) -> None:
         """Note that there is none, or will be another."""

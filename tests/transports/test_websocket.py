@@ -496,6 +496,28 @@ async def test_what_a_clock_that_is_behind_has_seen_is_as_much_older_than_what_c
         assert reading.cursor.seen_at_ms == pytest.approx(came_at_ms - websocket_link.ORDER_SLACK_MS, abs=300)
 
 
+async def test_an_event_that_was_late_was_not_sent_when_it_came_though_the_clock_is_put_back(account, sim):
+    """And none has come in time since then: the monotonic clock tells by how much."""
+    behind_s, late_s = 0.0, 20.0
+    transport = WebSocketTransport(
+        SubscriptionConfig("team", "main", event_filters=(POSTS,)),
+        account,
+        NetworkConfig(),
+        wall=lambda: time.time() - behind_s,
+    )
+    async with linked(transport) as reading:
+        await reading.until_live()
+        behind_s = 3600.0
+        wall = sim.state.clock._wall
+        sim.state.clock._wall = lambda: wall() - late_s
+        sim.emit_sample("post.added")
+        await reading.until_count(1)
+        [came_at_ms] = [envelope.received_at_ms for batch in reading.batches for envelope in batch.envelopes]
+        assert reading.link._sent_at_ms(reading.batches[-1].envelopes[-1], came_at_ms) == pytest.approx(
+            came_at_ms - late_s * 1000 - websocket_link.ORDER_SLACK_MS, abs=600
+        )
+
+
 async def test_after_another_login_all_since_the_last_proof_may_be_missing(sim, transport):
     cursor = await first_cursor(transport, sim)
     state = json.loads(cursor.state) | {"proven_at_ms": cursor.seen_at_ms - 5000}
