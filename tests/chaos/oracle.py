@@ -74,6 +74,8 @@ REASONS = {
 FULL = {"recovery buffer full", "queue full"}
 # For so long after a post of a webhook was late others may be (webhook_state.py), ms.
 LATE_MEMORY_MS = 60_000
+# What broke off in its body was sent at most so long before (webhook_posts.py), ms.
+UNHEARD_MS = 10_000
 # Renewals are seldom, and another login can take a minute: what made one late may lie behind many events.
 LATE = {"subscription expired"}
 
@@ -262,7 +264,14 @@ def _late_ms(outcome: Outcome, gap: Gap) -> int:
         return 0
     # The limit: each post of a webhook comes by itself. As late as some were, others may have been.
     since_ms, until_ms = gap.since_ms - LATE_MEMORY_MS, gap.until_ms or gap.since_ms
+    events = {event.id: event for event in outcome.emitted}
     came = [(came_ms, came_ms - sent_ms) for came_ms, sent_ms in _came(outcome, gap.subscription)]
+    # Where one comes again, late, those that did not come the first time may be about to.
+    sent = {each.uuid: event.at_ms for each in _received(outcome, gap.subscription) if (event := events.get(each.id))}
+    came += [(began_ms, began_ms - sent[uuid]) for began_ms, uuid in outcome.posts if uuid in sent]
+    if gap.reason == "posts refused":
+        # The limit: when a post was sent that broke off in its body, nobody knows.
+        came.append((gap.since_ms, UNHEARD_MS))
     return max((late_ms for came_ms, late_ms in came if since_ms <= came_ms <= until_ms), default=0)
 
 

@@ -79,7 +79,8 @@ class Outcome:
     """All that is known of one run, for the oracle.
 
     *owed* are our subscriptions, each with its transport; *withheld* the ids of events that RingCentral never sent by
-    the fault `zombie`. *fresh_s* is, by subscription, how long after the faults an event arrived; None = it never did.
+    the fault `zombie`. *posts*: when each post of a webhook began, one that came again too, and whose uuid it had.
+    *fresh_s* is, by subscription, how long after the faults an event arrived; None = it never did.
     *clock*: from when on the daemon's clock was wrong by how many ms. *told*: what a daemon must never say.
     *given_up* are the positions that a handler's daemon said to have parked; a crash can have come before the journal.
     """
@@ -88,6 +89,7 @@ class Outcome:
     emitted: list[Emitted] = field(default_factory=list)
     withheld: set[str] = field(default_factory=set)
     stored: list[Stored] = field(default_factory=list)
+    posts: list[tuple[int, str]] = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)
     audits: list[Audit] = field(default_factory=list)
     lines: dict[str, list[Line]] = field(default_factory=dict)

@@ -300,6 +300,8 @@ class _Play:
         outcome, stage = self.outcome, self.stage
         state = stage.state()
         outcome.emitted, outcome.withheld = _emitted(state)
+        posts = [post for webhook in state["webhooks"].values() for post in webhook["posts"]]
+        outcome.posts = [(_ms(post["at"]), post["uuid"]) for post in posts]
         with closing(Reader(stage.journal_path)) as reader:
             outcome.stored = _stored(reader)
         outcome.gaps = [

@@ -298,6 +298,26 @@ def test_a_gap_of_a_webhook_may_begin_as_much_earlier_as_posts_were_late_and_no_
     assert checks(outcome) == ["gaps"]
 
 
+def test_a_post_that_came_again_is_late_as_well_and_one_that_comes_at_once_is_not(outcome):
+    outcome.owed["socket"] = "webhook"
+    change_the_gap(since_ms=BEGAN_MS + 10_000, reason="no connection")(outcome)
+    outcome.troubles.append(Trouble("kill", BEGAN_MS + AWAY_MS[0], BEGAN_MS + AWAY_MS[0]))
+    first = outcome.stored[9]
+    outcome.posts = [(first.received_ms, first.uuid)]
+    assert checks(outcome) == ["gaps"]
+    outcome.posts.append((first.received_ms + 8000, first.uuid))
+    assert judge(outcome) == []
+
+
+def test_a_gap_of_posts_refused_may_begin_ten_seconds_earlier_and_no_more(outcome):
+    outcome.owed["socket"] = "webhook"
+    outcome.troubles.append(Trouble("kill", BEGAN_MS + AWAY_MS[0], BEGAN_MS + AWAY_MS[0]))
+    change_the_gap(since_ms=BEGAN_MS + AWAY_MS[0] - 10_000, reason="posts refused")(outcome)
+    assert judge(outcome) == []
+    change_the_gap(since_ms=BEGAN_MS + AWAY_MS[0] - 16_000, reason="posts refused")(outcome)
+    assert checks(outcome) == ["gaps"]
+
+
 def test_the_cause_of_a_full_queue_can_lie_behind_the_first_that_it_had_and_not_behind_when_that_came(outcome):
     """A queue reaches back: what was lost of it was sent before the absence was over, or had even begun."""
     change_the_gap(reason="queue full")(outcome)
