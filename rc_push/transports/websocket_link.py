@@ -369,11 +369,7 @@ class WebSocketLink:
             reason = f"recovery failed ({details.recovery_error_code or 'no reason given'})"
             if self._state.wsc is None:
                 reason = "no session to recover"
-            is_within_window = at_ms < self._seen_at_ms + details.recovery_timeout * 1000
-            has_lost_it = details.recovery_error_code == wsg.NO_SUBSCRIPTION and is_within_window
-            # With a login that is over, the subscription may have ended long before we had another login made.
-            if has_lost_it or details.recovery_error_code == wsg.OTHER_OAUTH_SESSION:
-                self._admit_unproven(batch)
+            self._admit_unproven(batch)  # Heartbeats are answered, too, where the subscription is gone
             batch.gaps.append(self._gap(self._seen_at_ms, None, reason, "certain"))
         self._state.forget_subscription()
         self._state.behind_ms = 0  # the first event shows it again, and the clock may be right by now

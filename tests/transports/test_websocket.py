@@ -530,6 +530,18 @@ async def test_after_another_login_all_since_the_last_proof_may_be_missing(sim, 
     ]
 
 
+async def test_where_nothing_is_kept_any_more_the_subscription_may_have_been_gone_since_its_last_proof(sim, transport):
+    cursor = await first_cursor(transport, sim)
+    state = json.loads(cursor.state) | {"proven_at_ms": cursor.seen_at_ms - 5000}
+    await sim.admin.faults({"fault": "fail-recovery", "code": "WSG-1005"})
+    async with linked(transport, replace(cursor, state=json.dumps(state).encode())) as again:
+        await again.until_live()
+    assert [(gap.since_ms, gap.until_ms, gap.certainty) for gap in again.gaps] == [
+        (cursor.seen_at_ms - 5000, cursor.seen_at_ms, "possible"),
+        (cursor.seen_at_ms, None, "certain"),
+    ]
+
+
 async def test_a_live_subscription_without_a_young_proof_is_not_live(transport):
     async with linked(transport) as reading:
         await reading.until_live()
