@@ -74,8 +74,8 @@ REASONS = {
 FULL = {"recovery buffer full", "queue full"}
 # For so long after a post of a webhook was late others may be (webhook_state.py), ms.
 LATE_MEMORY_MS = 60_000
-# What broke off in its body was sent at most so long before (webhook_posts.py), ms.
-UNHEARD_MS = 10_000
+# What broke off in its body was sent at most so long before it began to come (webhook_posts.py), ms.
+ON_THE_WAY_MS = 2000
 # Renewals are seldom, and another login can take a minute: what made one late may lie behind many events.
 LATE = {"subscription expired"}
 
@@ -271,7 +271,7 @@ def _late_ms(outcome: Outcome, gap: Gap) -> int:
     came += [(began_ms, began_ms - sent[uuid]) for began_ms, uuid in outcome.posts if uuid in sent]
     if gap.reason == "posts refused":
         # The limit: when a post was sent that broke off in its body, nobody knows.
-        came.append((gap.since_ms, UNHEARD_MS))
+        came.append((gap.since_ms, ON_THE_WAY_MS))
     return max((late_ms for came_ms, late_ms in came if since_ms <= came_ms <= until_ms), default=0)
 
 

@@ -309,12 +309,12 @@ def test_a_post_that_came_again_is_late_as_well_and_one_that_comes_at_once_is_no
     assert judge(outcome) == []
 
 
-def test_a_gap_of_posts_refused_may_begin_ten_seconds_earlier_and_no_more(outcome):
+def test_a_gap_of_posts_refused_may_begin_two_seconds_earlier_and_no_more(outcome):
     outcome.owed["socket"] = "webhook"
     outcome.troubles.append(Trouble("kill", BEGAN_MS + AWAY_MS[0], BEGAN_MS + AWAY_MS[0]))
-    change_the_gap(since_ms=BEGAN_MS + AWAY_MS[0] - 10_000, reason="posts refused")(outcome)
+    change_the_gap(since_ms=BEGAN_MS + AWAY_MS[0] - 2_000, reason="posts refused")(outcome)
     assert judge(outcome) == []
-    change_the_gap(since_ms=BEGAN_MS + AWAY_MS[0] - 16_000, reason="posts refused")(outcome)
+    change_the_gap(since_ms=BEGAN_MS + AWAY_MS[0] - 8_000, reason="posts refused")(outcome)
     assert checks(outcome) == ["gaps"]
 
 
