@@ -35,11 +35,9 @@ UNREAD_MAX_BYTES = sys.int_info.default_max_str_digits
 _LF, _CR = b"\n\r"
 
 
+# Untracked by the garbage collector, and so are envelopes that nobody has read: many wait at once.
 class Source(msgspec.Struct, frozen=True, gc=False):
-    """Where an envelope came from: the same for all of one connection.
-
-    The garbage collector does not track it, and so no envelope that is not read: there are many.
-    """
+    """Where an envelope came from: the same for all of one connection."""
 
     account: str
     subscription: str
@@ -50,14 +48,6 @@ class Source(msgspec.Struct, frozen=True, gc=False):
 @lru_cache
 def _fields_json(source: Source) -> bytes:
     return msgspec.json.encode(source)[1:-1]
-
-
-class _Head(msgspec.Struct, frozen=True, gc=False):
-    timestamp: str = ""
-    subscriptionId: str | None = None  # noqa: N815 - RingCentral's spelling
-
-
-_decode_head = msgspec.json.Decoder(_Head).decode
 
 
 class Envelope(msgspec.Struct, frozen=True, dict=True):
@@ -83,12 +73,12 @@ class Envelope(msgspec.Struct, frozen=True, dict=True):
     @property
     def timestamp(self) -> str:
         """When RingCentral sent it, in RingCentral's spelling; empty where it did not say."""
-        return self._head.timestamp
+        return str(self.fields.get("timestamp") or "")
 
     @property
     def subscription_id(self) -> str | None:
         """RingCentral's id of the subscription."""
-        return self._head.subscriptionId
+        return self.fields.get("subscriptionId")
 
     @property
     def owner_id(self) -> str | None:
@@ -99,14 +89,6 @@ class Envelope(msgspec.Struct, frozen=True, dict=True):
     def body(self) -> Any:
         """What happened: the family's own JSON; None where RingCentral left it out."""
         return self.fields.get("body")
-
-    @cached_property
-    def _head(self) -> _Head:
-        """What says when and for whom; nothing else is read for that, as long as it is as it should be."""
-        try:
-            return _decode_head(self.payload)
-        except (msgspec.DecodeError, RecursionError):
-            return _Head(str(self.fields.get("timestamp") or ""), self.fields.get("subscriptionId"))
 
     @cached_property
     def fields(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import contextlib
 import math
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
@@ -204,12 +204,11 @@ class Receiver:
             raise asyncio.CancelledError
 
     async def _append_patiently(self, batch: Batch) -> Appended:
-        delays: Iterator[float] | None = None
+        delays = delays_s(STORE_LADDER_S)
         while True:
             try:
                 return await self._append(batch)
             except JournalError as exc:
-                delays = delays or delays_s(STORE_LADDER_S)
                 delay_s = next(delays)
                 self._become(Evidence("degraded", f"cannot store: {exc}"))
                 log.error("journal_cannot_store", subscription=self.subscription, error=str(exc), next_try_s=delay_s)

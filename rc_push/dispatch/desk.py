@@ -89,6 +89,7 @@ class Desk:
         self.delivered += 1
         self.open.discard(entry.position)
         self.ledger.done(entry)
+        # Nearly always there is nothing to do in either; this is called for each event.
         if entry.lane is not None:
             self.lanes.finish(entry)
         if self.breaker.is_in_doubt:

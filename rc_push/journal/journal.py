@@ -81,12 +81,7 @@ class Journal:
 
         It is begun at once; to cancel the waiting does not take the batch back.
         """
-        try:
-            return self._start(lambda store: store.append(batch), lambda appended: self._note_head(appended, batch))
-        except JournalError as exc:
-            refused = asyncio.get_running_loop().create_future()
-            refused.set_exception(exc)
-            return refused
+        return self._start(lambda store: store.append(batch), lambda appended: self._note_head(appended, batch))
 
     async def wait_past(self, position: int) -> int:
         """Wait until the journal's head is past *position*; return the head."""
@@ -97,7 +92,7 @@ class Journal:
     async def read(self, after: int, limit: int) -> list[Envelope]:
         """Return the events behind the position *after*, at most *limit*."""
         if self._reader is None:
-            raise JournalError(f"{self.path}: the journal is closed")
+            raise self._closed()
         recent = self._recent.after(after, limit)
         if recent is not None:
             return recent
@@ -112,7 +107,7 @@ class Journal:
         """Have *query* read from one consistent state; return what it returns. Raises JournalError."""
         reader = self._reader
         if reader is None:
-            raise JournalError(f"{self.path}: the journal is closed")
+            raise self._closed()
 
         def look() -> T:
             with reader.snapshot() as db:
@@ -236,7 +231,7 @@ class Journal:
         """Return once both threads have answered and the disk has taken a commit. Raises JournalError."""
         await self._write(Store.prove)
         if self._reader is None:
-            raise JournalError(f"{self.path}: the journal is closed")
+            raise self._closed()
         await self._in_reader(self._reader.after, self.head, 1)
 
     async def _in_reader(self, call: Callable[..., T], *args: object) -> T:
@@ -251,8 +246,13 @@ class Journal:
 
     def _start(self, write: type_of_write, on_done: Callable[[Any], None] | None = None) -> asyncio.Future[Any]:
         if self._writer is None:
-            raise JournalError(f"{self.path}: the journal is closed")
+            refused = asyncio.get_running_loop().create_future()
+            refused.set_exception(self._closed())
+            return refused
         return self._writer.start(write, on_done)
+
+    def _closed(self) -> JournalError:
+        return JournalError(f"{self.path}: the journal is closed")
 
     def _note_head(self, appended: Appended, batch: Batch) -> None:
         if self.max_bytes is not None:

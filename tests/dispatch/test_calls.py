@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 
 import pytest
 
 from rc_push.dispatch.calls import Caller
+from rc_push.handlers.hand_over import HandOver, begin_hand_over
 
 SHORT_S = 0.01
 
@@ -306,6 +309,36 @@ async def test_each_call_has_its_whole_time_whenever_the_timer_was_armed():
     with Caller(0.5) as caller:
         for _ in range(3):
             await caller.call(takes_most_of_it, None)
+
+
+def test_a_fork_can_make_calls_of_its_own_and_not_go_on_with_those_of_its_parent():
+    async def nothing(_):
+        return
+
+    async def forks(_):
+        os.fork()
+
+    async def calls(handle):
+        with Caller(1.0) as caller:
+            await caller.call(handle, None)
+
+    def come_back_of(handle) -> bytes:
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            with contextlib.suppress(BaseException):
+                begin_hand_over(HandOver("h"))
+                asyncio.run(calls(handle))
+                os.write(writing, b".")
+            os._exit(0)
+        os.close(writing)
+        with os.fdopen(reading, "rb") as file:
+            came = file.read()  # to the end: when all of them have
+        os.waitpid(child, 0)
+        return came
+
+    assert come_back_of(nothing) == b"."
+    assert come_back_of(forks) == b".", "the one that was forked in a call did not"
 
 
 async def test_it_is_for_tasks():

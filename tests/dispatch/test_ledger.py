@@ -196,6 +196,45 @@ async def test_a_mistake_of_ours_is_not_taken_for_a_full_disk(ours, journal, liv
         await ours.save()
 
 
+async def test_what_is_done_first_is_noted_soon_and_then_the_little_that_comes_later_than_what_has_failed(monkeypatch):
+    monkeypatch.setattr(ledger, "SELDOM", 50)
+    worlds = []
+    for _ in range(2):
+        journal, live = FakeJournal(), Track(0)
+        one = Ledger("h", journal, live, note_every_s=0.02, sleep=asyncio.sleep, wall=lambda: NOW_MS / 1000)
+        worlds.append((journal, live, one, asyncio.create_task(one.run())))
+    for journal, live, one, _ in worlds:
+        (first,) = entries(live, 1)
+        one.done(first)
+        async with asyncio.timeout(0.5):  # by the pace of what is seldom, it takes 1 s
+            await journal.asked.wait()
+        journal.asked.clear()
+    (done_in, live_, is_done, _), (failed_in, live, has_failed, _) = worlds
+    is_done.done(*entries(live_, 2))
+    has_failed.parks(*entries(live, 2))
+    async with asyncio.timeout(0.5):
+        await failed_in.asked.wait()
+    assert not done_in.asked.is_set()
+    async with asyncio.timeout(10):
+        await done_in.asked.wait()
+    for *_, task in worlds:
+        task.cancel()
+
+
+async def test_where_much_was_done_the_next_is_noted_soon(monkeypatch):
+    monkeypatch.setattr(ledger, "SELDOM", 500)
+    journal, live = FakeJournal(), Track(0)
+    one = Ledger("h", journal, live, note_every_s=0.02, sleep=asyncio.sleep, wall=lambda: NOW_MS / 1000)
+    running = asyncio.create_task(one.run())
+    async with asyncio.timeout(5):  # by the pace of what is seldom, it takes 10 s
+        for begin in (1, 101):
+            for entry in entries(live, *range(begin, begin + ledger.FEW + 1)):
+                one.done(entry)
+            await journal.asked.wait()
+            journal.asked.clear()
+    running.cancel()
+
+
 async def test_it_says_when_more_waits_than_may(ours, live, monkeypatch):
     monkeypatch.setattr(ledger, "UNSAVED_MAX", 3)
     many = entries(live, 1, 2, 3, 4)

@@ -27,7 +27,7 @@ from rc_push.simulator.knobs import Knobs
 from rc_push.simulator.server import Simulator
 from rc_push.transports import pubnub
 from rc_push.transports.poll import PubNubPoller
-from rc_push.transports.pubnub import PubNubTransport
+from rc_push.transports.pubnub import ORDER_SLACK_MS, PubNubTransport
 from rc_push.transports.pubnub_state import DRAIN_S
 
 POSTS = "/team-messaging/v1/posts"
@@ -52,11 +52,14 @@ class Told:
 
 @pytest.fixture
 def make_transport(sim, account, clock) -> Callable[..., PubNubTransport]:
-    def make(*event_filters: str, rest: Any = None, origin: str = "") -> PubNubTransport:
+    def make(*event_filters: str, rest: Any = None, origin: str = "", behind_s: float = 0.0) -> PubNubTransport:
         config = SubscriptionConfig("team", "main", "pubnub", event_filters=event_filters or (POSTS,))
         at = origin or sim.pubnub_origin
         return PubNubTransport(
-            config, rest or account, lambda key: PubNubPoller(key, at, NetworkConfig()), wall=clock.wall
+            config,
+            rest or account,
+            lambda key: PubNubPoller(key, at, NetworkConfig()),
+            wall=lambda: clock.wall() - behind_s,
         )
 
     return make
@@ -738,6 +741,24 @@ async def test_a_subscription_that_ended_early_may_have_lost_all_since_the_last_
     assert since_ms == pytest.approx(heard_at_ms, abs=1500)
     assert until_ms == pytest.approx(clock.wall_ms(), abs=2000)
     assert reading.told_gaps[-1] == ("subscription expired", "certain")
+
+
+async def test_by_a_clock_that_is_behind_what_was_read_late_was_not_published_then(sim, make_transport, clock):
+    """What came between is missing as well, though the message seems to be of the moment in which it was read."""
+    transport = make_transport(behind_s=3600.0)
+    async with linked(transport) as reading:
+        await reading.until_live()
+    clock.jump(30)
+    published_at_ms = clock.wall_ms()
+    uuids = posts(sim, 1)
+    clock.jump(60)
+    sim.state.subscriptions.clear()
+    async with linked(transport, reading.cursor) as again:
+        await again.until_count(1)
+        await again.until(lambda reading: any(reason == "subscription expired" for reason, _ in reading.told_gaps))
+    assert again.uuids == uuids
+    since_ms = min(gap.since_ms for gap in again.gaps if gap.reason == "subscription expired")
+    assert since_ms == pytest.approx(published_at_ms - 3_600_000 - ORDER_SLACK_MS, abs=2000)
 
 
 async def test_a_crash_while_an_expired_one_is_replaced_keeps_the_gap(sim, transport, clock):

@@ -518,27 +518,16 @@ async def test_an_event_that_was_late_was_not_sent_when_it_came_though_the_clock
         )
 
 
-async def test_after_another_login_all_since_the_last_proof_may_be_missing(sim, transport):
+@pytest.mark.parametrize("code", ["WSG-1003", "WSG-1005"], ids=["another login", "nothing is kept any more"])
+async def test_where_a_recovery_fails_all_since_the_last_proof_may_be_missing(sim, transport, code):
     cursor = await first_cursor(transport, sim)
     state = json.loads(cursor.state) | {"proven_at_ms": cursor.seen_at_ms - 5000}
-    await sim.admin.faults({"fault": "fail-recovery", "code": "WSG-1003"})
+    await sim.admin.faults({"fault": "fail-recovery", "code": code})
     async with linked(transport, replace(cursor, state=json.dumps(state).encode())) as again:
         await again.until_live()
-    assert [(gap.since_ms, gap.until_ms, gap.reason) for gap in again.gaps] == [
-        (cursor.seen_at_ms - 5000, cursor.seen_at_ms, "subscription lost"),
-        (cursor.seen_at_ms, None, "recovery failed (WSG-1003)"),
-    ]
-
-
-async def test_where_nothing_is_kept_any_more_the_subscription_may_have_been_gone_since_its_last_proof(sim, transport):
-    cursor = await first_cursor(transport, sim)
-    state = json.loads(cursor.state) | {"proven_at_ms": cursor.seen_at_ms - 5000}
-    await sim.admin.faults({"fault": "fail-recovery", "code": "WSG-1005"})
-    async with linked(transport, replace(cursor, state=json.dumps(state).encode())) as again:
-        await again.until_live()
-    assert [(gap.since_ms, gap.until_ms, gap.certainty) for gap in again.gaps] == [
-        (cursor.seen_at_ms - 5000, cursor.seen_at_ms, "possible"),
-        (cursor.seen_at_ms, None, "certain"),
+    assert [(gap.since_ms, gap.until_ms, gap.reason, gap.certainty) for gap in again.gaps] == [
+        (cursor.seen_at_ms - 5000, cursor.seen_at_ms, "subscription lost", "possible"),
+        (cursor.seen_at_ms, None, f"recovery failed ({code})", "certain"),
     ]
 
 
