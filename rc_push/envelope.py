@@ -93,7 +93,10 @@ class Envelope(msgspec.Struct, frozen=True, dict=True):
     @cached_property
     def fields(self) -> dict[str, Any]:
         """RingCentral's object, parsed once."""
-        fields: dict[str, Any] = json.loads(self.payload)
+        try:
+            fields: dict[str, Any] = msgspec.json.decode(self.payload)
+        except (msgspec.DecodeError, RecursionError):  # half surrogates, `1e999`, digits without end
+            fields = json.loads(self.payload)
         return fields
 
     @property
@@ -329,7 +332,10 @@ def _envelope_leniently(payload: bytes, source: Source, received_at_ms: int) -> 
         if not isinstance(fields, dict):
             return Unreadable.of(payload, "not a JSON object", source, received_at_ms)
         clean = _clean_fields(fields)
-        line = _one_line(payload) if clean == fields else _dump(clean)
+        if clean == fields:
+            line = _one_line(payload)
+        else:  # a ValueError where Python has read a number as infinite (`1e999`)
+            line = json.dumps(clean, separators=(",", ":"), allow_nan=False).encode()
     except RecursionError:
         return Unreadable.of(payload, "nested too deeply", source, received_at_ms)
     except ValueError as exc:
@@ -366,11 +372,6 @@ def _clean_fields(fields: dict[str, Any]) -> dict[str, Any]:
         if isinstance(clean.get(key), int) and not isinstance(clean[key], bool):
             clean[key] = str(clean[key])
     return clean
-
-
-def _dump(fields: dict[str, Any]) -> bytes:
-    """Return *fields* as one line. Raises ValueError where Python has read a number as infinite (`1e999`)."""
-    return json.dumps(fields, separators=(",", ":"), allow_nan=False).encode()
 
 
 def _one_line(payload: bytes) -> bytes:

@@ -21,7 +21,7 @@ from rc_push.envelope import Batch, Cursor, Gap
 from rc_push.errors import JournalError, UnreachableError, delay_asked_for_s, is_retryable
 from rc_push.journal import Appended, Journal
 from rc_push.measures import PerMinute
-from rc_push.settling import settled
+from rc_push.waiting import settled
 from rc_push.transports import Evidence, Transport
 
 log = structlog.get_logger()
@@ -232,7 +232,9 @@ class Receiver:
             self._gaps[gap.certainty] += 1
         if batch.envelopes:
             self._last_event_at = self._wall()
-            self._by_origin.update([envelope.source.origin for envelope in batch.envelopes])
+            origins = [envelope.source.origin for envelope in batch.envelopes]
+            for origin in set(origins):
+                self._by_origin[origin] += origins.count(origin)
             self._per_minute.add(len(batch.envelopes), self._last_event_at)
         _log_what_users_must_know(batch)
 

@@ -42,7 +42,7 @@ ROWS = (
         "oauth",
     },
     {"log", "network"},  # above config, whose settings they take
-    {"envelope", "config", "backoff", "control", "measures", "settling"},
+    {"envelope", "config", "backoff", "control", "measures", "waiting"},
     {"event_types"},  # of envelope alone
     {"errors", "terminal", "nesting", "folders"},
 )

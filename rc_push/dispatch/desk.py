@@ -25,6 +25,7 @@ from rc_push.errors import Failed, JournalError, Reject, Retry, detail_of
 from rc_push.journal import Journal
 from rc_push.measures import Durations
 from rc_push.ordering import Keys
+from rc_push.waiting import Pulse
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -68,8 +69,7 @@ class Desk:
         self._is_told = False
         self.waits_until = 0.0
         self.trial: Entry | None = None
-        self.work_there = asyncio.Event()
-        self.room_there = asyncio.Event()
+        self.work_there, self.room_there = Pulse(), Pulse()
         self.delivered = self.filtered = self.failed = self.parked = self.in_hand = 0
         self.last_error = ""
         self.calls = Durations()
@@ -199,13 +199,11 @@ class Desk:
 
     def wake(self) -> None:
         """Wake whoever waits for something to hand over."""
-        self.work_there.set()
-        self.work_there = asyncio.Event()
+        self.work_there.beat()
 
     def give_room(self) -> None:
         """Wake whoever waits for room, or for the end of what was handed over."""
-        self.room_there.set()
-        self.room_there = asyncio.Event()
+        self.room_there.beat()
         if self.takers > 1:
             self.wake()  # what has been let go may be for others
 

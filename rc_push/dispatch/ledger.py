@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Literal
 
 import structlog
@@ -19,7 +19,7 @@ from rc_push.dispatch.tracks import Track
 from rc_push.errors import DETAIL_MAX_LENGTH, JournalError
 from rc_push.journal import Advance, Attempt, Journal, Replay, Unfinished
 from rc_push.journal.progress import Outcome
-from rc_push.settling import settled
+from rc_push.waiting import settled
 
 log = structlog.get_logger()
 
@@ -27,7 +27,7 @@ JOURNAL_LADDER_S = ((0.1, 0.1), (0.5, 1.0), (2.0, 5.0))
 # Changes that wait for a journal that cannot be written, before nothing more is handed over.
 UNSAVED_MAX = 10_000
 # Where so few events or fewer were noted the last time, and none has failed, it is done so many times more seldom.
-FEW, SELDOM = 32, 5
+FEW, SELDOM = 32, 10
 # What is kept of why something failed. A handler can put a whole message into its exception.
 REASON_MAX_LENGTH = 1000
 
@@ -131,9 +131,11 @@ class Ledger:
         if not self._note_every_s:
             return
         if self._is_trickle:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._note_every_s * (SELDOM - 1)):
+            try:
+                async with asyncio.timeout(self._note_every_s * SELDOM):
                     await self._failed.wait()
+            except TimeoutError:
+                return
         await asyncio.sleep(self._note_every_s)
 
     async def save(self) -> bool:

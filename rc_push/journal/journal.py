@@ -14,9 +14,10 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
+
+import msgspec
 
 from rc_push.envelope import Batch, Cursor, Envelope
 from rc_push.errors import JournalCorrupt, JournalError
@@ -26,6 +27,7 @@ from rc_push.journal.recent import Recent
 from rc_push.journal.retention import CROWDED, SLICE_ROWS
 from rc_push.journal.store import Appended, Store
 from rc_push.measures import Durations
+from rc_push.waiting import Pulse
 
 T = TypeVar("T")
 type_of_write = Callable[[Store], Any]
@@ -40,7 +42,7 @@ class Journal:
         self.head = 0
         self.live_bytes = 0
         self.commits = Durations()
-        self._moved = asyncio.Event()
+        self._moved = Pulse()
         self._crowded = asyncio.Event()
         self._damage: JournalCorrupt | None = None
         self._damaged = asyncio.Event()
@@ -264,8 +266,7 @@ class Journal:
             self._recent.clear()
         if head > self.head:
             self.head = head
-            self._moved.set()
-            self._moved = asyncio.Event()
+            self._moved.beat()
 
     def _note_size(self, live_bytes: int) -> None:
         self.live_bytes = live_bytes
@@ -275,8 +276,7 @@ class Journal:
             self._crowded.clear()
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
+class _Job(msgspec.Struct, frozen=True):
     write: type_of_write
     future: asyncio.Future[Any]
     on_done: Callable[[Any], None] | None

@@ -171,8 +171,10 @@ class ProgressRows:
             " WHERE id = ?",
             (advance.position, advance.delivered, advance.filtered, handler),
         )
-        self._save_unfinished(handler, advance.unfinished)
-        self._save_attempts(handler, advance.attempts)
+        if advance.unfinished:
+            self._save_unfinished(handler, advance.unfinished)
+        if advance.attempts:
+            self._save_attempts(handler, advance.attempts)
         self._db.executemany(
             "UPDATE replays SET position = max(position, ?), delivered = delivered + ? WHERE id = ?",
             [(position, delivered, id_) for id_, (position, delivered) in advance.replays.items()],

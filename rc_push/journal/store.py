@@ -72,6 +72,7 @@ class Store:
         self._lock, self._db = open_alone(path, None if is_salvage else take_back)
         self._segments = SegmentWriter(path)
         self._emptied: list[int] = []
+        self._last_position = 0  # of the last row inserted
         self._subscriptions: dict[str, int] = {}
         self._sources: dict[Source, int] = {}
         self.progress = ProgressRows(self._db)
@@ -152,6 +153,7 @@ class Store:
         stored = self._insert_events(subscription, batch.envelopes)  # last: they end at the head (`Recent`)
         if batch.cursor is not None:
             self._save_cursor(subscription, batch.cursor)
+        head = self._last_position if stored and stored == len(batch.envelopes) else self.head()
         duplicate = len(batch.envelopes) - stored + batch.twins
         if batch.received:
             self._db.execute(
@@ -159,7 +161,7 @@ class Store:
                 " unreadable = unreadable + ? WHERE id = ?",
                 (batch.received, stored, duplicate, len(batch.unreadables), subscription),
             )
-        return Appended(stored, duplicate, self.head(), 0 if self.max_bytes is None else self.live_bytes())
+        return Appended(stored, duplicate, head, 0 if self.max_bytes is None else self.live_bytes())
 
     def head(self) -> int:
         """Return the newest position; 0 in an empty journal."""
@@ -309,7 +311,9 @@ class Store:
         for size in ROWS_AT_ONCE:
             while len(rows) - done >= size:
                 values = list(chain.from_iterable(rows[done : done + size]))
-                stored += self._db.execute(inserts[size], values).rowcount
+                done_by = self._db.execute(inserts[size], values)
+                stored += done_by.rowcount
+                self._last_position = int(done_by.lastrowid or 0)
                 done += size
         return stored
 

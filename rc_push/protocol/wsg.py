@@ -110,7 +110,7 @@ Fact = Connected | Notified | Answered | HeartbeatAnswered | ErrorReceived | Unk
 class ClientSession:
     """Our side of one connection. Offers *wsc* for recovery where it has one, and keeps the newest that comes.
 
-    *rate_per_s* is what was known of the rate of events before. Whoever takes the facts counts events in `rate`: what
+    *rate_per_s* is what was known of the rate of events before. Whoever takes the facts counts events (`heard`): what
     was kept for us and comes all at once is none.
     """
 
@@ -134,6 +134,7 @@ class ClientSession:
         self._waiting: dict[str, float] = {}
         self._heartbeat: _Heartbeat | None = None
         self._details_until = now + DETAILS_WITHIN_S
+        self._deadline_s: float | None = None
 
     @property
     def deadline_s(self) -> float:
@@ -141,6 +142,11 @@ class ClientSession:
 
         By the rate when the last frame came: were it to fade meanwhile, silence would give itself more time.
         """
+        if self._deadline_s is None:
+            self._deadline_s = self._deadline()
+        return self._deadline_s
+
+    def _deadline(self) -> float:
         details = self.details or ConnectionDetails()
         return self._patience.deadline_s(
             buffer_size=details.recovery_buffer_size,
@@ -148,9 +154,16 @@ class ClientSession:
             rate_per_s=self.rate.per_s(self.received_at),
         )
 
+    def heard(self, now: float, events: int = 0) -> None:
+        """Note that the server has sent something, so many *events* among it."""
+        self.received_at = now
+        if events:
+            self.rate.add(events, now)
+        self._deadline_s = None
+
     def receive(self, data: bytes, now: float) -> Fact:
         """Return what the frame *data* says."""
-        self.received_at = now
+        self.heard(now)
         frame = frames.decode(data)
         if isinstance(frame, BadFrame):
             return frame
@@ -238,7 +251,7 @@ class ClientSession:
             details = frames.decode_tolerantly(body or b"{}", ConnectionDetails)
         except (ValueError, RecursionError) as exc:
             return BadFrame(body, f"ConnectionDetails: {str(exc)[:100]}")  # not the meta: it holds the recovery token
-        self.details = details
+        self.details, self._deadline_s = details, None
         recovered = None
         if details.recovery_state:
             recovered = details.recovery_state == "Successful"

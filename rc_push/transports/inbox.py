@@ -42,6 +42,8 @@ class Inbox:
         self._arrived = asyncio.Event()
         self._closed: ConnectionClosed | None = None
         self._ended = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._alarm: asyncio.TimerHandle | None = None
 
     @property
     def has_frames(self) -> bool:
@@ -73,6 +75,8 @@ class Inbox:
         self._closed = closed
         self._ended.set()
         self._arrived.set()
+        if self._alarm:
+            self._alarm.cancel()
 
     def take(self, limit: int | None = None) -> list[Received]:
         """Return what is there, at most *limit* of it, and forget it."""
@@ -92,16 +96,28 @@ class Inbox:
         self._arrived.set()
 
     async def wait(self, timeout_s: float) -> None:
-        """Wait until there is something to take, the connection is over, `wake`, or *timeout_s* has passed."""
+        """Wait until there is something to take, the connection is over, `wake`, or *timeout_s* has passed.
+
+        It may end before without any of these: who waits has to look at the clock.
+        """
         if self._frames or self.has_ended:
             return
         self._arrived.clear()
-        timer = None if timeout_s == math.inf else asyncio.get_running_loop().call_later(timeout_s, self._arrived.set)
-        try:
-            await self._arrived.wait()
-        finally:
-            if timer:
-                timer.cancel()
+        if timeout_s != math.inf:
+            self._wake_at(self._loop.time() + timeout_s)
+        await self._arrived.wait()
+
+    def _wake_at(self, at: float) -> None:
+        """Let a `wait` end then. An alarm that is set for sooner stays: nearly always events come before either."""
+        if self._alarm and self._alarm.when() > at:
+            self._alarm.cancel()
+            self._alarm = None
+        if self._alarm is None:
+            self._alarm = self._loop.call_at(at, self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self._arrived.set()
 
     async def wait_end(self) -> None:
         """Wait until the connection is over and all of it is here, whatever the bound."""

@@ -52,6 +52,8 @@ RESUBSCRIBE_EVERY_S = 60.0
 OVERLAP_S, OVERLAP_SHARE = 5.0, 0.05
 # What the server has to say to a DELETE, at the end.
 LEAVE_WITHIN_S = 3.0
+# Where frames come without a pause, what is due is looked for so often.
+LOOK_EVERY_S = 0.5
 
 
 class WebSocketLink:
@@ -87,6 +89,7 @@ class WebSocketLink:
         )
         self._inbox = socket.inbox
         self._inbox.open = self._open
+        self._look_at = -math.inf
         self._is_woken = self._is_connected = False
         self._subscribing = self._leaving = ""
         self._has_left: bool | None = None
@@ -207,7 +210,8 @@ class WebSocketLink:
     # -------------------------------------------------------------------------------------------------------- timers
 
     async def _wait(self) -> None:
-        due_at = min(self._session.timer_at(), self._due_at())
+        self._look_at = self._due_at()
+        due_at = min(self._session.timer_at(), self._look_at)
         await self._inbox.wait(due_at - self._loop.time())
         if self._loop.time() > due_at + LATE_S:
             # The loop itself was late, so what was due may lie in the socket unread: look there before judging.
@@ -221,8 +225,9 @@ class WebSocketLink:
     def _do_what_is_due(self) -> None:
         """Do what has to be done by time, however many frames come."""
         now = self._loop.time()
-        if now < self._due_at():
+        if now < self._look_at:
             return
+        self._look_at = now + LOOK_EVERY_S
         if now >= self._ask_at():
             self._ask(now)
         if self._lifetime.handle_timer(now, self._session.rate, self._details.recovery_buffer_size):
@@ -265,7 +270,7 @@ class WebSocketLink:
                     envelopes.append(item)
             else:
                 self._take_frame(item, now, at_ms, batch)
-        self._session.received_at = now
+        self._session.heard(now)
         if batch.envelopes and batch.envelopes[-1].source is self._live:
             self._take_live(batch, now, at_ms)
         if batch.envelopes or self._session.wsc != self._state.wsc:
@@ -274,11 +279,13 @@ class WebSocketLink:
 
     def _take_live(self, batch: Batch, now: float, at_ms: int) -> None:
         count = sum(envelope.source is self._live for envelope in batch.envelopes) if self._recovery else None
-        self._session.rate.add(len(batch.envelopes) if count is None else count, now)
+        self._session.heard(now, len(batch.envelopes) if count is None else count)
         self._lifetime.suspicion = ""
-        self._see_last(batch.envelopes[-1], at_ms)
+        last = msgspec.structs.replace(batch.envelopes[-1])  # what is read of it must not stay with what is stored
+        shown_at_ms = self._shown_at_ms(last, at_ms)
+        self._see(shown_at_ms, at_ms)
         if len(batch.envelopes) > self._before_answer:
-            self._notice_whose(batch.envelopes[-1], at_ms, batch)
+            self._notice_whose(last.subscription_id, at_ms, shown_at_ms, batch)
 
     def _take_frame(self, frame: bytes, now: float, at_ms: int, batch: Batch) -> None:
         fact = self._session.receive(frame, now)
@@ -429,14 +436,14 @@ class WebSocketLink:
             why, self._state.refused, at_ms / 1000, good_for_s=good_for_s, expiries=self._expiries
         )
 
-    def _notice_whose(self, envelope: Envelope, at_ms: int, batch: Batch) -> None:
-        other = envelope.subscription_id
+    def _notice_whose(self, other: str | None, at_ms: int, shown_at_ms: int, batch: Batch) -> None:
+        """Note that an event of the subscription *other* has come: of ours, as it should be?"""
         if self._subscribing or not other or other == self._former_id:
             return
         if other != self.subscription_id:
             self._lose("subscription replaced", at_ms, batch)
         elif self.evidence.state in ("live", "degraded"):
-            self._prove("events come", at_ms, self._sent_at_ms(envelope, at_ms))
+            self._prove("events come", at_ms, shown_at_ms)
 
     def _ask(self, now: float) -> None:
         message_id = self._session.request("GET", f"{subscriptions.PATH}/{self.subscription_id}", None, now)
@@ -497,18 +504,14 @@ class WebSocketLink:
 
     # --------------------------------------------------------------------------------------------------------- details
 
-    def _see_last(self, envelope: Envelope, at_ms: int) -> None:
-        """Move *seen at* to when the last stored event was sent: what was sent later may still be on its way."""
-        sent_at_ms = ms_from_iso(envelope.timestamp) or at_ms
-        self._state.behind_ms = max(self._state.behind_ms, sent_at_ms - at_ms)
-        self._see(self._sent_at_ms(envelope, at_ms), at_ms)
-
-    def _sent_at_ms(self, envelope: Envelope, at_ms: int) -> int:
-        """Return when all that was sent before has come as well, if *envelope* has; *at_ms* is when it came.
+    def _shown_at_ms(self, last: Envelope, at_ms: int) -> int:
+        """Return when all that was sent before has come as well, now that *last* has, at *at_ms*.
 
         By our clock, however far behind RingCentral's it is: what came late was not sent when it came.
         """
-        return min((ms_from_iso(envelope.timestamp) or at_ms) - self._state.behind_ms, at_ms) - ORDER_SLACK_MS
+        sent_at_ms = ms_from_iso(last.timestamp) or at_ms
+        self._state.behind_ms = max(self._state.behind_ms, sent_at_ms - at_ms)
+        return min(sent_at_ms - self._state.behind_ms, at_ms) - ORDER_SLACK_MS
 
     def _see(self, seen_at_ms: int, at_ms: int) -> None:
         self._seen_at_ms = later(self._seen_at_ms or 0, seen_at_ms, at_ms)

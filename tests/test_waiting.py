@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from rc_push.settling import settled
+from rc_push.waiting import settled
 
 
 async def test_what_is_there_is_not_waited_for():
