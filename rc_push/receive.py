@@ -21,8 +21,8 @@ from rc_push.envelope import Batch, Cursor, Gap
 from rc_push.errors import JournalError, UnreachableError, delay_asked_for_s, is_retryable
 from rc_push.journal import Appended, Journal
 from rc_push.measures import PerMinute
-from rc_push.waiting import settled
 from rc_push.transports import Evidence, Transport
+from rc_push.waiting import settled
 
 log = structlog.get_logger()
 

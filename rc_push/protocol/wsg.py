@@ -134,7 +134,15 @@ class ClientSession:
         self._waiting: dict[str, float] = {}
         self._heartbeat: _Heartbeat | None = None
         self._details_until = now + DETAILS_WITHIN_S
+        self._rate_per_s: float | None = None
         self._deadline_s: float | None = None
+
+    @property
+    def rate_per_s(self) -> float:
+        """The rate of events when the last frame came, in events per second."""
+        if self._rate_per_s is None:
+            self._rate_per_s = self.rate.per_s(self.received_at)
+        return self._rate_per_s
 
     @property
     def deadline_s(self) -> float:
@@ -143,23 +151,20 @@ class ClientSession:
         By the rate when the last frame came: were it to fade meanwhile, silence would give itself more time.
         """
         if self._deadline_s is None:
-            self._deadline_s = self._deadline()
+            details = self.details or ConnectionDetails()
+            self._deadline_s = self._patience.deadline_s(
+                buffer_size=details.recovery_buffer_size,
+                window_s=details.recovery_timeout,
+                rate_per_s=self.rate_per_s,
+            )
         return self._deadline_s
-
-    def _deadline(self) -> float:
-        details = self.details or ConnectionDetails()
-        return self._patience.deadline_s(
-            buffer_size=details.recovery_buffer_size,
-            window_s=details.recovery_timeout,
-            rate_per_s=self.rate.per_s(self.received_at),
-        )
 
     def heard(self, now: float, events: int = 0) -> None:
         """Note that the server has sent something, so many *events* among it."""
         self.received_at = now
         if events:
             self.rate.add(events, now)
-        self._deadline_s = None
+        self._rate_per_s = self._deadline_s = None
 
     def receive(self, data: bytes, now: float) -> Fact:
         """Return what the frame *data* says."""

@@ -137,10 +137,12 @@ class RotatingLink:
         """Have another connection made, where the present one asks for it."""
         if self._successor or self._past:
             return
-        link, now = self._present.link, self._loop.time()
+        link = self._present.link
         why = link.outlived
-        if not why and link.suspicion and now >= self._owner.suspected_at + SUSPECT_EVERY_S:
-            why, self._owner.suspected_at = link.suspicion, now
+        if not why and link.suspicion:
+            now = self._loop.time()
+            if now >= self._owner.suspected_at + SUSPECT_EVERY_S:
+                why, self._owner.suspected_at = link.suspicion, now
         if why:
             self._begin(why)
 

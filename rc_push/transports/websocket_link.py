@@ -144,12 +144,15 @@ class WebSocketLink:
         while True:
             self._do_what_is_due()
             await self._flush()
-            batch = self._batch_from(self._inbox.take(BATCH_MAX_FRAMES))
-            if batch or self._is_woken:
+            if self._inbox.has_frames:
+                batch = self._batch_from(self._inbox.take(BATCH_MAX_FRAMES))
+                if not batch and not self._is_woken:
+                    continue
                 self._is_woken = False
                 return batch
-            if self._inbox.has_frames:
-                continue
+            if self._is_woken:
+                self._is_woken = False
+                return Batch(self._subscription.name)
             if self._ending or self._inbox.has_ended:
                 raise self._ending or self._inbox.error()
             await self._wait()
@@ -437,7 +440,7 @@ class WebSocketLink:
         )
 
     def _notice_whose(self, other: str | None, at_ms: int, shown_at_ms: int, batch: Batch) -> None:
-        """Note that an event of the subscription *other* has come: of ours, as it should be?"""
+        """Note that an event of the subscription *other* has come, and judge whether it is ours."""
         if self._subscribing or not other or other == self._former_id:
             return
         if other != self.subscription_id:
@@ -521,7 +524,7 @@ class WebSocketLink:
 
     def _put_cursor(self, batch: Batch, *, is_clean: bool = False) -> None:
         self._state.wsc = self._session.wsc
-        self._state.rate_per_s = round(self._session.rate.per_s(self._loop.time()), 3)
+        self._state.rate_per_s = round(self._session.rate_per_s, 3)
         state = msgspec.json.encode(self._state)
         batch.cursor = Cursor(self._subscription.name, NAME, self._seen_at_ms or 0, state, is_clean)
 
