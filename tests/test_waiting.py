@@ -1,10 +1,12 @@
-"""Is an answer waited for to its end, and is a cancellation neither lost nor in its way?"""
+"""Is an answer waited for to its end, and is a cancellation neither lost nor in its way? Whom does a beat wake?"""
 
 from __future__ import annotations
 
 import asyncio
 
-from rc_push.waiting import settled
+import pytest
+
+from rc_push.waiting import Pulse, settled
 
 
 async def test_what_is_there_is_not_waited_for():
@@ -34,3 +36,77 @@ async def test_a_cancellation_at_the_moment_of_the_answer_harms_nothing():
     answer.set_result("there")
     waiting.cancel()
     assert await waiting is True
+
+
+async def test_an_answer_that_is_a_failure_is_left_to_whoever_asks_for_it():
+    answer = asyncio.get_running_loop().create_future()
+    waiting = asyncio.create_task(settled(answer))
+    await asyncio.sleep(0)
+    answer.set_exception(ZeroDivisionError())
+    assert await waiting is False
+    with pytest.raises(ZeroDivisionError):
+        answer.result()
+
+
+async def test_an_answer_that_is_taken_back_cancels_nobody_who_waits():
+    answer = asyncio.get_running_loop().create_future()
+    waiting = asyncio.create_task(settled(answer))
+    await asyncio.sleep(0)
+    answer.cancel()
+    assert await waiting is False
+    assert answer.cancelled()
+
+
+async def test_the_answer_may_be_a_task_which_a_cancellation_does_not_reach_either():
+    begun, may_end = asyncio.Event(), asyncio.Event()
+
+    async def work():
+        begun.set()
+        await may_end.wait()
+        return "there"
+
+    answer = asyncio.create_task(work())
+    waiting = asyncio.create_task(settled(answer))
+    await begun.wait()
+    waiting.cancel()
+    await asyncio.sleep(0)
+    may_end.set()
+    assert await waiting is True
+    assert answer.result() == "there"
+
+
+async def test_a_beat_wakes_those_who_wait_and_nobody_who_comes_later():
+    pulse, woken = Pulse(), []
+
+    async def wait(name):
+        await pulse.wait()
+        woken.append(name)
+
+    first = [asyncio.create_task(wait("a")), asyncio.create_task(wait("b"))]
+    await asyncio.sleep(0)
+    pulse.beat()
+    later = asyncio.create_task(wait("c"))
+    await asyncio.gather(*first)
+    await asyncio.sleep(0)
+    assert woken == ["a", "b"]
+    assert not later.done()
+    pulse.beat()
+    await later
+
+
+async def test_who_stops_waiting_for_a_beat_is_forgotten_and_keeps_it_from_nobody():
+    pulse = Pulse()
+    gone, stays = asyncio.create_task(pulse.wait()), asyncio.create_task(pulse.wait())
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.wait([gone])
+    assert len(pulse._waiting) == 1
+    pulse.beat()
+    await stays
+    # … also where it is cancelled in the very moment of the beat
+    late = asyncio.create_task(pulse.wait())
+    await asyncio.sleep(0)
+    pulse.beat()
+    late.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await late

@@ -16,6 +16,7 @@ from websockets.exceptions import ConnectionClosed, ConnectionClosedOK
 
 from rc_push.envelope import Envelope
 from rc_push.errors import UnreachableError
+from rc_push.waiting import Pulse
 
 BUFFER_MAX_BYTES = 8 << 20
 # What an event takes in memory beside its payload, about: small ones are many.
@@ -39,7 +40,7 @@ class Inbox:
         self._size_bytes = 0
         self._is_bounded = True
         self._is_paused = False
-        self._arrived = asyncio.Event()
+        self._arrived = Pulse()
         self._closed: ConnectionClosed | None = None
         self._ended = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -65,7 +66,7 @@ class Inbox:
         received = self.open(frames) if self.open else frames
         self._frames.extend(received)
         self._size_bytes += _size(received)
-        self._arrived.set()
+        self._arrived.beat()
         if self._is_bounded and self._size_bytes > BUFFER_MAX_BYTES and not self._is_paused:
             self._is_paused = True
             self._pause()
@@ -74,7 +75,7 @@ class Inbox:
         """Note that the connection is over, and how."""
         self._closed = closed
         self._ended.set()
-        self._arrived.set()
+        self._arrived.beat()
         if self._alarm:
             self._alarm.cancel()
 
@@ -93,7 +94,7 @@ class Inbox:
 
     def wake(self) -> None:
         """Let a `wait` end."""
-        self._arrived.set()
+        self._arrived.beat()
 
     async def wait(self, timeout_s: float) -> None:
         """Wait until there is something to take, the connection is over, `wake`, or *timeout_s* has passed.
@@ -102,7 +103,6 @@ class Inbox:
         """
         if self._frames or self.has_ended:
             return
-        self._arrived.clear()
         if timeout_s != math.inf:
             self._wake_at(self._loop.time() + timeout_s)
         await self._arrived.wait()
@@ -117,7 +117,7 @@ class Inbox:
 
     def _ring(self) -> None:
         self._alarm = None
-        self._arrived.set()
+        self._arrived.beat()
 
     async def wait_end(self) -> None:
         """Wait until the connection is over and all of it is here, whatever the bound."""

@@ -211,6 +211,8 @@ def _by_knobs(outcome: Outcome, gap: Gap) -> set[str]:
     more: set[str] = set()
     if not outcome.knobs.get("details_with_wsc", True):
         more |= {"stop"}  # no session can be recovered, however it ended
+    if outcome.knobs.get("second_connection", "replaces") == "replaces" and gap.reason == "connection was deaf":
+        more |= {"disk-full", "freeze"}  # they keep the first in use while RingCentral serves the second instead
     return more
 
 
@@ -225,7 +227,7 @@ def _around(outcome: Outcome, gap: Gap) -> Iterator[Trouble]:
         until_ms = gap.since_ms if gap.until_ms is None else gap.until_ms
         if gap.reason in FULL:
             came = [each.received_ms for each in _proofs(outcome, gap.subscription, until_ms - SLACK_MS)]
-            until_ms = min(came, default=until_ms)
+            until_ms = max(until_ms, min(came, default=until_ms))  # a clock that was put back tells of earlier times
         if gap.since_ms - wrong_ms <= over_ms and trouble.since_ms <= until_ms + wrong_ms + WIDE_MS:
             yield trouble
 

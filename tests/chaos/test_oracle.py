@@ -249,6 +249,20 @@ def test_where_the_daemons_clock_is_wrong_its_gaps_are_by_that_clock(outcome):
     assert "missing" in checks(outcome)
 
 
+def test_a_clock_that_was_put_back_hides_no_cause_of_a_full_buffer(outcome):
+    set_the_clock(outcome, 10, -30_000)
+    change_the_gap(since_ms=BEGAN_MS - 12_000, until_ms=BEGAN_MS - 3900, reason="recovery buffer full")(outcome)
+    assert judge(outcome) == []
+
+
+def test_a_connection_is_deaf_beside_its_successor_where_ringcentral_serves_one_and_the_journal_is_full(outcome):
+    outcome.troubles[0] = replace(outcome.troubles[0], kind="disk-full")
+    change_the_gap(reason="connection was deaf")(outcome)
+    assert judge(outcome) == []
+    outcome.knobs["second_connection"] = "fails"
+    assert checks(outcome) == ["gaps"]
+
+
 @pytest.mark.parametrize(
     ("after_s", "by_ms", "complaining"),
     [

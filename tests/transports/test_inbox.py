@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from unittest import mock
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from websockets.exceptions import ConnectionClosedError
 
 from rc_push.envelope import Envelope, Source
 from rc_push.transports import inbox
@@ -66,3 +68,37 @@ def test_what_has_come_is_taken_in_order_and_too_much_of_it_stops_the_reading(st
             assert socket.is_paused == (size_of(there) > MAX_BYTES)
 
     asyncio.run(check())
+
+
+async def test_who_waits_for_longer_is_woken_no_later_than_who_waited_for_less():
+    """One alarm serves both: one that is set for sooner stays, and wakes too early rather than too late."""
+    box = Inbox(lambda: None, lambda: None)
+    loop = asyncio.get_running_loop()
+    began_at = loop.time()
+    waiting = asyncio.create_task(box.wait(0.05))
+    await asyncio.sleep(0)
+    box.wake()
+    await waiting
+    await box.wait(60.0)
+    assert loop.time() - began_at == pytest.approx(0.05, abs=0.04)
+
+
+async def test_who_waits_for_less_is_woken_before_who_would_have_waited_for_longer():
+    box = Inbox(lambda: None, lambda: None)
+    waiting = asyncio.create_task(box.wait(60.0))
+    await asyncio.sleep(0)
+    box.wake()
+    await waiting
+    async with asyncio.timeout(5):
+        await box.wait(0.02)
+
+
+async def test_a_connection_that_is_over_leaves_no_alarm_behind():
+    box = Inbox(lambda: None, lambda: None)
+    waiting = asyncio.create_task(box.wait(60.0))
+    await asyncio.sleep(0)
+    box.end(ConnectionClosedError(None, None))
+    await waiting
+    loop = asyncio.get_running_loop()
+    assert all(timer.cancelled() for timer in loop._scheduled if timer._callback == box._ring)
+    await box.wait(60.0)  # at once
