@@ -6,6 +6,7 @@ import compileall
 import contextlib
 import json
 import os
+import re
 import socket
 import statistics
 import subprocess
@@ -18,6 +19,9 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+# What the service has in its environment, the daemon has here.
+UNIT = HERE.parent / "systemd" / "rc-push.service"
+SERVICE_ENVIRON = dict(re.findall(r"^Environment=(\w+)=(.*)$", UNIT.read_text("utf-8"), re.MULTILINE))
 CLIENT_CPU, SERVER_CPU = {0}, {(os.cpu_count() or 1) - 1}
 ROUND_WITHIN_S = 120.0
 KIB_PER_MIB = 1024
@@ -68,9 +72,9 @@ def daemon(
 
 @contextlib.contextmanager
 def running_daemon(ready: dict[str, str], config: Path, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the daemon with the file at *config*, the simulator's credentials and *environ* in its environment."""
+    """Run the daemon with the file at *config*, in the service's environment, with the credentials and *environ* added."""
     names = {"RC_APP_CLIENT_ID": "clientId", "RC_APP_CLIENT_SECRET": "clientSecret", "RC_USER_JWT": "jwt"}
-    environ |= {name: ready[key] for name, key in names.items()}
+    environ = SERVICE_ENVIRON | environ | {name: ready[key] for name, key in names.items()}
     command = [sys.executable, "-m", "rc_push", "-c", str(config), "run"]
     with running(command, CLIENT_CPU, env=os.environ | environ) as process:
         yield process
@@ -188,6 +192,12 @@ def cpu_s(pid: int) -> float:
     """Return the processor time of a process. Source: proc(5), utime and stime in hundredths of a second."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / 100
+
+
+def threads_cpu_s(pid: int) -> float:
+    """Return the processor time of a process's present threads, to the ns. Source: Linux, sched-stats."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
 
 def memory_until(condition: Callable[[], bool], pid: int, within_s: float) -> list[float]:

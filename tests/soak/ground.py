@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -28,6 +29,9 @@ from rc_push.journal.figures import file_bytes
 # What others have in their environment must not decide.
 OURS = ("RC_", "JOURNAL_STREAM", "NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY")
 HASTENED = Path(__file__).parent.parent / "chaos" / "hastened.py"
+# What the service has in its environment, the daemon has here.
+UNIT = Path(__file__).parent.parent.parent / "systemd" / "rc-push.service"
+SERVICE_ENVIRON = dict(re.findall(r"^Environment=(\w+)=(.*)$", UNIT.read_text("utf-8"), re.MULTILINE))
 POSTS = "/team-messaging/v1/posts"
 MESSAGES = "/restapi/v1.0/account/~/extension/~/message-store"
 CALLS = "/restapi/v1.0/account/~/extension/~/telephony/sessions"
@@ -262,7 +266,8 @@ class Ground:
     # --------------------------------------------------------------------------------------------------------- details
 
     def _environ(self) -> dict[str, str]:
-        environ = {name: value for name, value in os.environ.items() if not name.startswith(OURS)} | dict(self.environ)
+        environ = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+        environ |= SERVICE_ENVIRON | dict(self.environ)
         if hasattr(self, "ready"):
             names = {"RC_APP_CLIENT_ID": "clientId", "RC_APP_CLIENT_SECRET": "clientSecret", "RC_USER_JWT": "jwt"}
             environ |= {name: self.ready[key] for name, key in names.items()}

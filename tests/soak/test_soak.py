@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import soak
 import tables
+from ground import SERVICE_ENVIRON
 from troubles import ROTATION, SHORT
 
 
@@ -24,6 +25,10 @@ async def test_a_short_soak_adds_up(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "connection reset" in shown
     assert "too short a run to tell" in shown
+
+
+def test_the_daemon_is_given_what_the_service_has_in_its_environment():
+    assert SERVICE_ENVIRON == {"MALLOC_ARENA_MAX": "2"}
 
 
 def test_every_trouble_has_time_for_its_steps():
