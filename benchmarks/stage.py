@@ -72,7 +72,7 @@ def daemon(
 
 @contextlib.contextmanager
 def running_daemon(ready: dict[str, str], config: Path, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the daemon with the file at *config*, in the service's environment, with the credentials and *environ* added."""
+    """Run the daemon with the file at *config*, in the service's environment, the credentials and *environ* added."""
     names = {"RC_APP_CLIENT_ID": "clientId", "RC_APP_CLIENT_SECRET": "clientSecret", "RC_USER_JWT": "jwt"}
     environ = SERVICE_ENVIRON | environ | {name: ready[key] for name, key in names.items()}
     command = [sys.executable, "-m", "rc_push", "-c", str(config), "run"]

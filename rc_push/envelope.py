@@ -264,7 +264,8 @@ class Batch:
 
     def __bool__(self) -> bool:
         """Say whether there is anything to store."""
-        return bool(self.received or self.gaps or self.cursor or self.closes_gaps_at_ms is not None)
+        records = self.envelopes or self.unreadables or self.gaps
+        return bool(records or self.twins or self.cursor or self.closes_gaps_at_ms is not None)
 
 
 def envelope_of_gap(gap: Gap, account: str, at_ms: int) -> Envelope:

@@ -73,6 +73,11 @@ class Lanes:
         return len(self._fresh)
 
     @property
+    def is_empty(self) -> bool:
+        """Say whether there is nothing to take, whatever time it is."""
+        return not (self._fresh or self._ready or self._due)
+
+    @property
     def is_blocked(self) -> bool:
         """Say whether nothing at all may pass: the order is strict, and something has failed."""
         return self._order == "strict" and bool(self._lanes)

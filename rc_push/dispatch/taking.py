@@ -64,9 +64,9 @@ class Taker:
 
     def _take(self) -> list[Entry]:
         """Return what is to be handed over now; where there is nothing, arm the alarm for when there will be."""
-        now = self._desk.now()
-        if self._desk.is_paused or self._desk.is_stopping:
+        if self._desk.is_paused or self._desk.is_stopping or self._desk.lanes.is_empty:
             return []
+        now = self._desk.now()
         if now < self._desk.waits_until:
             self._alarm.wake_at(self._desk.waits_until)
             return []

@@ -222,7 +222,9 @@ class RotatingLink:
     def _note(self, batch: Batch) -> None:
         if batch.cursor:
             self._seen_at_ms = batch.cursor.seen_at_ms
-        if batch.envelopes or batch.twins:
+        if batch.envelopes:
+            self._heard_at_ms = batch.envelopes[-1].received_at_ms
+        elif batch.twins:
             self._heard_at_ms = self._now_ms()
 
     def _wake(self) -> None:
