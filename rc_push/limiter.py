@@ -85,12 +85,16 @@ class _Group:
 
 
 class LimitState(msgspec.Struct, frozen=True, rename="camel"):
-    """What of the limits outlives the process: the Auth group's, and when its requests were sent. Epoch seconds."""
+    """What of the limits outlives the process: the Auth group's, and when its requests were sent. Epoch seconds.
+
+    *at* is when it was so; a version before did not say.
+    """
 
     sent: tuple[float, ...] = ()
     silent_until: float = 0.0
     limit: int = LIMITS["auth"]
     window_s: float = WINDOW_S
+    at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +176,7 @@ class Limiter:
             silent_until + shift if silent_until > now else 0.0,
             auth.limit,
             auth.window_s,
+            wall,
         )
 
     def restore(self, state: LimitState, *, now: float, wall: float) -> None:
@@ -180,7 +185,8 @@ class Limiter:
         auth.limit, auth.window_s = min(max(1, state.limit), LIMIT_MAX), min(max(1.0, state.window_s), WINDOW_MAX_S)
         auth.sent.extend(min(now, at + shift) for at in state.sent[-LIMIT_MAX:])
         if state.silent_until:
-            auth.silent_until = min(state.silent_until + shift, now + RETRY_AFTER_MAX_S)
+            silence_s = state.silent_until - max(wall, state.at)
+            auth.silent_until = now + min(silence_s, RETRY_AFTER_MAX_S)
 
     def _group(self, method: str, path: str) -> _Group:
         return self._groups[self._group_of.get(_endpoint(method, path), UNKNOWN_GROUP)]

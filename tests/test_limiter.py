@@ -11,6 +11,7 @@ from rc_push.limiter import (
     RETRY_AFTER_MAX_S,
     SILENCE_S,
     Limiter,
+    LimitState,
     retry_after_s_from,
 )
 
@@ -205,4 +206,10 @@ def test_a_clock_that_was_moved_makes_nothing_wait_for_long(shift_s: float):
     first, second = Limiter(), Limiter()
     first.learn(*WSTOKEN, 429, {**GROUP_HEADERS, "Retry-After": "60"}, now=0.0)
     second.restore(first.state(now=0.0, wall=1_000_000.0), now=0.0, wall=1_000_000.0 + shift_s)
-    assert second.silence_s(*TOKEN, now=0.0) <= RETRY_AFTER_MAX_S
+    assert second.silence_s(*TOKEN, now=0.0) <= 60.0
+
+
+def test_what_a_version_before_has_kept_of_a_penalty_makes_nothing_wait_for_ever():
+    limiter = Limiter()
+    limiter.restore(LimitState(silent_until=2_000_000.0), now=0.0, wall=1_000_000.0)
+    assert limiter.silence_s(*TOKEN, now=0.0) == RETRY_AFTER_MAX_S

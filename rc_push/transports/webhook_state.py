@@ -129,7 +129,8 @@ class _Most:
 
 def _late_ms(envelope: Envelope) -> int:
     """Return how long after it was sent *envelope* came, where it says when that was."""
-    return envelope.received_at_ms - (ms_from_iso(envelope.timestamp) or envelope.received_at_ms)
+    sent_at = msgspec.structs.replace(envelope).timestamp  # what is read of it must not stay with what is stored
+    return envelope.received_at_ms - (ms_from_iso(sent_at) or envelope.received_at_ms)
 
 
 def new_hook(address: str, event_filters: list[str], at_ms: int) -> Hook:

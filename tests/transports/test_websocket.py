@@ -650,3 +650,14 @@ async def test_a_rotation_admits_that_the_first_connection_had_lost_its_subscrip
     (gap,) = reading.gaps
     assert gap.reason == "subscription lost"
     assert gap.since_ms - 1 <= deaf_at_ms <= gap.until_ms  # one side rounds to whole ms, the other cuts
+
+
+async def test_what_is_read_of_an_event_here_does_not_stay_with_it(sim, transport):
+    """The newest events are at hand for handlers, and parsed ones would take several times as much memory."""
+    async with linked(transport) as reading:
+        await reading.until_live()
+        for _ in range(3):
+            sim.emit_sample("post.added")
+        await reading.until_count(3)
+    stored = [envelope for batch in reading.batches for envelope in batch.envelopes]
+    assert [vars(envelope) for envelope in stored] == [{}, {}, {}]
