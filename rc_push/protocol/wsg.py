@@ -256,7 +256,7 @@ class ClientSession:
             details = frames.decode_tolerantly(body or b"{}", ConnectionDetails)
         except (ValueError, RecursionError) as exc:
             return BadFrame(body, f"ConnectionDetails: {str(exc)[:100]}")  # not the meta: it holds the recovery token
-        self.details, self._deadline_s = details, None
+        self.details = details
         recovered = None
         if details.recovery_state:
             recovered = details.recovery_state == "Successful"

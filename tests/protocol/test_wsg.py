@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 
 import pytest
 from hypothesis import given
@@ -342,6 +343,20 @@ def test_how_long_silence_is_borne_follows_from_what_this_server_keeps():
     assert client.deadline_s == pytest.approx(10.0)
     client.receive(frame({"type": "ConnectionDetails"}, {"recoveryTimeout": 24}), 0.0)
     assert client.deadline_s == pytest.approx(8.0)
+
+
+def test_rate_and_patience_follow_from_what_was_heard_last():
+    client, _ = connected()
+    assert (client.rate_per_s, client.deadline_s) == (0.0, 60.0)
+    client.heard(1000.0, events=300)
+    assert client.received_at == 1000.0
+    assert client.rate_per_s == pytest.approx(10.0), "300 within the 30 s that are remembered"
+    assert client.deadline_s == pytest.approx(5.0), "half of the buffer of 100"
+    client.heard(1030.0)
+    assert client.rate_per_s == pytest.approx(10.0 / math.e), "and nothing since"
+    assert client.deadline_s == pytest.approx(5.0 * math.e)
+    client.receive(b"[]", 1060.0)
+    assert client.rate_per_s == pytest.approx(10.0 / math.e**2)
 
 
 def test_a_heartbeat_without_an_answer_ends_the_connection_even_while_events_come():
