@@ -213,9 +213,10 @@ class WebSocketLink:
     # -------------------------------------------------------------------------------------------------------- timers
 
     async def _wait(self) -> None:
-        self._look_at = self._due_at()
-        due_at = min(self._session.timer_at(), self._look_at)
-        await self._inbox.wait(due_at - self._loop.time())
+        due_at, now = self._due_at(), self._loop.time()
+        self._look_at = min(due_at, now + LOOK_EVERY_S)  # what comes now may change what is due, and may come on and on
+        due_at = min(due_at, self._session.timer_at())
+        await self._inbox.wait(due_at - now)
         if self._loop.time() > due_at + LATE_S:
             # The loop itself was late, so what was due may lie in the socket unread: look there before judging.
             await self._inbox.wait(LATE_S)

@@ -1160,3 +1160,19 @@ def test_events_that_came_over_two_connections_are_counted_as_duplicates(store):
     with reading(store) as reader, reader.snapshot() as db:
         (team,) = audit(db).subscriptions
     assert (team.received, team.stored, team.duplicate, team.difference) == (3, 1, 2, 0)
+
+
+def test_the_head_that_is_told_is_the_journals_whatever_a_batch_has_brought(tmp_path):
+    path = tmp_path / "journal.db"
+    gap = Gap("team", "websocket", 1000, 2000, "connection lost", "possible")
+    at_rest = Batch("team", cursor=Cursor("team", "websocket", 1000))
+    with opened(path) as store:
+        told = [append(store, brought).head for brought in (batch(1, 2), batch(3, 1), batch(3), at_rest, batch(1, 4))]
+        assert told[0] == 2
+        assert told == sorted(told), "positions of what was known are left out"
+        assert told[-1] == store.head()
+        assert append(store, Batch("team", gaps=[gap])).head == store.head() == told[-1] + 1
+        assert append(store, batch(*range(10, 310))).head == store.head()
+    with opened(path) as store:
+        assert append(store, at_rest).head == store.head() > 300
+        assert append(store, batch(1)).head == store.head()

@@ -661,3 +661,24 @@ async def test_what_is_read_of_an_event_here_does_not_stay_with_it(sim, transpor
         await reading.until_count(3)
     stored = [envelope for batch in reading.batches for envelope in batch.envelopes]
     assert [vars(envelope) for envelope in stored] == [{}, {}, {}]
+
+
+async def test_what_is_due_is_done_also_where_frames_come_without_a_pause(transport, monkeypatch):
+    monkeypatch.setattr(websocket_link, "LOOK_EVERY_S", 0.05)
+    loop = asyncio.get_running_loop()
+
+    async def take_frames_until(condition):
+        async with asyncio.timeout(5):
+            while not condition():
+                reading.link._inbox.put([b"[]"])
+                await reading.link.read()
+                await asyncio.sleep(0)
+
+    async with linked(transport) as reading:
+        await reading.until_live()
+        looked_at = loop.time() + 0.1
+        await take_frames_until(lambda: loop.time() > looked_at)
+        assert reading.link.outlived == ""
+        reading.link._lifetime._replace_at = 0.0
+        await take_frames_until(lambda: reading.link.outlived)
+    assert reading.link.outlived == "its time is nearly over"
