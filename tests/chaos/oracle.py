@@ -224,12 +224,20 @@ def _around(outcome: Outcome, gap: Gap) -> Iterator[Trouble]:
         over_ms = min(proofs, default=gap.until_ms or 0) + WIDE_MS
         if gap.reason in LATE:
             over_ms = math.inf
-        until_ms = gap.since_ms if gap.until_ms is None else gap.until_ms
+        until_ms = _end_of(outcome, gap)
         if gap.reason in FULL:
             came = [each.received_ms for each in _proofs(outcome, gap.subscription, until_ms - SLACK_MS)]
             until_ms = max(until_ms, min(came, default=until_ms))  # a clock that was put back tells of earlier times
         if gap.since_ms - wrong_ms <= over_ms and trouble.since_ms <= until_ms + wrong_ms + WIDE_MS:
             yield trouble
+
+
+def _end_of(outcome: Outcome, gap: Gap) -> int:
+    """Return where *gap* ends, or the one that begins there: what is unproven before an outage has the same cause."""
+    if gap.until_ms is None:
+        return gap.since_ms
+    after = [each for each in outcome.gaps if each.since_ms == gap.until_ms and each.subscription == gap.subscription]
+    return max((each.until_ms or each.since_ms for each in after), default=gap.until_ms)
 
 
 def _proofs(outcome: Outcome, name: str, since_ms: int) -> list[Stored]:
@@ -285,7 +293,9 @@ def _handlers(outcome: Outcome) -> Iterator[str]:
     positions = {each.position: each for each in outcome.stored if each.type != OWN}
     for handler, lines in outcome.lines.items():
         seen = {line.position for line in lines}
-        lost = positions.keys() - seen - outcome.parked[handler]
+        # What a webhook posts again can come as the daemon is told to end: the next one would hand it over.
+        lost = {each.position for each in positions.values() if not _came_at_the_end(outcome, each)}
+        lost -= seen | outcome.parked[handler]
         if lost:
             yield f"{handler} never saw {_some(lost)}"
         if strange := seen - positions.keys():
@@ -296,6 +306,11 @@ def _handlers(outcome: Outcome) -> Iterator[str]:
                 yield f"{handler}: position {line.position} is {line.id}, stored is {stored.id}"
             elif stored and line.event is not None and line.event != json.loads(stored.payload):
                 yield f"{handler}: position {line.position} was handed over changed"
+
+
+def _came_at_the_end(outcome: Outcome, each: Stored) -> bool:
+    _, wrong_ms = outcome.clock[-1]
+    return 0 < outcome.stopped_ms <= each.received_ms - wrong_ms + SLACK_MS
 
 
 def _order(outcome: Outcome) -> Iterator[str]:

@@ -80,6 +80,7 @@ class Outcome:
 
     *owed* are our subscriptions, each with its transport; *withheld* the ids of events that RingCentral never sent by
     the fault `zombie`. *posts*: when each post of a webhook began, one that came again too, and whose uuid it had.
+    *stopped_ms* is when the daemon was told to end, with nothing left to do; 0 = it never was.
     *fresh_s* is, by subscription, how long after the faults an event arrived; None = it never did.
     *clock*: from when on the daemon's clock was wrong by how many ms. *told*: what a daemon must never say.
     *given_up* are the positions that a handler's daemon said to have parked; a crash can have come before the journal.
@@ -105,4 +106,5 @@ class Outcome:
     left_out: list[str] = field(default_factory=list)
     began_ms: int = 0
     healed_ms: int = 0
+    stopped_ms: int = 0
     figures: dict[str, float] = field(default_factory=dict)

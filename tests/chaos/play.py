@@ -75,6 +75,7 @@ class _Play:
                 self._heal()
             self._prove()
             self._drain()
+            self.outcome.stopped_ms = self.passing.wall_ms()
             self.outcome.exit_code = self.stage.stop()
         self._collect()
         return self.outcome

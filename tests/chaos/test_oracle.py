@@ -255,6 +255,26 @@ def test_a_clock_that_was_put_back_hides_no_cause_of_a_full_buffer(outcome):
     assert judge(outcome) == []
 
 
+def test_what_was_unproven_before_an_outage_has_the_outages_cause(outcome):
+    unproven = Gap("socket", BEGAN_MS + 13_000, outcome.gaps[0].since_ms, "subscription lost", "possible")
+    outcome.gaps[0] = replace(outcome.gaps[0], reason="recovery failed")
+    outcome.gaps.append(unproven)
+    outcome.stored.append(replace(outcome.stored[-1], position=len(outcome.stored) + 1, uuid="g2"))
+    outcome.troubles[0] = replace(outcome.troubles[0], since_ms=BEGAN_MS + 21_000)
+    assert judge(outcome) == []
+    outcome.gaps[1] = replace(unproven, until_ms=BEGAN_MS + 14_000)
+    assert checks(outcome) == ["gaps"]
+
+
+def test_what_comes_as_the_daemon_is_told_to_end_is_the_next_ones_to_hand_over(outcome):
+    last = outcome.stored[POSITION]
+    del outcome.lines["steady"][POSITION]
+    outcome.stopped_ms = last.received_ms + 1000
+    assert checks(outcome) == ["handlers"]
+    outcome.stopped_ms = last.received_ms + 100
+    assert judge(outcome) == []
+
+
 def test_a_connection_is_deaf_beside_its_successor_where_ringcentral_serves_one_and_the_journal_is_full(outcome):
     outcome.troubles[0] = replace(outcome.troubles[0], kind="disk-full")
     change_the_gap(reason="connection was deaf")(outcome)
