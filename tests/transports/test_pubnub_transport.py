@@ -437,6 +437,23 @@ async def test_of_900_s_it_uses_all_but_the_last_two_minutes_and_a_bit_by_chance
     assert max(delays) - min(delays) > 5
 
 
+async def test_a_clock_that_is_put_back_during_a_renewal_does_not_put_off_the_next(transport, monkeypatch):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        link = reading.link
+        renew, wall = link._subscription.renew, link._wall
+
+        async def renew_meanwhile(subscription_id):
+            info = await renew(subscription_id)
+            link._wall = lambda: wall() - 3600
+            return info
+
+        monkeypatch.setattr(link._subscription, "renew", renew_meanwhile)
+        assert 760 < await link._confirm() < 780
+        assert link.evidence.good_for_s <= 900
+        assert link.evidence.expiries.subscription_at <= link._wall() + 900
+
+
 async def test_a_restart_spreads_the_first_renewal(transport):
     cursor = await first_cursor(transport)
     async with linked(transport, cursor) as again:
