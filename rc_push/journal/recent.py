@@ -5,8 +5,9 @@ Knows only what is committed; knows nothing of the database.
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 
 import msgspec
@@ -16,25 +17,30 @@ from rc_push.envelope import Envelope
 # A handler that is further behind reads from the database.
 RECENT_MAX_EVENTS = 4096
 RECENT_MAX_BYTES = 8 << 20
+# Who keeps up has had an event after so long. Megabytes of them that come and go would only break up the heap.
+RECENT_S = 1.0
 
 
 class Recent:
-    """The newest events without a hole in their positions."""
+    """The newest events without a hole in their positions: those of the last second or two, where they are not many."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
         self._events: deque[Envelope] = deque()
         self._size_bytes = 0
         self._head = 0
+        self._marked, self._marked_at = 0, -RECENT_S
 
     def add(self, envelopes: Sequence[Envelope], head: int) -> None:
         """Take *envelopes*, all just stored, the last of them at the position *head*."""
         first = head - len(envelopes) + 1
         if first != self._head + 1:
             self.clear()
+        old = self._count_old()
         self._head = head
         self._events.extend(envelopes)
         self._size_bytes += sum([len(envelope.payload) for envelope in envelopes])
-        surplus = len(self._events) - RECENT_MAX_EVENTS
+        surplus = max(old, len(self._events) - RECENT_MAX_EVENTS)
         while surplus > 0 or self._size_bytes > RECENT_MAX_BYTES:
             self._size_bytes -= len(self._events.popleft().payload)
             surplus -= 1
@@ -43,6 +49,14 @@ class Recent:
         """Forget all: what comes next need not follow."""
         self._events.clear()
         self._size_bytes = 0
+
+    def _count_old(self) -> int:
+        """Return how many are old: every second, what was there a second ago is."""
+        now = self._now()
+        if now < self._marked_at + RECENT_S:
+            return 0
+        marked, self._marked, self._marked_at = self._marked, self._head, now
+        return max(0, marked - (self._head - len(self._events)))
 
     def after(self, position: int, limit: int) -> list[Envelope] | None:
         """Return the events behind *position*, at most *limit*; None where they are not all at hand.
