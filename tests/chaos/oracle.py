@@ -65,7 +65,7 @@ REASONS = {
     "subscription expired": {"revoke-session", "expire-token"} | AWAY | {"rotate", "clock"} | POLLS,
     "no subscription known": AWAY | {"machine"},
     "away for too long": {"clock", "kill long"},  # a clock that jumps ahead by more than 20 min is such an absence
-    "webhook ended by RingCentral": AWAY,
+    "webhook ended by RingCentral": AWAY | {"machine"},  # posts that a start on a busy machine lets fail
     "posts refused": AWAY | {"machine", "burst", "webhook-slow-body"},  # a start takes seconds of a run's time
 }
 
