@@ -59,8 +59,7 @@ def parts(rounds: int, events: int) -> Mapping[str, Callable[[], list[type_of_ro
         "subscriptions": lambda: receiving.many_subscriptions(50, 1, 10_000),
         "handlers": lambda: [
             *handlers.backlog(100_000, few),
-            *handlers.many_handlers(10, events // 2, few),
-            *handlers.many_handlers(20, events // 2, few),
+            *handlers.many_handlers((10, 20), events // 2, few),
             *handlers.beside_one_that_hangs(events, few),
         ],
         "forward": lambda: [*sinks.forwarding(20_000, few), *sinks.forward_descriptors(30_000)],

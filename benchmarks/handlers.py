@@ -6,6 +6,7 @@ Used by `bench.py`; the journals are made with rc-push's own store.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -63,16 +64,20 @@ def backlog_memory(count: int, within_s: float) -> list[stage.type_of_row]:
     return stage.memory_rows(f"a backlog of {count:,} handed over", samples)
 
 
-def many_handlers(count: int, events: int, rounds: int) -> list[stage.type_of_row]:
-    """Processor time of *count* handlers by that of one."""
-    ratios = []
+def many_handlers(counts: Sequence[int], events: int, rounds: int) -> list[stage.type_of_row]:
+    """Processor time of so many handlers, each of *counts*, by that of one."""
+    ratios: dict[int, list[float]] = {count: [] for count in counts}
     many = {"count": events, "bytes": 1024, "ratePerS": 5000}
-    more = "".join(f'[handlers.more{n}]\nuse = "noop"\n' for n in range(count - 1))
     for number in range(rounds):
-        stage.note(f"{count} handlers, round {number + 1} of {rounds}")
-        one_s, many_s = (taken(many, text)["cpuS"] for text in ("", more))
-        ratios.append(many_s / one_s)
-    return [stage.row(f"processor time with {count} no-op handlers by that with one, 5 000 events/s", ratios, "times")]
+        stage.note(f"one and {', '.join(map(str, counts))} handlers, round {number + 1} of {rounds}")
+        one_s = taken(many, "")["cpuS"]
+        for count in counts:
+            more = "".join(f'[handlers.more{n}]\nuse = "noop"\n' for n in range(count - 1))
+            ratios[count].append(taken(many, more)["cpuS"] / one_s)
+    return [
+        stage.row(f"processor time with {count} no-op handlers by that with one, 5 000 events/s", found, "times")
+        for count, found in ratios.items()
+    ]
 
 
 def beside_one_that_hangs(events: int, rounds: int) -> list[stage.type_of_row]:
