@@ -254,6 +254,8 @@ class PubNubLink:
             return True
         envelopes, unreadables, is_closed = self._opener.open(answer.messages, polled.at_ms)
         if is_closed and asyncio.get_running_loop().time() > self._confirmed_at + KEYS_TRUSTED_S:
+            # Whatever it says, it was published: so long the subscription was alive, should the renewal find it gone.
+            self._state.hear(wire.ms_from_timetoken(answer.timetoken), polled.at_ms, ORDER_SLACK_MS)
             self._hurry.set()
             return False
         batch.envelopes += envelopes

@@ -529,6 +529,22 @@ async def test_a_message_under_an_unknown_key_waits_for_a_renewal_that_tells_it(
         assert (reading.uuids, reading.unreadable) == (uuids, [])
 
 
+async def test_what_waits_for_a_key_shows_how_long_a_subscription_was_alive_that_is_gone(
+    sim, transport, clock, monkeypatch
+):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        clock.jump(100)
+        monkeypatch.setattr(pubnub, "KEYS_TRUSTED_S", 0.0)
+        delivery_of(sim).rotate("encryptionKey")
+        published_at_ms = round(clock.wall() * 1000)
+        posts(sim, 1)
+        sim.state.subscriptions.clear()  # it ends early, in silence
+        await reading.until(lambda reading: ("subscription expired", "certain") in reading.told_gaps)
+    possible = next(gap for gap in reading.gaps if gap.certainty == "possible")
+    assert possible.since_ms == pytest.approx(published_at_ms - pubnub.ORDER_SLACK_MS, abs=1000)
+
+
 async def test_a_replaced_channel_is_read_until_it_is_found_empty_and_then_left(sim, transport, clock):
     sim.state.knobs.turn({"pubnub_hold_s": 0.05})
     async with linked(transport) as reading:
