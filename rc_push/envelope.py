@@ -95,7 +95,7 @@ class Envelope(msgspec.Struct, frozen=True, dict=True):
         """RingCentral's object, parsed once."""
         try:
             fields: dict[str, Any] = msgspec.json.decode(self.payload)
-        except (msgspec.DecodeError, RecursionError):  # half surrogates, `1e999`, digits without end
+        except (ValueError, RecursionError):  # msgspec's are ValueErrors: half surrogates, `1e999`, digits without end
             fields = json.loads(self.payload)
         return fields
 

@@ -87,7 +87,7 @@ class _Group:
 class LimitState(msgspec.Struct, frozen=True, rename="camel"):
     """What of the limits outlives the process: the Auth group's, and when its requests were sent. Epoch seconds.
 
-    *at* is when it was so; a version before did not say.
+    *at* is when it was so; 0 where an earlier version has kept it.
     """
 
     sent: tuple[float, ...] = ()

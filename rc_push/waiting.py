@@ -18,17 +18,15 @@ async def settled(answer: asyncio.Future[Any]) -> bool:
     try:
         await _Uncancelled(answer)
     except asyncio.CancelledError:
-        return not answer.cancelled()
-    except Exception:  # noqa: BLE001 - the answer's own: it is there for whoever asks for the result
-        return False
+        return True
     return False
 
 
 class _Uncancelled:
-    """*answer*, as a task may wait for it: a cancellation does not get at it, and comes when it is there.
+    """The end of *answer*, as a task can wait for it: a cancellation does not get at it, and comes when it is there.
 
-    What a task takes for a future has `_asyncio_future_blocking` (see asyncio.isfuture). Where `cancel` says no, it
-    keeps the cancellation for its next step, which is when the answer has come: no turn of the loop is spent on this.
+    A task waits for whatever has `_asyncio_future_blocking`. Where `cancel` says no, it keeps the cancellation for its
+    next step, which is when the answer has come: no turn of the loop is spent on this.
     """
 
     def __init__(self, answer: asyncio.Future[Any]) -> None:
@@ -42,10 +40,11 @@ class _Uncancelled:
     def get_loop(self) -> asyncio.AbstractEventLoop:
         return self._answer.get_loop()
 
-    def add_done_callback(
-        self, call: Callable[[asyncio.Future[Any]], object], *, context: Context | None = None
-    ) -> None:
-        self._answer.add_done_callback(call, context=context)
+    def add_done_callback(self, call: Callable[[_Uncancelled], object], *, context: Context | None = None) -> None:
+        self._answer.add_done_callback(lambda _: call(self), context=context)
+
+    def result(self) -> None:
+        """Return nothing: what the answer is, a failure too, is for whoever asks for it."""
 
     def cancel(self, msg: object = None) -> bool:
         del msg

@@ -860,6 +860,9 @@ async def test_what_waits_to_be_noted_is_bounded(start, journal, clock, monkeypa
     for _ in range(100):
         await asyncio.sleep(0)
     assert len(harness.handler.calls) < 6
+    journal.failures["save_progress"] = []
+    await harness.until_saved(8)
+    assert len(harness.handler.calls) == 8, "noted, it goes on by itself"
 
 
 async def test_a_journal_without_room_does_not_keep_a_cut_handler_from_ending(start, journal, clock):

@@ -57,6 +57,15 @@ async def test_an_answer_that_is_taken_back_cancels_nobody_who_waits():
     assert answer.cancelled()
 
 
+async def test_who_is_cancelled_is_told_though_the_answer_is_taken_back_as_well():
+    answer = asyncio.get_running_loop().create_future()
+    waiting = asyncio.create_task(settled(answer))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    answer.cancel()
+    assert await waiting is True
+
+
 async def test_the_answer_may_be_a_task_which_a_cancellation_does_not_reach_either():
     begun, may_end = asyncio.Event(), asyncio.Event()
 

@@ -79,7 +79,13 @@ class Desk:
         """Take the handler up at *position*."""
         self.live = Track(position)
         self.ledger = Ledger(
-            self.name, self.journal, self.live, note_every_s=self._note_every_s, sleep=self.sleep, wall=self.wall
+            self.name,
+            self.journal,
+            self.live,
+            note_every_s=self._note_every_s,
+            sleep=self.sleep,
+            wall=self.wall,
+            on_room=self.give_room,
         )
 
     # ------------------------------------------------------------------------------------------- what became of a call

@@ -33,7 +33,10 @@ REASON_MAX_LENGTH = 1000
 
 
 class Ledger:
-    """The changes of one handler. *live* is the track that the handler's position belongs to."""
+    """The changes of one handler. *live* is the track that the handler's position belongs to.
+
+    *on_room* is called when it was full and is not any more.
+    """
 
     def __init__(
         self,
@@ -44,6 +47,7 @@ class Ledger:
         note_every_s: float,
         sleep: Callable[[float], Awaitable[None]],
         wall: Callable[[], float],
+        on_room: Callable[[], None] = lambda: None,
     ) -> None:
         self._handler = handler
         self._journal = journal
@@ -51,6 +55,7 @@ class Ledger:
         self._note_every_s = note_every_s
         self._sleep = sleep
         self._wall = wall
+        self._on_room = on_room
         self._advance = Advance()
         self._replays: dict[int, Track] = {}
         self._is_trickle = False  # not at the start: who is killed again and again gets on all the same
@@ -136,7 +141,7 @@ class Ledger:
                     await self._failed.wait()
             except TimeoutError:
                 return
-        await asyncio.sleep(self._note_every_s)
+        await asyncio.sleep(self._note_every_s)  # also after a failure: others may follow it
 
     async def save(self) -> bool:
         """Note what has changed; say whether that is possible. What is not noted is kept for the next try.
@@ -164,6 +169,7 @@ class Ledger:
     async def _save(self) -> bool:
         self._changed.clear()
         self._failed.clear()
+        was_full = self.is_full
         advance = self._take()
         saving = asyncio.ensure_future(self._journal.save_progress(self._handler, advance))
         is_cancelled = await settled(saving)
@@ -171,6 +177,8 @@ class Ledger:
         if failure is not None:
             self._take_back(advance)
             self._tell(failure)
+        elif was_full and not self.is_full:
+            self._on_room()
         if is_cancelled:
             raise asyncio.CancelledError
         return failure is None

@@ -64,7 +64,7 @@ class Taker:
 
     def _take(self) -> list[Entry]:
         """Return what is to be handed over now; where there is nothing, arm the alarm for when there will be."""
-        if self._desk.is_paused or self._desk.is_stopping or self._desk.lanes.is_empty:
+        if self._desk.is_paused or self._desk.is_stopping or self._desk.lanes.is_empty:  # whatever comes wakes us
             return []
         now = self._desk.now()
         if now < self._desk.waits_until:

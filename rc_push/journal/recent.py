@@ -51,7 +51,7 @@ class Recent:
         self._size_bytes = 0
 
     def _count_old(self) -> int:
-        """Return how many are old: every second, what was there a second ago is."""
+        """Return how many are old: when a second is over, what was there when it began. Then begin another."""
         now = self._now()
         if now < self._marked_at + RECENT_S:
             return 0

@@ -72,7 +72,6 @@ class Store:
         self._lock, self._db = open_alone(path, None if is_salvage else take_back)
         self._segments = SegmentWriter(path)
         self._emptied: list[int] = []
-        self._last_position = 0  # of the last row inserted
         self._subscriptions: dict[str, int] = {}
         self._sources: dict[Source, int] = {}
         self.progress = ProgressRows(self._db)
@@ -148,12 +147,13 @@ class Store:
         gaps += [gap for gap in batch.gaps if self._record_gap(subscription, gap)]
         if gaps:
             at_ms = round(self._wall() * 1000)
-            told = self._insert_events(subscription, [envelope_of_gap(gap, batch.account, at_ms) for gap in gaps])
+            told, _ = self._insert_events(subscription, [envelope_of_gap(gap, batch.account, at_ms) for gap in gaps])
             self._db.execute("UPDATE subscriptions SET told = told + ? WHERE id = ?", (told, subscription))
-        stored = self._insert_events(subscription, batch.envelopes)  # last: they end at the head (`Recent`)
+        # last: they end at the head (`Recent`)
+        stored, last = self._insert_events(subscription, batch.envelopes)
         if batch.cursor is not None:
             self._save_cursor(subscription, batch.cursor)
-        head = self._last_position if stored and stored == len(batch.envelopes) else self.head()
+        head = last if stored and stored == len(batch.envelopes) else self.head()
         duplicate = len(batch.envelopes) - stored + batch.twins
         if batch.received:
             self._db.execute(
@@ -278,7 +278,8 @@ class Store:
                 " [journal]. What waits is then stored"
             )
 
-    def _insert_events(self, subscription: int, envelopes: Sequence[Envelope]) -> int:
+    def _insert_events(self, subscription: int, envelopes: Sequence[Envelope]) -> tuple[int, int]:
+        """Insert those that are not known; return how many these were, and the position of the last."""
         payloads = [envelope.payload for envelope in envelopes]
         if sum(map(len, payloads)) >= SEGMENT_MIN_BYTES:
             return self._insert_pointers(subscription, envelopes, payloads)
@@ -290,7 +291,9 @@ class Store:
             ],
         )
 
-    def _insert_pointers(self, subscription: int, envelopes: Sequence[Envelope], payloads: list[bytes]) -> int:
+    def _insert_pointers(
+        self, subscription: int, envelopes: Sequence[Envelope], payloads: list[bytes]
+    ) -> tuple[int, int]:
         head = self.head()
         segment, place = self._segments.write(payloads, head, self._segment_max_bytes())
         rows: list[tuple[object, ...]] = []
@@ -301,21 +304,20 @@ class Store:
             size = len(payload)
             rows.append((subscription, source, event.uuid, event.type, event.received_at_ms, segment, place, size))
             place += size
-        stored = self._insert_rows(_POINTS, rows)
+        stored, last = self._insert_rows(_POINTS, rows)
         stored_bytes = self._db.execute(_STORED_BYTES, (head, segment)).fetchone()[0]  # without the duplicates
         self._db.execute(_ADD_BYTES, (segment, stored_bytes))
-        return stored
+        return stored, last
 
-    def _insert_rows(self, inserts: Mapping[int, str], rows: Sequence[tuple[object, ...]]) -> int:
-        stored = done = 0
+    def _insert_rows(self, inserts: Mapping[int, str], rows: Sequence[tuple[object, ...]]) -> tuple[int, int]:
+        stored = done = last = 0
         for size in ROWS_AT_ONCE:
             while len(rows) - done >= size:
                 values = list(chain.from_iterable(rows[done : done + size]))
-                done_by = self._db.execute(inserts[size], values)
-                stored += done_by.rowcount
-                self._last_position = int(done_by.lastrowid or 0)
+                inserted = self._db.execute(inserts[size], values)
+                stored, last = stored + inserted.rowcount, inserted.lastrowid or 0
                 done += size
-        return stored
+        return stored, last
 
     def _segment_max_bytes(self) -> int:
         """Return when a segment is full: where little may be in the journal, little may be left of what is gone."""

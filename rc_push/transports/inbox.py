@@ -104,12 +104,17 @@ class Inbox:
         if self._frames or self.has_ended:
             return
         if timeout_s != math.inf:
-            self._wake_at(self._loop.time() + timeout_s)
+            self._wake_within(timeout_s)
         await self._arrived.wait()
 
-    def _wake_at(self, at: float) -> None:
-        """Let a `wait` end then. An alarm that is set for sooner stays: nearly always events come before either."""
-        if self._alarm and self._alarm.when() > at:
+    def _wake_within(self, timeout_s: float) -> None:
+        """Let a `wait` end then. An alarm that is set for sooner stays: nearly always events come before either.
+
+        But one that is due already is of a `wait` that has ended, in a loop that is late.
+        """
+        now = self._loop.time()
+        at = now + timeout_s
+        if self._alarm and not now < self._alarm.when() <= at:
             self._alarm.cancel()
             self._alarm = None
         if self._alarm is None:

@@ -423,8 +423,9 @@ class PubNubLink:
         state.refused = refused_from(info)
         life_ms, now_ms = round((LIFE_S if info.expires_in is None else info.expires_in) * 1000), self._now_ms()
         # A clock that was put back meanwhile makes it live no longer.
-        state.renewed_at_ms = asked_at_ms = min(asked_at_ms, now_ms)
-        state.expires_at_ms, state.ends_at_ms = asked_at_ms + life_ms, min(answered_at_ms, now_ms) + life_ms
+        state.renewed_at_ms = min(asked_at_ms, now_ms)
+        state.expires_at_ms = state.renewed_at_ms + life_ms
+        state.ends_at_ms = min(answered_at_ms, now_ms) + life_ms
         self._confirm_to_all(gaps)
         return self._renew_in_s()
 

@@ -511,7 +511,8 @@ class WebSocketLink:
     def _shown_at_ms(self, last: Envelope, at_ms: int) -> int:
         """Return when all that was sent before has come as well, now that *last* has, at *at_ms*.
 
-        By our clock, however far behind RingCentral's it is: what came late was not sent when it came.
+        By our clock, however far behind RingCentral's it is, as *last* may show: what came late was not sent when it
+        came.
         """
         sent_at_ms = ms_from_iso(last.timestamp) or at_ms
         self._state.behind_ms = max(self._state.behind_ms, sent_at_ms - at_ms)

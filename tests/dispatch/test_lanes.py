@@ -300,6 +300,12 @@ class LanesMachine(RuleBasedStateMachine):
         assert self.lanes.held == sum(len(lane.waiting) for lane in self.lanes._lanes.values())
 
     @invariant()
+    def where_it_is_empty_there_is_nothing_to_take_at_any_time(self):
+        if hasattr(self, "lanes") and self.lanes.is_empty:
+            assert self.lanes.take(100, math.inf) == []
+            assert self.lanes.next_due_at() is None
+
+    @invariant()
     def what_waits_behind_a_failing_one_is_told(self):
         if not hasattr(self, "lanes"):
             return
