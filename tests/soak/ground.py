@@ -31,7 +31,7 @@ OURS = ("RC_", "JOURNAL_STREAM", "NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY")
 HASTENED = Path(__file__).parent.parent / "chaos" / "hastened.py"
 # What the service has in its environment, the daemon has here.
 UNIT = Path(__file__).parent.parent.parent / "systemd" / "rc-push.service"
-SERVICE_ENVIRON = dict(re.findall(r"^Environment=(\w+)=(.*)$", UNIT.read_text("utf-8"), re.MULTILINE))
+SERVICE_ENVIRON = dict(re.findall(r"(MALLOC_\w+)=(\d+)", UNIT.read_text("utf-8")))
 POSTS = "/team-messaging/v1/posts"
 MESSAGES = "/restapi/v1.0/account/~/extension/~/message-store"
 CALLS = "/restapi/v1.0/account/~/extension/~/telephony/sessions"
