@@ -62,9 +62,9 @@ def parts(rounds: int, events: int) -> Mapping[str, Callable[[], list[type_of_ro
             *handlers.many_handlers((10, 20), events // 2, few),
             *handlers.beside_one_that_hangs(events, few),
         ],
-        "forward": lambda: [*sinks.forwarding(20_000, few), *sinks.forward_descriptors(30_000)],
+        "forward": lambda: [*sinks.forwarding(20_000, few), *sinks.forward_descriptors(100_000)],
         "file": lambda: [*sinks.filing(200_000, few), *sinks.file_handler(few)],
-        "command": lambda: programs.programs(1000, few),
+        "command": lambda: programs.programs(2000, few),
         "watching": lambda: [*watching.watching(few), *watching.commands(1_000_000)],
     }
 

@@ -279,7 +279,7 @@ def envelope_of_gap(gap: Gap, account: str, at_ms: int) -> Envelope:
     fields = gap.to_dict()
     uuid = str(uuid5(GAP_NAMESPACE, json.dumps(fields)))
     told = {"uuid": uuid, "event": event_types.GAP_URI, "timestamp": iso_from_ms(at_ms), "body": fields}
-    payload = json.dumps(told, separators=(",", ":")).encode()
+    payload = _encode(told).encode()
     return Envelope(uuid, event_types.GAP, payload, Source(account, gap.subscription, gap.transport), at_ms)
 
 
@@ -305,6 +305,8 @@ def _refuse_constant(name: str) -> None:
 
 _decode_fast = msgspec.json.Decoder(_Payload).decode
 _decode_any = json.JSONDecoder(parse_constant=_refuse_constant).decode
+# One line; a ValueError where Python has read a number as infinite (`1e999`).
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 def envelope_from_payload(payload: bytes, source: Source, received_at_ms: int) -> Envelope | Unreadable:
@@ -333,10 +335,7 @@ def _envelope_leniently(payload: bytes, source: Source, received_at_ms: int) -> 
         if not isinstance(fields, dict):
             return Unreadable.of(payload, "not a JSON object", source, received_at_ms)
         clean = _clean_fields(fields)
-        if clean == fields:
-            line = _one_line(payload)
-        else:  # a ValueError where Python has read a number as infinite (`1e999`)
-            line = json.dumps(clean, separators=(",", ":"), allow_nan=False).encode()
+        line = _one_line(payload) if clean == fields else _encode(clean).encode()
     except RecursionError:
         return Unreadable.of(payload, "nested too deeply", source, received_at_ms)
     except ValueError as exc:
