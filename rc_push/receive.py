@@ -233,7 +233,7 @@ class Receiver:
         if batch.envelopes:
             self._last_event_at = self._wall()
             origins = [envelope.source.origin for envelope in batch.envelopes]
-            for origin in set(origins):
+            for origin in set(origins):  # nearly always one: Counter.update takes several calls for it
                 self._by_origin[origin] += origins.count(origin)
             self._per_minute.add(len(batch.envelopes), self._last_event_at)
         _log_what_users_must_know(batch)

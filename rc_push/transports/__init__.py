@@ -55,11 +55,6 @@ class Evidence:
         state: State = "degraded" if refused else "live"
         return cls(state, refused or why, proven_at, good_for_s, expiries=expiries, is_served=True)
 
-    def rotated(self, times: int) -> Evidence:
-        """Return it as that of a link of which a connection has taken over so many *times*."""
-        # dataclasses.replace takes a hundred times as long, and this is for each batch.
-        return Evidence(self.state, self.why, self.proven_at, self.good_for_s, times, self.expiries, self.is_served)
-
     @property
     def good_until(self) -> float:
         """When the last proof is too old, in epoch seconds; inf where there is none that could be."""

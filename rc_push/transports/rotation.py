@@ -17,7 +17,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -90,7 +90,7 @@ class RotatingLink:
     def evidence(self) -> Evidence:
         """What is known now: of the present connection alone, whatever becomes of the one before."""
         evidence = self._present.link.evidence
-        return evidence.rotated(self._rotations) if self._rotations else evidence
+        return replace(evidence, rotations=self._rotations) if self._rotations else evidence
 
     async def read(self) -> Batch:
         """Return the next batch (see `Link.read`)."""
