@@ -20,6 +20,8 @@ from rc_push.folders import make_folder
 APPLICATION_ID = 0x72635075  # "rcPu"
 BUSY_TIMEOUT_S = 5.0
 MODE = 0o600
+# SQLite's log begins anew after 1000 pages. A reader that stays makes it longer; without a limit its file stays so.
+LOG_LIMIT_BYTES = 4 << 20
 # SQLite's codes for a full disk; the second where there is no room for the -shm file.
 DISK_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
 NO_ROOM = "no room on the disk; free some, what waits is then stored"
@@ -143,6 +145,7 @@ def _open_for_writing(path: Path) -> sqlite3.Connection:
         version = _known_version(db, path)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
+        db.execute(f"PRAGMA journal_size_limit = {LOG_LIMIT_BYTES}")
         db.execute("PRAGMA foreign_keys = ON")
         _migrate(db, version)
     return db

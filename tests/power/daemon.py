@@ -16,6 +16,7 @@ def hurry():
     def opened(*args):
         lock, db = open_alone(*args)
         db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+        db.execute(f"PRAGMA journal_size_limit = {CHECKPOINT_PAGES * 4096}")
         return lock, db
 
     config_file.JOURNAL_MIN_BYTES = 1

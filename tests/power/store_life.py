@@ -23,6 +23,7 @@ HANDLERS = ("crm", "events")
 # Small, so that segments are full, and logs are written back, within a short life.
 SEGMENT_MAX_BYTES = 200_000
 CHECKPOINTS = (10, 40, 1000)
+PAGE_BYTES = 4096
 
 
 class _Undone(Exception):
@@ -71,7 +72,9 @@ class Life:
 
     def _open(self) -> None:
         self._store = Store(self._path)
-        self._store._db.execute(f"PRAGMA wal_autocheckpoint = {self._rng.choice(CHECKPOINTS)}")
+        pages = self._rng.choice(CHECKPOINTS)
+        self._store._db.execute(f"PRAGMA wal_autocheckpoint = {pages}")
+        self._store._db.execute(f"PRAGMA journal_size_limit = {pages * PAGE_BYTES}")
         with self._store.transaction():
             self._store.tidy()
 

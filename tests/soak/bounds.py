@@ -31,7 +31,7 @@ BOUNDS = (
         per_h=2.0,
         peak=16.0,
         why="SQLite begins it anew after 1000 pages (4 MiB), the largest transaction and a reader's look beyond that;"
-        " its file keeps the largest size that it ever had",
+        " its file is cut to 4 MiB when it does",
     ),
     Bound(
         "journal",
