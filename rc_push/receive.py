@@ -22,7 +22,6 @@ from rc_push.errors import JournalError, UnreachableError, delay_asked_for_s, is
 from rc_push.journal import Appended, Journal
 from rc_push.measures import PerMinute
 from rc_push.transports import Evidence, Transport
-from rc_push.waiting import settled
 
 log = structlog.get_logger()
 
@@ -204,11 +203,12 @@ class Receiver:
             raise asyncio.CancelledError
 
     async def _append_patiently(self, batch: Batch) -> Appended:
-        delays = delays_s(STORE_LADDER_S)
+        delays = None
         while True:
             try:
                 return await self._append(batch)
             except JournalError as exc:
+                delays = delays or delays_s(STORE_LADDER_S)
                 delay_s = next(delays)
                 self._become(Evidence("degraded", f"cannot store: {exc}"))
                 log.error("journal_cannot_store", subscription=self.subscription, error=str(exc), next_try_s=delay_s)
@@ -219,9 +219,11 @@ class Receiver:
 
     async def _append(self, batch: Batch) -> Appended:
         """Store *batch* in one try. Cancellations have to wait: without the answer, nobody knows what is stored."""
-        appending = asyncio.ensure_future(self._journal.append(batch))
-        await settled(appending)  # a cancellation is not lost: see `_store`
-        return appending.result()
+        appending = self._journal.append(batch)
+        try:
+            return await appending
+        except asyncio.CancelledError:  # not lost: see `_store`
+            return appending.result()
 
     def _count(self, batch: Batch, appended: Appended) -> None:
         self._stored += appended.stored
@@ -236,7 +238,8 @@ class Receiver:
             for origin in set(origins):  # nearly always one: Counter.update takes several calls for it
                 self._by_origin[origin] += origins.count(origin)
             self._per_minute.add(len(batch.envelopes), self._last_event_at)
-        _log_what_users_must_know(batch)
+        if batch.gaps or batch.unreadables:
+            _log_what_users_must_know(batch)
 
     async def _admit_gap(self, cursor: Cursor | None) -> None:
         """Open a gap, once until the next link, when the server cannot have kept what we missed."""

@@ -6,49 +6,33 @@ Both are here because asyncio's own ways take turns of the loop and calls that a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator
-from contextvars import Context
-from typing import Any
+from contextlib import suppress
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
-async def settled(answer: asyncio.Future[Any]) -> bool:
-    """Return when *answer* is there; say whether this was cancelled meanwhile, which has had to wait."""
-    if answer.done():
+class Answer(asyncio.Future[T]):
+    """What comes to an end by itself, and is waited for until then: no cancellation gets at it.
+
+    Where `cancel` says no, a task that is cancelled meanwhile keeps that for its next step, which is when the answer
+    is there: `await` raises CancelledError then, and `result` has it. No turn of the loop is spent on this.
+    """
+
+    def cancel(self, msg: object = None) -> bool:
+        """Say no."""
+        del msg
         return False
+
+
+async def settled(answer: Answer[Any]) -> bool:
+    """Return when *answer* is there, a failure too; say whether this was cancelled meanwhile, which has had to wait."""
     try:
-        await _Uncancelled(answer)
+        with suppress(Exception):  # for whoever asks *answer*
+            await answer
     except asyncio.CancelledError:
         return True
     return False
-
-
-class _Uncancelled:
-    """The end of *answer*, as a task can wait for it: a cancellation does not get at it, and comes when it is there.
-
-    A task waits for whatever has `_asyncio_future_blocking`. Where `cancel` says no, it keeps the cancellation for its
-    next step, which is when the answer has come: no turn of the loop is spent on this.
-    """
-
-    def __init__(self, answer: asyncio.Future[Any]) -> None:
-        self._answer = answer
-        self._asyncio_future_blocking = False
-
-    def __await__(self) -> Generator[_Uncancelled, None, None]:
-        self._asyncio_future_blocking = True
-        yield self
-
-    def get_loop(self) -> asyncio.AbstractEventLoop:
-        return self._answer.get_loop()
-
-    def add_done_callback(self, call: Callable[[_Uncancelled], object], *, context: Context | None = None) -> None:
-        self._answer.add_done_callback(lambda _: call(self), context=context)
-
-    def result(self) -> None:
-        """Return nothing: what the answer is, a failure too, is for whoever asks for it."""
-
-    def cancel(self, msg: object = None) -> bool:
-        del msg
-        return False
 
 
 class Pulse:
@@ -67,7 +51,7 @@ class Pulse:
 
     async def wait(self) -> None:
         """Wait for the next beat."""
-        waiter = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[None] = asyncio.Future()
         self._waiting.append(waiter)
         try:
             await waiter

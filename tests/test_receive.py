@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from answers import answered
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
@@ -154,6 +155,7 @@ class FailingJournal:
         self.gate: asyncio.Event | None = None
         self.at_gate = asyncio.Event()
 
+    @answered
     async def append(self, batch):
         if self.gate:
             self.at_gate.set()
@@ -306,6 +308,7 @@ async def test_without_room_the_same_batch_is_stored_later_and_nothing_is_read_m
     reads_at_failure = []
     append = journal.append
 
+    @answered
     async def watched(given):
         reads_at_failure.append((link.reads, [e.uuid for e in given.envelopes]))
         return await append(given)
@@ -940,6 +943,7 @@ async def _receive_under_faults(path, links, failures, cancel_at):
         journal.failures = [full() if failing else None for failing in failures]
         append, sleep = journal.append, clock.sleep
 
+        @answered
         async def stepping_append(b):
             step()
             return await append(b)

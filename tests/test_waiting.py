@@ -6,18 +6,18 @@ import asyncio
 
 import pytest
 
-from rc_push.waiting import Pulse, settled
+from rc_push.waiting import Answer, Pulse, settled
 
 
 async def test_what_is_there_is_not_waited_for():
-    answer = asyncio.get_running_loop().create_future()
+    answer = Answer()
     answer.set_exception(ZeroDivisionError())
     assert await settled(answer) is False
     assert isinstance(answer.exception(), ZeroDivisionError)
 
 
 async def test_who_is_cancelled_waits_all_the_same_and_is_told():
-    answer = asyncio.get_running_loop().create_future()
+    answer = Answer()
     waiting = asyncio.create_task(settled(answer))
     for _ in range(3):
         await asyncio.sleep(0)
@@ -29,8 +29,44 @@ async def test_who_is_cancelled_waits_all_the_same_and_is_told():
     assert answer.result() == "there"
 
 
+async def test_who_waits_for_an_answer_itself_is_cancelled_when_it_is_there():
+    answer, waited = Answer(), []
+
+    async def wait():
+        try:
+            await answer
+        except asyncio.CancelledError:
+            waited.append(answer.result())
+            raise
+
+    waiting = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    answer.set_result("there")
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert waited == ["there"]
+
+
+async def test_who_was_cancelled_before_waits_all_the_same():
+    answer = Answer()
+
+    async def wait():
+        asyncio.current_task().cancel()
+        return await settled(answer)
+
+    waiting = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    answer.set_result("there")
+    assert await waiting is True
+
+
 async def test_a_cancellation_at_the_moment_of_the_answer_harms_nothing():
-    answer = asyncio.get_running_loop().create_future()
+    answer = Answer()
     waiting = asyncio.create_task(settled(answer))
     await asyncio.sleep(0)
     answer.set_result("there")
@@ -39,7 +75,7 @@ async def test_a_cancellation_at_the_moment_of_the_answer_harms_nothing():
 
 
 async def test_an_answer_that_is_a_failure_is_left_to_whoever_asks_for_it():
-    answer = asyncio.get_running_loop().create_future()
+    answer = Answer()
     waiting = asyncio.create_task(settled(answer))
     await asyncio.sleep(0)
     answer.set_exception(ZeroDivisionError())
@@ -48,40 +84,11 @@ async def test_an_answer_that_is_a_failure_is_left_to_whoever_asks_for_it():
         answer.result()
 
 
-async def test_an_answer_that_is_taken_back_cancels_nobody_who_waits():
-    answer = asyncio.get_running_loop().create_future()
-    waiting = asyncio.create_task(settled(answer))
-    await asyncio.sleep(0)
-    answer.cancel()
-    assert await waiting is False
-    assert answer.cancelled()
-
-
-async def test_who_is_cancelled_is_told_though_the_answer_is_taken_back_as_well():
-    answer = asyncio.get_running_loop().create_future()
-    waiting = asyncio.create_task(settled(answer))
-    await asyncio.sleep(0)
-    waiting.cancel()
-    answer.cancel()
-    assert await waiting is True
-
-
-async def test_the_answer_may_be_a_task_which_a_cancellation_does_not_reach_either():
-    begun, may_end = asyncio.Event(), asyncio.Event()
-
-    async def work():
-        begun.set()
-        await may_end.wait()
-        return "there"
-
-    answer = asyncio.create_task(work())
-    waiting = asyncio.create_task(settled(answer))
-    await begun.wait()
-    waiting.cancel()
-    await asyncio.sleep(0)
-    may_end.set()
-    assert await waiting is True
-    assert answer.result() == "there"
+async def test_an_answer_cannot_be_taken_back():
+    answer = Answer()
+    assert answer.cancel() is False
+    answer.set_result("there")
+    assert await answer == "there"
 
 
 async def test_a_beat_wakes_those_who_wait_and_nobody_who_comes_later():

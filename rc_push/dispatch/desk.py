@@ -215,9 +215,13 @@ class Desk:
 
     async def wait_room(self, *, anew: bool = False) -> None:
         """Wait until there is room for more in memory; *anew*: until something has changed there."""
-        while anew or self.lanes.fresh > READ_AT_ONCE or self._holds_too_many() or self.ledger.is_full:
+        while anew or not self.has_room():
             anew = False
             await self.room_there.wait()
+
+    def has_room(self) -> bool:
+        """Say whether there is room for more in memory."""
+        return self.lanes.fresh <= READ_AT_ONCE and not self._holds_too_many() and not self.ledger.is_full
 
     def _holds_too_many(self) -> bool:
         """Say whether so many events wait for a retry, or behind one, that nothing new can be read; log that once."""

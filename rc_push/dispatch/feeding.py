@@ -18,6 +18,7 @@ from rc_push.envelope import Envelope
 from rc_push.errors import ConfigError, RoutingError
 from rc_push.journal import Replay, Unfinished
 from rc_push.routing import Route
+from rc_push.waiting import Pulse
 
 log = structlog.get_logger()
 
@@ -28,19 +29,46 @@ class Feeder:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._route = Route(desk.config)
+        self._behind = Pulse()
+        self._has_all = False
 
     async def feed(self) -> None:
         """Read what is behind the live position, as far as there is room for it."""
-        while True:
-            await self._desk.wait_room()
-            head = await self._desk.journal.wait_past(self._desk.live.read_to)
-            envelopes = await self._read(self._desk.live.read_to, READ_AT_ONCE)
-            for envelope in envelopes:
-                self._add_live(envelope)
-            if not envelopes:  # pruned
-                self._desk.live.pass_over(head)
-            self._desk.ledger.moved()
-            self._desk.wake()
+        journal, live = self._desk.journal, self._desk.live
+        with journal.followed(self._follow):
+            while True:
+                await self._desk.wait_room()
+                if journal.head <= live.read_to:
+                    await self._wait_behind()
+                    continue
+                head = journal.head
+                envelopes = await self._read(live.read_to, READ_AT_ONCE)
+                if not envelopes:  # pruned
+                    live.pass_over(head)
+                self._add_all(envelopes)
+
+    async def _wait_behind(self) -> None:
+        """Wait until something is there that `_follow` cannot take."""
+        self._has_all = True
+        try:
+            await self._behind.wait()
+        finally:
+            self._has_all = False
+
+    def _follow(self) -> None:
+        """Take what has just been stored, if it is at hand: with nothing before it, that needs no turn of `feed`."""
+        if self._has_all and self._desk.has_room():
+            envelopes = self._desk.journal.at_hand(self._desk.live.read_to, READ_AT_ONCE)
+            if envelopes:
+                self._add_all(envelopes)
+        if self._desk.journal.head > self._desk.live.read_to:
+            self._behind.beat()
+
+    def _add_all(self, envelopes: Sequence[Envelope]) -> None:
+        for envelope in envelopes:
+            self._add_live(envelope)
+        self._desk.ledger.moved()
+        self._desk.wake()
 
     def _add_live(self, envelope: Envelope) -> None:
         position = envelope.position

@@ -171,7 +171,7 @@ class Ledger:
         self._failed.clear()
         was_full = self.is_full
         advance = self._take()
-        saving = asyncio.ensure_future(self._journal.save_progress(self._handler, advance))
+        saving = self._journal.save_progress(self._handler, advance)
         is_cancelled = await settled(saving)
         failure = saving.exception()
         if failure is not None:

@@ -11,9 +11,9 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -27,7 +27,7 @@ from rc_push.journal.recent import Recent
 from rc_push.journal.retention import CROWDED, SLICE_ROWS
 from rc_push.journal.store import Appended, Store
 from rc_push.measures import Durations
-from rc_push.waiting import Pulse
+from rc_push.waiting import Answer, Pulse
 
 T = TypeVar("T")
 type_of_write = Callable[[Store], Any]
@@ -43,6 +43,7 @@ class Journal:
         self.live_bytes = 0
         self.commits = Durations()
         self._moved = Pulse()
+        self._followers: list[Callable[[], None]] = []
         self._crowded = asyncio.Event()
         self._damage: JournalCorrupt | None = None
         self._damaged = asyncio.Event()
@@ -57,8 +58,8 @@ class Journal:
         store.max_bytes = self.max_bytes
         self._writer = _Writer(store, self._note_damage, self.commits)
         try:
-            self.head = await self._writer.start(Store.head)
-            await self._writer.start(Store.tidy)
+            self.head = await self._write(Store.head)
+            await self._write(Store.tidy)
             await self.measure()
             self._reader = await asyncio.get_running_loop().run_in_executor(self._reads, Reader, self.path)
         except BaseException:
@@ -78,12 +79,27 @@ class Journal:
         if writer is not None:
             await asyncio.to_thread(writer.join)
 
-    def append(self, batch: Batch) -> asyncio.Future[Appended]:
+    def append(self, batch: Batch) -> Answer[Appended]:
         """Store *batch* in one transaction, fsynced. Raises JournalError (JournalFull): then nothing of it is stored.
 
-        It is begun at once; to cancel the waiting does not take the batch back.
+        It is begun at once, and nothing takes it back: a cancellation waits for the answer.
         """
-        return self._start(lambda store: store.append(batch), lambda appended: self._note_head(appended, batch))
+        answer: Answer[Appended] = Answer()
+        self._start(lambda store: store.append(batch), answer, lambda appended: self._note_head(appended, batch))
+        return answer
+
+    @contextmanager
+    def followed(self, call: Callable[[], None]) -> Iterator[None]:
+        """Have *call* called at once whenever the head has moved, before anyone who waits goes on."""
+        self._followers.append(call)
+        try:
+            yield
+        finally:
+            self._followers.remove(call)
+
+    def at_hand(self, after: int, limit: int) -> list[Envelope] | None:
+        """Return what `read` would; None where that takes a wait."""
+        return self._recent.after(after, limit)
 
     async def wait_past(self, position: int) -> int:
         """Wait until the journal's head is past *position*; return the head."""
@@ -95,7 +111,7 @@ class Journal:
         """Return the events behind the position *after*, at most *limit*."""
         if self._reader is None:
             raise self._closed()
-        recent = self._recent.after(after, limit)
+        recent = self.at_hand(after, limit)
         if recent is not None:
             return recent
         return await self._in_reader(self._reader.after, after, limit)
@@ -172,9 +188,11 @@ class Journal:
         found: tuple[int, int] = await self._write(lambda store: store.positions_before(since_ms, until_ms))
         return found
 
-    async def save_progress(self, handler: str, advance: Advance) -> None:
-        """Note what has changed for *handler*, in one transaction."""
-        await self._write(lambda store: store.progress.save(handler, advance))
+    def save_progress(self, handler: str, advance: Advance) -> Answer[None]:
+        """Note what has changed for *handler*, in one transaction. It is begun at once, as `append` is."""
+        answer: Answer[None] = Answer()
+        self._start(lambda store: store.progress.save(handler, advance), answer)
+        return answer
 
     async def change_progress(self, change: Callable[[ProgressRows], T]) -> T:
         """Have *change* run on the rows of handlers, in one transaction; return what it returns."""
@@ -244,14 +262,17 @@ class Journal:
             raise
 
     async def _write(self, write: type_of_write) -> Any:
-        return await self._start(write)
+        future: asyncio.Future[Any] = asyncio.Future()
+        self._start(write, future)
+        return await future
 
-    def _start(self, write: type_of_write, on_done: Callable[[Any], None] | None = None) -> asyncio.Future[Any]:
+    def _start(
+        self, write: type_of_write, future: asyncio.Future[Any], on_done: Callable[[Any], None] | None = None
+    ) -> None:
         if self._writer is None:
-            refused = asyncio.get_running_loop().create_future()
-            refused.set_exception(self._closed())
-            return refused
-        return self._writer.start(write, on_done)
+            future.set_exception(self._closed())
+        else:
+            self._writer.start(_Job(write, future, on_done))
 
     def _closed(self) -> JournalError:
         return JournalError(f"{self.path}: the journal is closed")
@@ -266,6 +287,8 @@ class Journal:
             self._recent.clear()
         if head > self.head:
             self.head = head
+            for call in self._followers:
+                call()
             self._moved.beat()
 
     def _note_size(self, live_bytes: int) -> None:
@@ -277,6 +300,11 @@ class Journal:
 
 
 class _Job(msgspec.Struct, frozen=True):
+    """*write* runs in the next transaction; *future* will hold its result, or what it raised.
+
+    *on_done* gets the result before whoever waits goes on, also where nobody waits any more: what is done stands.
+    """
+
     write: type_of_write
     future: asyncio.Future[Any]
     on_done: Callable[[Any], None] | None
@@ -294,14 +322,9 @@ class _Writer:
         self._thread = threading.Thread(target=self._work, name="journal-write")
         self._thread.start()
 
-    def start(self, write: type_of_write, on_done: Callable[[Any], None] | None = None) -> asyncio.Future[Any]:
-        """Have *write* run in the next transaction; return what will hold its result, or what it raised.
-
-        *on_done* gets the result before whoever waits goes on, also where nobody waits any more: what is done stands.
-        """
-        future = self._loop.create_future()
-        self._jobs.put(_Job(write, future, on_done))
-        return future
+    def start(self, job: _Job) -> None:
+        """Have it done in the next transaction."""
+        self._jobs.put(job)
 
     def stop(self) -> None:
         """Have it commit what waits, close the store and end."""

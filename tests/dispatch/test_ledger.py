@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from answers import answered
 from structlog.testing import capture_logs
 
 from rc_push.dispatch import ledger
@@ -26,6 +27,7 @@ class FakeJournal:
         self.saved = []
         self.asked = asyncio.Event()
 
+    @answered
     async def save_progress(self, handler, advance):
         assert handler == "h"
         self.asked.set()

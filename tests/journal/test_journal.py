@@ -75,8 +75,12 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def start(*calls) -> list[asyncio.Task]:
-    """Start *calls*; return their tasks once each has begun."""
-    tasks = [asyncio.ensure_future(call) for call in calls]
+    """Start *calls*; return tasks that wait for them, once each has begun."""
+
+    async def wait(call):
+        return await call
+
+    tasks = [asyncio.create_task(wait(call)) for call in calls]
     await asyncio.sleep(0)
     return tasks
 
@@ -195,7 +199,7 @@ async def test_writes_of_all_kinds_share_a_transaction_and_see_each_other(journa
     tasks = await start(
         journal.append(Batch("team", [envelope(1)], cursor=Cursor("team", "websocket", 9))),
         journal.register_handler("file"),
-        journal.save_progress("file", Advance(1)),
+        journal.change_progress(lambda rows: rows.save("file", Advance(1))),
         journal.cursor("team"),
     )
     store.gate.set()
@@ -238,9 +242,11 @@ async def test_cancelling_a_caller_does_not_take_the_batch_back(journal, store):
     store.gate.clear()
     cancelled, other = await start(journal.append(batch(1)), journal.append(batch(2)))
     cancelled.cancel()
+    await asyncio.sleep(0)
+    assert not cancelled.done(), "nobody knows yet whether it is stored"
+    store.gate.set()
     with pytest.raises(asyncio.CancelledError):
         await cancelled
-    store.gate.set()
     assert (await other).stored == 1
     assert [e.uuid for e in await journal.read(0, 10)] == ["1", "2"]
 
@@ -250,7 +256,6 @@ async def test_a_batch_whose_caller_was_cancelled_still_wakes_those_who_wait(jou
     store.gate.clear()
     appending, waiting = await start(journal.append(batch(1)), journal.wait_past(0))
     appending.cancel()
-    await asyncio.wait([appending])
     store.gate.set()
     async with asyncio.timeout(10):
         assert await waiting == 1
@@ -260,7 +265,10 @@ async def test_a_write_that_fails_after_its_caller_was_cancelled_harms_nobody(jo
     complaints: list[dict] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
     store.gate.clear()
-    tasks = await start(journal.append(Batch("team", gaps=[MISFIT])), journal.save_progress("stranger", Advance(1)))
+    tasks = await start(
+        journal.change_progress(lambda rows: rows.save("stranger", Advance(1))),
+        journal.change_progress(lambda _: 1 / 0),
+    )
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)

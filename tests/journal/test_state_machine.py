@@ -15,6 +15,7 @@ from collections import Counter
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+from answers import answered
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -71,6 +72,7 @@ class OneLife:
     def __getattr__(self, name):
         return getattr(self.journal, name)
 
+    @answered
     async def save_progress(self, handler, advance):
         self._check()
         await self.journal.save_progress(handler, advance)

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import trustme
+from answers import answered
 from awaits import Awaits, points_in
 from far import far_away
 from simulated import Kept, account_config
@@ -263,6 +264,7 @@ async def disk_full(scene: Scene) -> None:
     """The journal takes nothing, for one try."""
     real, count = scene.journal.append, itertools.count()
 
+    @answered
     async def append(batch: Any) -> Any:
         if next(count) == 0:
             raise JournalFull("no room")
@@ -365,6 +367,7 @@ async def goodbye_and_trouble(scene: Scene) -> None:
     """Storing fails in a way that nobody knows, while the first connection ends."""
     real, count = scene.journal.append, itertools.count()
 
+    @answered
     async def append(batch: Any) -> Any:
         if next(count) == 0:
             raise RuntimeError("nobody knows this")

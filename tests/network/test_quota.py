@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import structlog
+from answers import answered
 from day import LIMIT, WINDOW_S, Counting, DayLoop, DayTransport, Faults, InlineThreads, NoHttp, Platform
 from simulated import Kept
 
@@ -34,6 +35,7 @@ class Memory(Kept):
     async def cursor(self, _subscription: str) -> None:
         return None
 
+    @answered
     async def append(self, _batch: Any) -> Appended:
         return Appended(0, 0, 0)
 
