@@ -7,6 +7,7 @@ what a plug-in has left running in threads would hold up its end. Knows loops; k
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -19,9 +20,15 @@ log = structlog.get_logger()
 LEFT_OVER_S = 3.0
 
 
+class Loop(asyncio.SelectorEventLoop):
+    """asyncio's own loop, whose clock is read without a call in Python: that is done sixteen times for one event."""
+
+    time = staticmethod(time.monotonic)
+
+
 def run_to_end(main: Coroutine[Any, Any, T]) -> T:
     """Run *main* in a loop of its own, and return what it returns or raise what it raises; nothing else ends it."""
-    loop = asyncio.new_event_loop()
+    loop = Loop()
     try:
         return _run(loop, main)
     finally:

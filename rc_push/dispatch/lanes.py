@@ -175,6 +175,11 @@ class Lanes:
         else:
             self._wait_in(lane, entry)
 
+    @property
+    def has_held_back(self) -> bool:
+        """Say whether `take_held_back` has something."""
+        return bool(self._held_back)
+
     def take_held_back(self) -> list[Entry]:
         """Return those that began to wait behind a failing one since the last call."""
         held, self._held_back = self._held_back, []

@@ -198,6 +198,11 @@ class ClientSession:
             self._heartbeat = _Heartbeat(message_id, now, min(HEARTBEAT_ANSWER_S, self.deadline_s / 2))
             self._outbox.append(frames.encode({"type": frames.HEARTBEAT, "messageId": message_id}))
 
+    @property
+    def has_data_to_send(self) -> bool:
+        """Say whether `data_to_send` has something."""
+        return bool(self._outbox)
+
     def data_to_send(self) -> list[bytes]:
         """Return the frames to send, in order, and forget them."""
         frames_out = list(self._outbox)

@@ -42,7 +42,7 @@ class Inbox:
         self._is_paused = False
         self._arrived = Pulse()
         self._closed: ConnectionClosed | None = None
-        self._ended = asyncio.Event()
+        self._ended = Pulse()
         self._loop = asyncio.get_running_loop()
         self._alarm: asyncio.TimerHandle | None = None
 
@@ -54,7 +54,7 @@ class Inbox:
     @property
     def has_ended(self) -> bool:
         """Say whether the connection is over; frames from before may still be there."""
-        return self._ended.is_set()
+        return self._closed is not None
 
     @property
     def has_ended_cleanly(self) -> bool:
@@ -74,7 +74,7 @@ class Inbox:
     def end(self, closed: ConnectionClosed) -> None:
         """Note that the connection is over, and how."""
         self._closed = closed
-        self._ended.set()
+        self._ended.beat()
         self._arrived.beat()
         if self._alarm:
             self._alarm.cancel()
@@ -88,7 +88,7 @@ class Inbox:
         else:
             frames = [self._frames.popleft() for _ in range(limit)]
             self._size_bytes -= _size(frames)
-        if self._size_bytes <= BUFFER_MAX_BYTES:
+        if self._is_paused and self._size_bytes <= BUFFER_MAX_BYTES:
             self._go_on()
         return frames
 
@@ -101,7 +101,7 @@ class Inbox:
 
         It may end before without any of these: who waits has to look at the clock.
         """
-        if self._frames or self.has_ended:
+        if self._frames or self._closed:
             return
         if timeout_s != math.inf:
             self._wake_within(timeout_s)
@@ -128,7 +128,8 @@ class Inbox:
         """Wait until the connection is over and all of it is here, whatever the bound."""
         self._is_bounded = False
         self._go_on()
-        await self._ended.wait()
+        while not self._closed:
+            await self._ended.wait()
 
     def error(self) -> UnreachableError:
         """Return how the connection ended, without what its texts could hold."""

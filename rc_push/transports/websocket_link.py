@@ -142,8 +142,10 @@ class WebSocketLink:
     async def read(self) -> Batch:
         """Return the next batch (see `Link.read`). Nothing is sent before what led to it is stored."""
         while True:
-            self._do_what_is_due()
-            await self._flush()
+            if self._loop.time() >= self._look_at:
+                self._do_what_is_due(self._loop.time())
+            if self._session.has_data_to_send:
+                await self._flush()
             if self._inbox.has_frames:
                 batch = self._batch_from(self._inbox.take(BATCH_MAX_FRAMES))
                 if not batch and not self._is_woken:
@@ -226,11 +228,8 @@ class WebSocketLink:
     def _due_at(self) -> float:
         return min(self._ask_at(), self._lifetime.due_at(self._session.rate, self._details.recovery_buffer_size))
 
-    def _do_what_is_due(self) -> None:
+    def _do_what_is_due(self, now: float) -> None:
         """Do what has to be done by time, however many frames come."""
-        now = self._loop.time()
-        if now < self._look_at:
-            return
         self._look_at = now + LOOK_EVERY_S
         if now >= self._ask_at():
             self._ask(now)
@@ -274,16 +273,19 @@ class WebSocketLink:
                     envelopes.append(item)
             else:
                 self._take_frame(item, now, at_ms, batch)
-        self._session.heard(now)
-        if batch.envelopes and batch.envelopes[-1].source is self._live:
+        if envelopes and envelopes[-1].source is self._live:
             self._take_live(batch, now, at_ms)
+        else:
+            self._session.heard(now)
         if batch.envelopes or self._session.wsc != self._state.wsc:
             self._put_cursor(batch)
         return batch
 
     def _take_live(self, batch: Batch, now: float, at_ms: int) -> None:
-        count = sum(envelope.source is self._live for envelope in batch.envelopes) if self._recovery else None
-        self._session.heard(now, len(batch.envelopes) if count is None else count)
+        count = len(batch.envelopes)
+        if self._recovery:
+            count = sum(envelope.source is self._live for envelope in batch.envelopes)
+        self._session.heard(now, count)
         self._lifetime.suspicion = ""
         last = msgspec.structs.replace(batch.envelopes[-1])  # what is read of it must not stay with what is stored
         shown_at_ms = self._shown_at_ms(last, at_ms)
@@ -444,7 +446,7 @@ class WebSocketLink:
         """Note that an event of the subscription *other* has come, and judge whether it is ours."""
         if self._subscribing or not other or other == self._former_id:
             return
-        if other != self.subscription_id:
+        if other != self._state.subscription_id:
             self._lose("subscription replaced", at_ms, batch)
         elif self.evidence.state in ("live", "degraded"):
             self._prove("events come", at_ms, shown_at_ms)
