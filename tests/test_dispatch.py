@@ -821,6 +821,45 @@ async def test_cancelled_while_progress_is_noted_it_waits_for_it(start, journal,
 # ---------------------------------------------------------------------------------------------------------- journal
 
 
+async def test_what_has_just_been_stored_is_handed_over_without_a_read(start, journal):
+    journal.failures["read"] = [AssertionError("was read")] * 3
+    harness = await start(Recorder())
+    await fill(journal, "a")
+    await harness.until_saved(1)
+    await fill(journal, "b", "c")
+    await harness.until_saved(3)
+    assert harness.handler.calls == ["a", "b", "c"]
+
+
+async def test_what_is_stored_while_older_events_are_read_comes_after_them(start, journal):
+    harness = await start(Recorder())
+    read, at_hand, waiting, answer = journal.read, journal.at_hand, asyncio.Event(), asyncio.Event()
+
+    async def slow_read(after, limit):
+        waiting.set()
+        await answer.wait()
+        return await read(after, limit)
+
+    journal.read, journal.at_hand = slow_read, nothing_at_hand
+    await fill(journal, "a", "b")
+    await harness.until(waiting.wait())
+    journal.at_hand = at_hand
+    await fill(journal, "c")
+    answer.set()
+    await harness.until_saved(3)
+    assert harness.handler.calls == ["a", "b", "c"]
+
+
+async def test_one_that_has_stopped_takes_no_more_of_what_is_stored(start, journal):
+    harness = await start(Recorder())
+    await fill(journal, "a")
+    await harness.until_saved(1)
+    await harness.stop()
+    await fill(journal, "b")
+    assert harness.handler.calls == ["a"]
+    assert journal.journal._followers == []
+
+
 async def test_a_journal_that_cannot_be_read_is_tried_again(start, journal, clock):
     journal.failures["read"], journal.at_hand = [JournalError("disk I/O error")] * 3, nothing_at_hand
     harness = await start(Recorder())

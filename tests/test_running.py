@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 
 import pytest
 from structlog.testing import capture_logs
@@ -27,6 +28,14 @@ def test_it_returns_what_the_work_returns_or_raises():
 
 async def raises(exc):
     raise exc
+
+
+def test_its_clock_is_the_monotonic_one():
+    async def look():
+        before, now, after = time.monotonic(), asyncio.get_running_loop().time(), time.monotonic()
+        return before <= now <= after
+
+    assert run_to_end(look())
 
 
 @pytest.mark.parametrize("exc", [SystemExit(3), KeyboardInterrupt()])

@@ -6,7 +6,7 @@ Knows the handler, its time-out and the breaker; knows nothing of where events c
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from rc_push.dispatch.calls import Caller
 from rc_push.dispatch.desk import READ_AT_ONCE, Desk, delay_asked_by
@@ -97,7 +97,7 @@ class Taker:
         return self._desk.breaker.next_trial_at if self._desk.breaker.state == "open" else None
 
     async def _hand_over(self, entries: list[Entry], caller: Caller) -> None:
-        if await self._hand_over_batch(entries, caller):
+        if self._handler.handle_batch and await self._hand_over_batch(self._handler.handle_batch, entries, caller):
             return
         for number, entry in enumerate(entries):
             if entry is not self._desk.trial and self._must_stop(entry):
@@ -118,9 +118,11 @@ class Taker:
             return True
         return bool(desk.waits_until) and desk.now() < desk.waits_until
 
-    async def _hand_over_batch(self, entries: Sequence[Entry], caller: Caller) -> bool:
+    async def _hand_over_batch(
+        self, handle: Callable[[Sequence[Envelope]], Awaitable[None]], entries: Sequence[Entry], caller: Caller
+    ) -> bool:
         """Hand *entries* over together; return False where the caller has to do it singly."""
-        if self._handler.handle_batch is None or entries[0].calls or entries[0] is self._desk.trial:
+        if entries[0].calls or entries[0] is self._desk.trial:
             return False
         envelopes = [entry.envelope for entry in entries if entry.envelope is not None]
         if len(envelopes) < len(entries):  # some have been held back, and have to be read again
@@ -128,7 +130,7 @@ class Taker:
         self._desk.in_hand += len(entries)
         began_at = self._desk.now()
         try:
-            await caller.call(self._handler.handle_batch, envelopes)
+            await caller.call(handle, envelopes)
         except Retry as later:
             self._desk.wait_for_all(delay_asked_by(later))
             self._desk.lanes.put_back(entries)

@@ -272,7 +272,7 @@ class Journal:
         if self._writer is None:
             future.set_exception(self._closed())
         else:
-            self._writer.start(_Job(write, future, on_done))
+            self._writer.jobs.put(_Job(write, future, on_done))
 
     def _closed(self) -> JournalError:
         return JournalError(f"{self.path}: the journal is closed")
@@ -318,17 +318,13 @@ class _Writer:
         self._on_damage = on_damage
         self._commits = commits
         self._loop = asyncio.get_running_loop()
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self.jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="journal-write")
         self._thread.start()
 
-    def start(self, job: _Job) -> None:
-        """Have it done in the next transaction."""
-        self._jobs.put(job)
-
     def stop(self) -> None:
         """Have it commit what waits, close the store and end."""
-        self._jobs.put(None)
+        self.jobs.put(None)
 
     def join(self) -> None:
         """Wait until it has ended. Blocks."""
@@ -337,9 +333,9 @@ class _Writer:
     def _work(self) -> None:
         running = True
         while running:
-            jobs = [self._jobs.get()]
-            while not self._jobs.empty():
-                jobs.append(self._jobs.get())
+            jobs = [self.jobs.get()]
+            while not self.jobs.empty():
+                jobs.append(self.jobs.get())
             running = None not in jobs
             group = [job for job in jobs if job is not None]
             if group:

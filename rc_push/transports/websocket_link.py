@@ -219,11 +219,13 @@ class WebSocketLink:
         self._look_at = min(due_at, now + LOOK_EVERY_S)  # what comes now may change what is due, and may come on and on
         due_at = min(due_at, self._session.timer_at())
         await self._inbox.wait(due_at - now)
-        if self._loop.time() > due_at + LATE_S:
+        now = self._loop.time()
+        if now > due_at + LATE_S:
             # The loop itself was late, so what was due may lie in the socket unread: look there before judging.
             await self._inbox.wait(LATE_S)
-        if not self._inbox.has_frames and self._loop.time() >= self._session.timer_at():
-            self._session.handle_timer(self._loop.time())
+            now = self._loop.time()
+        if now >= due_at and not self._inbox.has_frames and now >= self._session.timer_at():
+            self._session.handle_timer(now)
 
     def _due_at(self) -> float:
         return min(self._ask_at(), self._lifetime.due_at(self._session.rate, self._details.recovery_buffer_size))

@@ -298,6 +298,17 @@ async def test_who_asks_for_what_is_there_does_not_wait(journal):
     assert waiting.result() == 2
 
 
+async def test_who_follows_is_told_of_a_new_head_before_those_who_wait_go_on(journal):
+    heads = []
+    with journal.followed(lambda: heads.append((journal.head, [e.uuid for e in journal.at_hand(0, 9) or []]))):
+        await journal.append(batch(1))
+        assert heads == [(1, ["1"])]
+        await journal.append(Batch("team", cursor=Cursor("team", "websocket", 9)))
+        assert heads == [(1, ["1"])], "that moves no head"
+    await journal.append(batch(2))
+    assert len(heads) == 1
+
+
 async def test_many_can_wait_and_all_wake(journal):
     tasks = await start(*(journal.wait_past(0) for _ in range(50)))
     await journal.append(batch(1))

@@ -150,6 +150,7 @@ def test_until_details_come_the_wsc_is_the_one_that_is_offered_and_a_recovery_ke
 def test_nothing_is_sent_before_details_have_come_however_busy_it_was_before():
     client = ClientSession(now=0.0, new_id=ids("c"), rate_per_s=500.0)
     client.handle_timer(wsg.DETAILS_WITHIN_S - 0.1)
+    assert not client.has_data_to_send
     assert client.data_to_send() == []
 
 
