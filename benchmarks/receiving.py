@@ -7,6 +7,7 @@ gets it. The peers keep nothing. Used by `bench.py`.
 from __future__ import annotations
 
 import base64
+import socket
 import sqlite3
 import statistics
 import subprocess
@@ -28,6 +29,7 @@ from rc_push.protocol.crypto import Decryptor
 QUANTILES = (("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999))
 # Around an event on the wire: the gateway's meta element. An event's size is that of its frame.
 META_BYTES = 180
+BARE = str(Path(__file__).with_name("bare.py"))
 POSTS = "/team-messaging/v1/posts"
 
 
@@ -95,8 +97,27 @@ def trickle(rate: int, seconds: float) -> list[type_of_row]:
     return [
         row("processor time of an idle daemon", [idle_s * 1000 / seconds], "ms/s"),
         row(f"processor time an event at {rate}/s, beyond that", [(busy_s - idle_s) * 1000 / count], "ms"),
+        row("the same of a bare loop that reads and commits", [bare(rate, seconds) * 1000 / count], "ms"),
         row(f"written to disk an event at {rate}/s", [written / 1000 / count], "kB"),
     ]
+
+
+def bare(rate: int, seconds: float) -> float:
+    """Return the processor time, in seconds, of who only reads and commits as much (see `bare.py`)."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        stage.running(
+            [sys.executable, BARE, str(listener.getsockname()[1]), f"{folder}/bare.db"], stage.CLIENT_CPU
+        ) as process,
+        listener.accept()[0] as connection,
+    ):
+        time.sleep(1)
+        began_s = stage.threads_cpu_s(process.pid)
+        for _ in range(round(rate * seconds)):
+            connection.sendall(bytes(1024 + META_BYTES))
+            time.sleep(1 / rate)
+        return stage.threads_cpu_s(process.pid) - began_s
 
 
 def used_within(pid: int, seconds: float) -> tuple[float, int]:
