@@ -21,7 +21,7 @@ LEFT_OVER_S = 3.0
 
 
 class Loop(asyncio.SelectorEventLoop):
-    """asyncio's own loop, whose clock is read without a call in Python: that is done sixteen times for one event."""
+    """asyncio's own loop, whose clock is read without a call in Python: a lone event would pay for a dozen of these."""
 
     time = staticmethod(time.monotonic)
 

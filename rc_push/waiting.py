@@ -6,17 +6,17 @@ Both are here because asyncio's own ways take turns of the loop and calls that a
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
-class Answer(asyncio.Future[T]):
+class Promise(asyncio.Future[T]):
     """What comes to an end by itself, and is waited for until then: no cancellation gets at it.
 
     Where `cancel` says no, a task that is cancelled meanwhile keeps that for its next step, which is when the answer
-    is there: `await` raises CancelledError then, and `result` has it. No turn of the loop is spent on this.
+    is there: `await` raises CancelledError then, and `result` has it. No turn of the loop is spent on this. A time-out
+    around it ends no sooner.
     """
 
     def cancel(self, msg: object = None) -> bool:
@@ -25,13 +25,18 @@ class Answer(asyncio.Future[T]):
         return False
 
 
-async def settled(answer: Answer[Any]) -> bool:
-    """Return when *answer* is there, a failure too; say whether this was cancelled meanwhile, which has had to wait."""
+async def settled(answer: Promise[Any]) -> bool:
+    """Return when *answer* is there, a failure too, which is for whoever asks it.
+
+    Say whether this was cancelled meanwhile, which has had to wait: who is told so has to go on with that.
+    """
     try:
-        with suppress(Exception):  # for whoever asks *answer*
-            await answer
+        await answer
     except asyncio.CancelledError:
         return True
+    except BaseException:
+        if not answer.done():
+            raise
     return False
 
 

@@ -7,15 +7,15 @@ import functools
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from rc_push.waiting import Answer
+from rc_push.waiting import Promise
 
 
-def answered(work: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Answer[Any]]:
-    """Let the coroutine function *work* give an `Answer`, which no cancellation reaches."""
+def answered(work: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Promise[Any]]:
+    """Let the coroutine function *work* give an `Promise`, which no cancellation reaches."""
 
     @functools.wraps(work)
-    def begin(*args: Any) -> Answer[Any]:
-        answer: Answer[Any] = Answer()
+    def begin(*args: Any) -> Promise[Any]:
+        answer: Promise[Any] = Promise()
 
         def pass_on(done: asyncio.Task[Any]) -> None:
             failure = asyncio.CancelledError() if done.cancelled() else done.exception()

@@ -850,6 +850,19 @@ async def test_what_is_stored_while_older_events_are_read_comes_after_them(start
     assert harness.handler.calls == ["a", "b", "c"]
 
 
+async def test_what_cannot_be_taken_when_it_is_stored_ends_the_handler_and_nothing_else(start, journal):
+    def fails(after, limit):
+        raise ZeroDivisionError
+
+    harness = await start(Recorder())
+    await settle()
+    journal.at_hand = fails
+    await fill(journal, "a")
+    with pytest.raises(ZeroDivisionError):
+        await harness.task
+    await fill(journal, "b")
+
+
 async def test_one_that_has_stopped_takes_no_more_of_what_is_stored(start, journal):
     harness = await start(Recorder())
     await fill(journal, "a")

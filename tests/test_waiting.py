@@ -6,18 +6,18 @@ import asyncio
 
 import pytest
 
-from rc_push.waiting import Answer, Pulse, settled
+from rc_push.waiting import Promise, Pulse, settled
 
 
 async def test_what_is_there_is_not_waited_for():
-    answer = Answer()
+    answer = Promise()
     answer.set_exception(ZeroDivisionError())
     assert await settled(answer) is False
     assert isinstance(answer.exception(), ZeroDivisionError)
 
 
 async def test_who_is_cancelled_waits_all_the_same_and_is_told():
-    answer = Answer()
+    answer = Promise()
     waiting = asyncio.create_task(settled(answer))
     for _ in range(3):
         await asyncio.sleep(0)
@@ -30,7 +30,7 @@ async def test_who_is_cancelled_waits_all_the_same_and_is_told():
 
 
 async def test_who_waits_for_an_answer_itself_is_cancelled_when_it_is_there():
-    answer, waited = Answer(), []
+    answer, waited = Promise(), []
 
     async def wait():
         try:
@@ -51,7 +51,7 @@ async def test_who_waits_for_an_answer_itself_is_cancelled_when_it_is_there():
 
 
 async def test_who_was_cancelled_before_waits_all_the_same():
-    answer = Answer()
+    answer = Promise()
 
     async def wait():
         asyncio.current_task().cancel()
@@ -66,7 +66,7 @@ async def test_who_was_cancelled_before_waits_all_the_same():
 
 
 async def test_a_cancellation_at_the_moment_of_the_answer_harms_nothing():
-    answer = Answer()
+    answer = Promise()
     waiting = asyncio.create_task(settled(answer))
     await asyncio.sleep(0)
     answer.set_result("there")
@@ -74,18 +74,19 @@ async def test_a_cancellation_at_the_moment_of_the_answer_harms_nothing():
     assert await waiting is True
 
 
-async def test_an_answer_that_is_a_failure_is_left_to_whoever_asks_for_it():
-    answer = Answer()
+@pytest.mark.parametrize("failure", [ZeroDivisionError, GeneratorExit])
+async def test_an_answer_that_is_a_failure_is_left_to_whoever_asks_for_it(failure):
+    answer = Promise()
     waiting = asyncio.create_task(settled(answer))
     await asyncio.sleep(0)
-    answer.set_exception(ZeroDivisionError())
+    answer.set_exception(failure())
     assert await waiting is False
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(failure):
         answer.result()
 
 
 async def test_an_answer_cannot_be_taken_back():
-    answer = Answer()
+    answer = Promise()
     assert answer.cancel() is False
     answer.set_result("there")
     assert await answer == "there"

@@ -24,13 +24,17 @@ log = structlog.get_logger()
 
 
 class Feeder:
-    """Reads for one handler. Its loops are tasks; they end only by cancellation, or when a replay is over."""
+    """Reads for one handler. Its loops are tasks; they end only by cancellation, or when a replay is over.
+
+    What is at hand when it is stored comes without them: the journal calls `_follow`.
+    """
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._route = Route(desk.config)
         self._behind = Pulse()
-        self._has_all = False
+        self._is_waiting = False
+        self._failure: Exception | None = None
 
     async def feed(self) -> None:
         """Read what is behind the live position, as far as there is room for it."""
@@ -48,23 +52,30 @@ class Feeder:
                 self._add_all(envelopes)
 
     async def _wait_behind(self) -> None:
-        """Wait until something is there that `_follow` cannot take."""
-        self._has_all = True
+        """Wait until something is there that `_follow` could not take; raise what it failed with."""
+        self._is_waiting = True
         try:
             await self._behind.wait()
         finally:
-            self._has_all = False
+            self._is_waiting = False
+        if self._failure:
+            raise self._failure
 
     def _follow(self) -> None:
-        """Take what has just been stored, if it is at hand: with nothing before it, that needs no turn of `feed`."""
-        if self._has_all and self._desk.has_room():
-            envelopes = self._desk.journal.at_hand(self._desk.live.read_to, READ_AT_ONCE)
-            if envelopes:
-                self._add_all(envelopes)
+        """Take what has just been stored, if it is at hand and `feed` waits for nothing else. Raises nothing."""
+        try:
+            if self._is_waiting and self._desk.has_room():
+                envelopes = self._desk.journal.at_hand(self._desk.live.read_to, READ_AT_ONCE)
+                if envelopes:
+                    self._add_all(envelopes)
+        except Exception as exc:  # noqa: BLE001 - for `feed` to end with, as if it had happened there
+            self._failure = exc
+            self._behind.beat()
         if self._desk.journal.head > self._desk.live.read_to:
             self._behind.beat()
 
     def _add_all(self, envelopes: Sequence[Envelope]) -> None:
+        """Add *envelopes*, which come next; tell that the track has moved, perhaps past some that are not meant."""
         for envelope in envelopes:
             self._add_live(envelope)
         self._desk.ledger.moved()

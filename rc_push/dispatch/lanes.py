@@ -108,7 +108,7 @@ class Lanes:
             return [self._take_due()] if self.has_due(now) else []
         taken: list[Entry] = []
         lanes: set[_Lane] = set()
-        while len(taken) < limit and (self._ready or self._fresh) and (entry := self._next(lanes)):
+        while len(taken) < limit and (entry := self._next(lanes)):
             taken.append(entry)
         if not taken and self.has_due(now):
             return [self._take_due()]

@@ -73,7 +73,7 @@ class Taker:
         has_waited, self._desk.waits_until = self._desk.waits_until > 0, 0.0
         # An event for which the handler asks for time again and again must not be the first each time.
         entries = self._take_by_breaker(now, fresh_first=has_waited)
-        if self._desk.lanes.has_held_back:
+        if self._desk.lanes.has_held_back:  # hardly ever
             self._desk.record_held_back()
         if not entries:
             self._alarm.wake_at(self._next_due_at())

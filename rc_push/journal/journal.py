@@ -27,7 +27,7 @@ from rc_push.journal.recent import Recent
 from rc_push.journal.retention import CROWDED, SLICE_ROWS
 from rc_push.journal.store import Appended, Store
 from rc_push.measures import Durations
-from rc_push.waiting import Answer, Pulse
+from rc_push.waiting import Promise, Pulse
 
 T = TypeVar("T")
 type_of_write = Callable[[Store], Any]
@@ -79,18 +79,21 @@ class Journal:
         if writer is not None:
             await asyncio.to_thread(writer.join)
 
-    def append(self, batch: Batch) -> Answer[Appended]:
+    def append(self, batch: Batch) -> Promise[Appended]:
         """Store *batch* in one transaction, fsynced. Raises JournalError (JournalFull): then nothing of it is stored.
 
         It is begun at once, and nothing takes it back: a cancellation waits for the answer.
         """
-        answer: Answer[Appended] = Answer()
+        answer: Promise[Appended] = Promise()
         self._start(lambda store: store.append(batch), answer, lambda appended: self._note_head(appended, batch))
         return answer
 
     @contextmanager
     def followed(self, call: Callable[[], None]) -> Iterator[None]:
-        """Have *call* called at once whenever the head has moved, before anyone who waits goes on."""
+        """Have *call* called at once whenever the head has moved, before anyone who waits goes on.
+
+        It runs in no task, and must not raise: others are called after it.
+        """
         self._followers.append(call)
         try:
             yield
@@ -188,9 +191,9 @@ class Journal:
         found: tuple[int, int] = await self._write(lambda store: store.positions_before(since_ms, until_ms))
         return found
 
-    def save_progress(self, handler: str, advance: Advance) -> Answer[None]:
+    def save_progress(self, handler: str, advance: Advance) -> Promise[None]:
         """Note what has changed for *handler*, in one transaction. It is begun at once, as `append` is."""
-        answer: Answer[None] = Answer()
+        answer: Promise[None] = Promise()
         self._start(lambda store: store.progress.save(handler, advance), answer)
         return answer
 
@@ -287,9 +290,9 @@ class Journal:
             self._recent.clear()
         if head > self.head:
             self.head = head
+            self._moved.beat()
             for call in self._followers:
                 call()
-            self._moved.beat()
 
     def _note_size(self, live_bytes: int) -> None:
         self.live_bytes = live_bytes
@@ -362,11 +365,12 @@ class _Writer:
         for job, result in answers:
             if isinstance(result, JournalCorrupt):
                 self._on_damage(result)
-            if job.on_done and not isinstance(result, BaseException):
-                job.on_done(result)
             if job.future.done():  # the caller was cancelled; the write stands
                 continue
             if isinstance(result, BaseException):
                 job.future.set_exception(result)
             else:
                 job.future.set_result(result)
+        for job, result in answers:  # all have theirs, whatever becomes of this; nobody goes on before it
+            if job.on_done and not isinstance(result, BaseException):
+                job.on_done(result)

@@ -88,7 +88,7 @@ class Inbox:
         else:
             frames = [self._frames.popleft() for _ in range(limit)]
             self._size_bytes -= _size(frames)
-        if self._is_paused and self._size_bytes <= BUFFER_MAX_BYTES:
+        if self._size_bytes <= BUFFER_MAX_BYTES:
             self._go_on()
         return frames
 

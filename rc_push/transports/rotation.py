@@ -135,7 +135,7 @@ class RotatingLink:
     # ------------------------------------------------------------------------------------------------ taking over
 
     def _consider(self) -> None:
-        """Have another connection made, where the present one asks for it."""
+        """Have another connection made, where the present one asks for it. There must be no other but this one."""
         link = self._present.link
         why = link.outlived
         if not why and link.suspicion:

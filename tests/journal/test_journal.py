@@ -309,6 +309,20 @@ async def test_who_follows_is_told_of_a_new_head_before_those_who_wait_go_on(jou
     assert len(heads) == 1
 
 
+async def test_one_that_follows_and_fails_keeps_nobody_from_an_answer(journal, store):
+    complaints: list[dict] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    (waiting,) = await start(journal.wait_past(0))
+    store.gate.clear()
+    with journal.followed(lambda: 1 / 0):
+        first, second = await start(journal.append(batch(1)), journal.append(batch(2)))
+        store.gate.set()
+        assert (await first).stored == (await second).stored == 1
+    assert await waiting >= 1
+    assert all(isinstance(context["exception"], ZeroDivisionError) for context in complaints)
+    assert complaints
+
+
 async def test_many_can_wait_and_all_wake(journal):
     tasks = await start(*(journal.wait_past(0) for _ in range(50)))
     await journal.append(batch(1))
