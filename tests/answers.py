@@ -11,7 +11,7 @@ from rc_push.waiting import Promise
 
 
 def answered(work: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Promise[Any]]:
-    """Let the coroutine function *work* give an `Promise`, which no cancellation reaches."""
+    """Let the coroutine function *work* give a `Promise`, which no cancellation reaches."""
 
     @functools.wraps(work)
     def begin(*args: Any) -> Promise[Any]:

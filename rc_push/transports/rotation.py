@@ -112,8 +112,7 @@ class RotatingLink:
             log.warning("connection_lost", subscription=self._owner.subscription, error=str(exc), next_try_s=0.0)
             return await self._switch(successor, is_lost=True)
         self._look_at(batch)
-        if self._successor is None and self._past is None:
-            self._consider()
+        self._consider()
         return batch
 
     async def close(self) -> Batch:
@@ -135,7 +134,9 @@ class RotatingLink:
     # ------------------------------------------------------------------------------------------------ taking over
 
     def _consider(self) -> None:
-        """Have another connection made, where the present one asks for it. There must be no other but this one."""
+        """Have another connection made, where the present one asks for it."""
+        if self._successor or self._past:
+            return
         link = self._present.link
         why = link.outlived
         if not why and link.suspicion:
