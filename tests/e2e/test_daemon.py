@@ -196,10 +196,12 @@ async def test_while_nobody_answers_it_keeps_trying_and_says_when(make_daemon):
 
 
 async def test_sigterm_ends_it_while_nobody_answers(make_daemon):
-    nobody = {"server": f"http://127.0.0.1:{free_port()}", "clientId": "id", "clientSecret": "secret", "jwt": "jwt"}
-    daemon = make_daemon(nobody).start()
-    await daemon.wait_line("connection_lost")
-    assert await daemon.stop(within_s=5) == 0
+    with socket.socket() as deaf:  # holds the port, so that no other test's server answers there
+        deaf.bind(("127.0.0.1", 0))
+        server = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        daemon = make_daemon({"server": server, "clientId": "id", "clientSecret": "secret", "jwt": "jwt"}).start()
+        await daemon.wait_line("connection_lost")
+        assert await daemon.stop(within_s=5) == 0
 
 
 def free_port():
