@@ -40,15 +40,19 @@ def _versions() -> Iterator[tuple[str, str]]:
 
 def _distributions() -> Iterator[tuple[str, str]]:
     """Yield name and version of what rc-push requires, as far as it is installed."""
+    ours = _metadata("rc-push")  # empty where it is run from a folder that was never installed
+    names = re.findall(r"^Requires-Dist: ([\w.-]+)", ours, re.MULTILINE)
+    for name in sorted({*names, *OPTIONAL}):
+        if number := re.search(r"^Version: (.+)$", _metadata(name), re.MULTILINE):
+            yield name, number[1]
+
+
+def _metadata(name: str) -> str:
+    """Return what the distribution says of itself. Its two lines are looked for: a reader of emails takes long."""
     from importlib import metadata
 
     try:
-        required = metadata.requires("rc-push") or []
-    except metadata.PackageNotFoundError:  # run from a folder that was never installed
-        required = []
-    names = {re.split(r"[^\w.-]", requirement, maxsplit=1)[0] for requirement in required}
-    for name in sorted({*names, *OPTIONAL}):
-        try:
-            yield name, metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
+        distribution = metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        return ""
+    return distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
