@@ -18,7 +18,7 @@ ifdef TESTS
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
 else
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not alone and not chaos"
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m alone
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m alone
 	@$(BIN)/python -m pytest -n 6 --dist worksteal -m chaos tests/chaos
 endif
 
@@ -38,7 +38,9 @@ power: $(VENV)/.dev  ## cut the power CUTS times, in a model of a disk; tells ho
 	@RC_PUSH_POWER_CUTS=$(or $(CUTS),3000) $(BIN)/python -m pytest -n 2 --dist worksteal tests/power
 
 coverage: $(VENV)/.dev  ## branches of what the promise rests on; fails where its own tests leave one out
-	@$(BIN)/python -m coverage run -m pytest -q -p no:cacheprovider $(MEASURED)
+	@$(BIN)/python -m coverage erase
+	@$(BIN)/python -m coverage run -m pytest -q -p no:cacheprovider -n 2 --dist worksteal $(MEASURED)
+	@$(BIN)/python -m coverage combine --quiet
 	@$(BIN)/python -m coverage report
 
 mutants: $(VENV)/mutants/.done  ## small mistakes in the same modules, one at a time: which does no test notice? An hour or two; MUTANTS='rc_push.nesting*' for some
@@ -97,7 +99,7 @@ lock: ## renew requirements/*.txt (needs uv)
 	$(COMPILE) --group mutants -c requirements/dev.txt -o requirements/mutants.txt
 
 clean:
-	rm -rf $(VENV) .coverage mutants .fuzz build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .coverage* mutants .fuzz build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit("rc-push needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3.11") if sys.version_info < (3, 11) else None'
