@@ -329,6 +329,16 @@ def envelope_from_payload(payload: bytes, source: Source, received_at_ms: int) -
     return Envelope(head.uuid, type_, _one_line(payload), source, received_at_ms)
 
 
+def when_and_whose(envelope: Envelope) -> tuple[str, str | None]:
+    """Return *envelope*'s timestamp and subscription id. Nothing that is read for it stays with it, nor its body."""
+    try:
+        head = _decode_fast(envelope.payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        copy = msgspec.structs.replace(envelope)
+        return copy.timestamp, copy.subscription_id
+    return head.timestamp, head.subscriptionId
+
+
 def _envelope_leniently(payload: bytes, source: Source, received_at_ms: int) -> Envelope | Unreadable:
     try:
         fields = _decode_any(payload.decode())

@@ -295,6 +295,8 @@ class Receiver:
         )
 
     def _become(self, evidence: Evidence) -> None:
+        if evidence is self._evidence:
+            return
         if evidence == self._evidence:
             self._evidence = evidence  # what it knows beside that may be newer
             return

@@ -72,11 +72,11 @@ class WatchedJournal:
         return await self.journal.read(after, limit)
 
     @answered
-    async def save_progress(self, handler, advance):
+    async def save_progress(self, handler, advance, patience_s=0.0):
         if self.gate:
             await self.gate.wait()
         self._fail("save_progress")
-        await self.journal.save_progress(handler, advance)
+        await self.journal.save_progress(handler, advance, patience_s)
         self.saved.append((handler, advance.position))
         for position, row in advance.unfinished.items():
             change = self.waiting.add if row and row.state == "waiting" else self.waiting.discard

@@ -27,6 +27,7 @@ from rc_push.envelope import (
     envelope_to_dict,
     iso_from_ms,
     ms_from_iso,
+    when_and_whose,
 )
 
 SAMPLES = Path(__file__).resolve().parents[1] / ".." / "shared" / "samples"
@@ -227,6 +228,13 @@ def test_an_envelope_shows_ringcentrals_fields_and_ours():
     assert (envelope.account, envelope.subscription) == ("main", "team")
     assert (envelope.transport, envelope.origin) == ("websocket", "live")
     assert envelope.position == 0
+
+
+@pytest.mark.parametrize("more", [{}, {"ownerId": 1, "timestamp": None}], ids=["as documented", "otherwise"])
+def test_when_it_was_sent_and_whose_it_is_can_be_had_without_keeping_anything_parsed(more):
+    envelope = envelope_of(encode(HEAD | {"body": POST} | more))
+    assert when_and_whose(envelope) == ("" if more else HEAD["timestamp"], HEAD["subscriptionId"])
+    assert vars(envelope) == {}
 
 
 def test_the_bytes_of_spaces_escapes_and_numbers_stay_as_they_came():
@@ -708,6 +716,7 @@ def assert_taken_well(payload: bytes) -> None:
     assert parsed == taken.to_dict()
     del parsed["rcPush"]
     assert parsed == taken.fields
+    assert when_and_whose(taken) == (taken.timestamp, taken.subscription_id)
 
 
 @given(st.binary())

@@ -26,8 +26,9 @@ log = structlog.get_logger()
 JOURNAL_LADDER_S = ((0.1, 0.1), (0.5, 1.0), (2.0, 5.0))
 # Changes that wait for a journal that cannot be written, before nothing more is handed over.
 UNSAVED_MAX = 10_000
-# Where so few events or fewer were noted the last time, and none has failed, it is done so many times more seldom.
-FEW, SELDOM = 32, 10
+# Where so few events or fewer were noted the last time, and none has failed, it is done so many times more seldom, and
+# waits for so many times more to share an fsync.
+FEW, SELDOM, COMPANY = 32, 8, 2
 # What is kept of why something failed. A handler can put a whole message into its exception.
 REASON_MAX_LENGTH = 1000
 
@@ -125,31 +126,36 @@ class Ledger:
         """Note what changes, for ever."""
         while True:
             await self._changed.wait()
-            await self._gather()
+            patience_s = await self._gather()
             delays = delays_s(JOURNAL_LADDER_S)
-            while not await self.save():
+            while not await self.save(patience_s):
                 await self._sleep(next(delays))
             self.error = ""
 
-    async def _gather(self) -> None:
-        """Let more come to be noted together. Little can wait for longer, but what has failed: others passed it."""
+    async def _gather(self) -> float:
+        """Let more come to be noted together. Little can wait for longer, but what has failed: others passed it.
+
+        Return for how long it may then wait for another write.
+        """
         if not self._note_every_s:
-            return
+            return 0.0
         if self._is_trickle:
             try:
                 async with asyncio.timeout(self._note_every_s * SELDOM):
                     await self._failed.wait()
             except TimeoutError:
-                return
+                return self._note_every_s * COMPANY
         await asyncio.sleep(self._note_every_s)  # also after a failure: others may follow it
+        return 0.0
 
-    async def save(self) -> bool:
+    async def save(self, patience_s: float = 0.0) -> bool:
         """Note what has changed; say whether that is possible. What is not noted is kept for the next try.
 
+        It waits for *patience_s* at the most for another write to share an fsync.
         Cancelled, it waits for the answer first: without it, nobody knows what is noted.
         """
         async with self._saving:
-            return await self._save()
+            return await self._save(patience_s)
 
     @asynccontextmanager
     async def noted(self) -> AsyncIterator[None]:
@@ -157,8 +163,9 @@ class Ledger:
 
         What is read inside, with what `since_noted` gives at the end, is how things stand.
         """
+        self._journal.hurry()
         async with self._saving:
-            if not await self._save():
+            if not await self._save(patience_s=0.0):
                 raise JournalError(self.error)
             yield
 
@@ -166,12 +173,12 @@ class Ledger:
         """Return what has changed since it was noted last, by position: None where a row is to go."""
         return self._advance.unfinished
 
-    async def _save(self) -> bool:
+    async def _save(self, patience_s: float) -> bool:
         self._changed.clear()
         self._failed.clear()
         was_full = self.is_full
         advance = self._take()
-        saving = self._journal.save_progress(self._handler, advance)
+        saving = self._journal.save_progress(self._handler, advance, patience_s)
         is_cancelled = await settled(saving)
         failure = saving.exception()
         if failure is not None:

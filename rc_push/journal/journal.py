@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -48,6 +48,8 @@ class Journal:
         self._damage: JournalCorrupt | None = None
         self._damaged = asyncio.Event()
         self._writer: _Writer | None = None
+        self._patient: list[_Job] = []
+        self._patience: asyncio.TimerHandle | None = None
         self._reads = ThreadPoolExecutor(1, "journal-read")
         self._reader: Reader | None = None
         self._recent = Recent()
@@ -69,6 +71,7 @@ class Journal:
 
     async def __aexit__(self, *_: object) -> None:
         """Finish the writes that wait, then close. Cancelling it ends the waiting, not the closing."""
+        self.hurry()
         reader, self._reader = self._reader, None
         writer, self._writer = self._writer, None
         if reader is not None:
@@ -85,7 +88,7 @@ class Journal:
         It is begun at once, and nothing takes it back: a cancellation waits for the answer.
         """
         answer: Promise[Appended] = Promise()
-        self._start(lambda store: store.append(batch), answer, lambda appended: self._note_head(appended, batch))
+        self._put(_Job(lambda store: store.append(batch), answer, lambda appended: self._note_head(appended, batch)))
         return answer
 
     @contextmanager
@@ -191,11 +194,28 @@ class Journal:
         found: tuple[int, int] = await self._write(lambda store: store.positions_before(since_ms, until_ms))
         return found
 
-    def save_progress(self, handler: str, advance: Advance) -> Promise[None]:
-        """Note what has changed for *handler*, in one transaction. It is begun at once, as `append` is."""
+    def save_progress(self, handler: str, advance: Advance, patience_s: float = 0.0) -> Promise[None]:
+        """Note what has changed for *handler*, in one transaction. It is begun at once, as `append` is.
+
+        With *patience_s* it waits so long for another write, of whatever, to share that one's fsync.
+        """
         answer: Promise[None] = Promise()
-        self._start(lambda store: store.progress.save(handler, advance), answer)
+        job = _Job(lambda store: store.progress.save(handler, advance), answer, None)
+        if patience_s:
+            self._patient.append(job)
+            self._hurry_within(patience_s)
+        else:
+            self._put(job)
         return answer
+
+    def hurry(self) -> None:
+        """Begin what still waits for another write."""
+        patient, self._patient = self._patient, []
+        if self._patience:
+            self._patience.cancel()
+            self._patience = None
+        for job in patient:
+            self._put(job)
 
     async def change_progress(self, change: Callable[[ProgressRows], T]) -> T:
         """Have *change* run on the rows of handlers, in one transaction; return what it returns."""
@@ -266,16 +286,24 @@ class Journal:
 
     async def _write(self, write: type_of_write) -> Any:
         future: asyncio.Future[Any] = asyncio.Future()
-        self._start(write, future)
+        self._put(_Job(write, future, None))
         return await future
 
-    def _start(
-        self, write: type_of_write, future: asyncio.Future[Any], on_done: Callable[[Any], None] | None = None
-    ) -> None:
+    def _hurry_within(self, patience_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        at = loop.time() + patience_s
+        if self._patience and self._patience.when() > at:
+            self._patience.cancel()
+            self._patience = None
+        self._patience = self._patience or loop.call_at(at, self.hurry)
+
+    def _put(self, job: _Job) -> None:
+        if self._patient:
+            self.hurry()
         if self._writer is None:
-            future.set_exception(self._closed())
+            job.future.set_exception(self._closed())
         else:
-            self._writer.jobs.put(_Job(write, future, on_done))
+            self._writer.jobs.put(job)
 
     def _closed(self) -> JournalError:
         return JournalError(f"{self.path}: the journal is closed")
@@ -343,8 +371,10 @@ class _Writer:
             group = [job for job in jobs if job is not None]
             if group:
                 answers = self._commit(group)
-                with suppress(RuntimeError):  # the loop has ended: nobody waits for an answer
+                try:  # noqa: SIM105 - `suppress` is three calls for each event
                     self._loop.call_soon_threadsafe(self._answer, answers)
+                except RuntimeError:
+                    pass  # the loop has ended: nobody waits for an answer
         self._store.close()
 
     def _commit(self, group: list[_Job]) -> list[tuple[_Job, Any]]:

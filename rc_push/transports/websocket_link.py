@@ -22,7 +22,17 @@ from msgspec.structs import force_setattr
 from websockets.exceptions import ConnectionClosed
 
 from rc_push.config import SubscriptionConfig
-from rc_push.envelope import Batch, Cursor, Envelope, Gap, Source, Unreadable, envelope_from_payload, ms_from_iso
+from rc_push.envelope import (
+    Batch,
+    Cursor,
+    Envelope,
+    Gap,
+    Source,
+    Unreadable,
+    envelope_from_payload,
+    ms_from_iso,
+    when_and_whose,
+)
 from rc_push.errors import ProtocolError
 from rc_push.protocol import subscription as subscriptions
 from rc_push.protocol import wsg
@@ -54,6 +64,8 @@ OVERLAP_S, OVERLAP_SHARE = 5.0, 0.05
 LEAVE_WITHIN_S = 3.0
 # Where frames come without a pause, what is due is looked for so often.
 LOOK_EVERY_S = 0.5
+# So often it is told that events prove the subscription, however many come.
+TELL_EVERY_S = 0.5
 
 
 class WebSocketLink:
@@ -289,11 +301,11 @@ class WebSocketLink:
             count = sum(envelope.source is self._live for envelope in batch.envelopes)
         self._session.heard(now, count)
         self._lifetime.suspicion = ""
-        last = msgspec.structs.replace(batch.envelopes[-1])  # what is read of it must not stay with what is stored
-        shown_at_ms = self._shown_at_ms(last, at_ms)
+        sent_at, whose = when_and_whose(batch.envelopes[-1])
+        shown_at_ms = self._shown_at_ms(sent_at, at_ms)
         self._see(shown_at_ms, at_ms)
         if len(batch.envelopes) > self._before_answer:
-            self._notice_whose(last.subscription_id, at_ms, shown_at_ms, batch)
+            self._notice_whose(whose, at_ms, shown_at_ms, batch)
 
     def _take_frame(self, frame: bytes, now: float, at_ms: int, batch: Batch) -> None:
         fact = self._session.receive(frame, now)
@@ -428,15 +440,19 @@ class WebSocketLink:
     def _confirm(self, why: str, at_ms: int) -> None:
         """Take the subscription for alive; the server is asked soon what it holds."""
         self._proof.begin(self._loop.time(), self._details.absolute_timeout)
-        self._show_proven(why, at_ms, at_ms)
+        self._ours_at_ms = self._state.proven_at_ms = at_ms
+        self._tell_proven(why, at_ms)
 
     def _prove(self, why: str, at_ms: int, ours_at_ms: int) -> None:
-        """Note what the server has just shown: that it still served the subscription at *ours_at_ms*."""
-        self._proof.note(self._loop.time())
-        self._show_proven(why, at_ms, later(self._ours_at_ms, ours_at_ms, at_ms))
+        """Note what the server has just shown, and tell: that it still served the subscription at *ours_at_ms*."""
+        self._note_proof(at_ms, ours_at_ms)
+        self._tell_proven(why, at_ms)
 
-    def _show_proven(self, why: str, at_ms: int, ours_at_ms: int) -> None:
-        self._ours_at_ms = self._state.proven_at_ms = ours_at_ms
+    def _note_proof(self, at_ms: int, ours_at_ms: int) -> None:
+        self._proof.note(self._loop.time())
+        self._ours_at_ms = self._state.proven_at_ms = later(self._ours_at_ms, ours_at_ms, at_ms)
+
+    def _tell_proven(self, why: str, at_ms: int) -> None:
         if self.evidence.state == "live":
             why = self.evidence.why
         good_for_s = self._session.deadline_s + wsg.REQUEST_ANSWER_S  # asked after the one, answered within the other
@@ -450,6 +466,8 @@ class WebSocketLink:
             return
         if other != self._state.subscription_id:
             self._lose("subscription replaced", at_ms, batch)
+        elif self.evidence.is_served and 0 <= at_ms / 1000 - (self.evidence.proven_at or 0) < TELL_EVERY_S:
+            self._note_proof(at_ms, shown_at_ms)
         elif self.evidence.state in ("live", "degraded"):
             self._prove("events come", at_ms, shown_at_ms)
 
@@ -512,13 +530,13 @@ class WebSocketLink:
 
     # --------------------------------------------------------------------------------------------------------- details
 
-    def _shown_at_ms(self, last: Envelope, at_ms: int) -> int:
-        """Return when all that was sent before has come as well, now that *last* has, at *at_ms*.
+    def _shown_at_ms(self, sent_at: str, at_ms: int) -> int:
+        """Return when all that was sent before has come as well, now, at *at_ms*, that what was sent at *sent_at* has.
 
-        By our clock, however far behind RingCentral's it is, as *last* may show: what came late was not sent when it
+        By our clock, however far behind RingCentral's it is, as *sent_at* may show: what came late was not sent when it
         came.
         """
-        sent_at_ms = ms_from_iso(last.timestamp) or at_ms
+        sent_at_ms = ms_from_iso(sent_at) or at_ms
         self._state.behind_ms = max(self._state.behind_ms, sent_at_ms - at_ms)
         return min(sent_at_ms - self._state.behind_ms, at_ms) - ORDER_SLACK_MS
 

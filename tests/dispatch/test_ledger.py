@@ -28,14 +28,18 @@ class FakeJournal:
         self.asked = asyncio.Event()
 
     @answered
-    async def save_progress(self, handler, advance):
+    async def save_progress(self, handler, advance, patience_s=0.0):
         assert handler == "h"
+        self.patience_s = patience_s
         self.asked.set()
         if self.gate:
             await self.gate.wait()
         if self.failures:
             raise self.failures.pop(0)
         self.saved.append(advance)
+
+    def hurry(self):
+        pass
 
     @property
     def delivered(self):
@@ -216,9 +220,11 @@ async def test_what_is_done_first_is_noted_soon_and_then_the_little_that_comes_l
     has_failed.parks(*entries(live, 2))
     async with asyncio.timeout(0.5):
         await failed_in.asked.wait()
+    assert failed_in.patience_s == 0
     assert not done_in.asked.is_set()
     async with asyncio.timeout(10):
         await done_in.asked.wait()
+    assert done_in.patience_s > 0, "it may share an fsync"
     for *_, task in worlds:
         task.cancel()
 

@@ -210,6 +210,57 @@ async def test_writes_of_all_kinds_share_a_transaction_and_see_each_other(journa
     assert cursor == Cursor("team", "websocket", 9)
 
 
+@pytest.fixture
+async def registered(journal):
+    await journal.register_handler("file")
+    await journal.append(batch(1))
+
+
+async def position(journal) -> int:
+    return (await journal.register_handler("file")).position
+
+
+async def test_progress_with_patience_shares_the_transaction_of_the_next_write(journal, store, registered):
+    noted = journal.save_progress("file", Advance(1), 60.0)
+    await asyncio.sleep(0.05)
+    assert not noted.done(), "it waits for company"
+    before = store.transactions
+    await journal.append(batch(2))
+    assert noted.done()
+    assert store.transactions - before <= 2, "the thread may have taken the first of the two alone"
+    assert await position(journal) == 1
+
+
+async def test_progress_is_noted_once_its_patience_is_over_though_nothing_else_is_written(journal, registered):
+    async with asyncio.timeout(10):
+        await journal.save_progress("file", Advance(1), 0.05)
+    assert await position(journal) == 1
+
+
+async def test_progress_of_less_patience_than_what_waits_already_is_noted_in_time(journal, registered):
+    patient = journal.save_progress("file", Advance(1), 60.0)
+    async with asyncio.timeout(10):
+        await journal.save_progress("file", Advance(1), 0.05)
+    await patient
+
+
+async def test_who_is_in_a_hurry_lets_what_waits_begin(journal, registered):
+    patient = journal.save_progress("file", Advance(1), 60.0)
+    journal.hurry()
+    async with asyncio.timeout(10):
+        await patient
+
+
+async def test_progress_with_patience_is_noted_when_the_journal_closes(tmp_path):
+    async with Journal(tmp_path / "journal.db") as journal:
+        await journal.register_handler("file")
+        await journal.append(batch(1))
+        patient = journal.save_progress("file", Advance(1), 60.0)
+    await patient
+    async with Journal(tmp_path / "journal.db") as journal:
+        assert await position(journal) == 1
+
+
 async def test_one_write_that_fails_takes_no_other_with_it(journal, store):
     store.gate.clear()
     tasks = await start(

@@ -73,9 +73,9 @@ class OneLife:
         return getattr(self.journal, name)
 
     @answered
-    async def save_progress(self, handler, advance):
+    async def save_progress(self, handler, advance, patience_s=0.0):
         self._check()
-        await self.journal.save_progress(handler, advance)
+        await self.journal.save_progress(handler, advance, patience_s)
 
     async def change_progress(self, change):
         if self.is_dead:

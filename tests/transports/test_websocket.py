@@ -513,7 +513,7 @@ async def test_an_event_that_was_late_was_not_sent_when_it_came_though_the_clock
         sim.emit_sample("post.added")
         await reading.until_count(1)
         [came_at_ms] = [envelope.received_at_ms for batch in reading.batches for envelope in batch.envelopes]
-        assert reading.link._shown_at_ms(reading.batches[-1].envelopes[-1], came_at_ms) == pytest.approx(
+        assert reading.link._shown_at_ms(reading.batches[-1].envelopes[-1].timestamp, came_at_ms) == pytest.approx(
             came_at_ms - late_s * 1000 - websocket_link.ORDER_SLACK_MS, abs=600
         )
 
