@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import platform
 import re
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 
@@ -40,19 +42,23 @@ def _versions() -> Iterator[tuple[str, str]]:
 
 def _distributions() -> Iterator[tuple[str, str]]:
     """Yield name and version of what rc-push requires, as far as it is installed."""
-    ours = _metadata("rc-push")  # empty where it is run from a folder that was never installed
-    names = re.findall(r"^Requires-Dist: ([\w.-]+)", ours, re.MULTILINE)
+    found = _installed()
+    ours = found.get("rc-push")  # None where it is run from a folder that was never installed
+    metadata = (ours / "METADATA").read_text("utf-8") if ours else ""
+    names = re.findall(r"^Requires-Dist: ([\w.-]+)", metadata, re.MULTILINE)
     for name in sorted({*names, *OPTIONAL}):
-        if number := re.search(r"^Version: (.+)$", _metadata(name), re.MULTILINE):
-            yield name, number[1]
+        if place := found.get(name):
+            yield name, place.stem.split("-")[1]
 
 
-def _metadata(name: str) -> str:
-    """Return what the distribution says of itself. Its two lines are looked for: a reader of emails takes long."""
-    from importlib import metadata
+def _installed() -> dict[str, Path]:
+    """Return where each distribution tells of itself, by its normal name: `name-version.dist-info`.
 
-    try:
-        distribution = metadata.distribution(name)
-    except metadata.PackageNotFoundError:
-        return ""
-    return distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
+    `importlib.metadata` says the same, and its import is a third of this command's time. Source: PyPA's specifications,
+    "Recording installed projects".
+    """
+    places = (place for folder in sys.path for place in Path(folder).glob("*-*.*-info"))
+    found: dict[str, Path] = {}
+    for place in places:
+        found.setdefault(re.sub(r"[-_.]+", "-", place.name.split("-")[0]).lower(), place)
+    return found

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import sqlite3
+import sys
 from importlib import metadata
 
 from rc_push import __version__
@@ -29,21 +31,39 @@ def test_the_table_for_people_has_the_same_content(capfd):
     assert [tuple(line.split()) for line in capfd.readouterr().out.splitlines()] == list(versions.items())
 
 
-def test_what_is_not_installed_is_left_out(capfd, monkeypatch):
-    def requires(_name: str) -> list[str]:
-        return ["click>=8.1", "no-such-thing[extra]>=1; python_version > '3'"]
+def install(folder, name, version, requires=()):
+    """Put in *folder* what pip writes down of a distribution."""
+    place = folder / f"{name}-{version}.dist-info"
+    place.mkdir()
+    lines = [f"Name: {name}", f"Version: {version}", *(f"Requires-Dist: {one}" for one in requires), "", "Words"]
+    (place / "METADATA").write_text("\n".join(lines), encoding="utf-8")
 
-    monkeypatch.setattr(metadata, "requires", requires)
+
+def test_what_is_not_installed_is_left_out_and_the_first_of_the_path_counts(capfd, monkeypatch, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    install(first, "rc_push", "9", ["some-thing[more]>=1; python_version > '3'", "other-thing", "no-such-thing"])
+    install(first, "some_thing", "1.0+local")
+    install(second, "Some.Thing", "2.0")
+    install(second, "other_thing", "3.0rc1")
+    monkeypatch.setattr(sys, "path", [str(first), str(second), str(tmp_path / "nowhere")])
     assert main(["version", "--json"]) == 0
     versions = json.loads(capfd.readouterr().out)
-    assert "click" in versions
-    assert "no-such-thing" not in versions
+    assert list(versions.items())[4:] == [("other-thing", "3.0rc1"), ("some-thing", "1.0+local")]
 
 
-def test_it_works_where_rc_push_was_never_installed(capfd, monkeypatch):
-    def requires(name: str) -> list[str]:
-        raise metadata.PackageNotFoundError(name)
+def test_all_that_is_required_and_installed_is_told_as_pip_would(capfd):
+    required = {re.split(r"[^\w.-]", one, maxsplit=1)[0] for one in metadata.requires("rc-push") or []}
+    installed = {name.metadata["Name"].lower() for name in metadata.distributions()}
+    main(["version", "--json"])
+    versions = json.loads(capfd.readouterr().out)
+    assert {name: versions.get(name) for name in required & installed} == {
+        name: metadata.version(name) for name in required & installed
+    }
 
-    monkeypatch.setattr(metadata, "requires", requires)
+
+def test_it_works_where_rc_push_was_never_installed(capfd, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
     assert main(["version"]) == 0
     assert __version__ in capfd.readouterr().out
