@@ -55,16 +55,16 @@ def parts(rounds: int, events: int) -> Mapping[str, Callable[[], list[type_of_ro
         "memory": lambda: [*receiving.idle("websocket"), *receiving.idle("pubnub")],
         "starting": lambda: receiving.starting(rounds, 1_000_000),
         "pubnub": lambda: [*receiving.over_pubnub(few, events // 3), *receiving.decrypting(rounds)],
-        "webhooks": lambda: webhooks.posts(rounds, events // 2),
+        "webhooks": lambda: webhooks.posts(few, events // 4),
         "subscriptions": lambda: receiving.many_subscriptions(50, 1, 10_000),
         "handlers": lambda: [
             *handlers.backlog(100_000, few),
-            *handlers.many_handlers((10, 20), events // 2, few),
-            *handlers.beside_one_that_hangs(events, few),
+            *handlers.many_handlers((10, 20), events // 3, few),
+            *handlers.beside_one_that_hangs(events // 2, few),
         ],
-        "forward": lambda: [*sinks.forwarding(20_000, few), *sinks.forward_descriptors(100_000)],
+        "forward": lambda: sinks.forwarding(20_000, few),
         "file": lambda: [*sinks.filing(200_000, few), *sinks.file_handler(few)],
-        "command": lambda: programs.programs(2000, few),
+        "command": lambda: programs.programs(1000, few),
         "watching": lambda: [*watching.watching(few), *watching.commands(1_000_000)],
     }
 
@@ -76,6 +76,7 @@ def growth(rounds: int, events: int) -> Mapping[str, Callable[[], list[type_of_r
         "flat": lambda: [
             *receiving.flat(10_000_000, LONG_WITHIN_S),
             *handlers.backlog_memory(1_000_000, LONG_WITHIN_S),
+            *sinks.forward_descriptors(100_000),
         ],
     }
 
