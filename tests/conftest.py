@@ -1,4 +1,4 @@
-"""How Hypothesis searches: the same examples each time, so that a change fails by its own doing.
+"""How Hypothesis searches: the same examples each time, so that a change fails by its own doing. And what is run first.
 
 `make search` draws new ones.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import Phase, settings
 
 settings.register_profile("steady", derandomize=True, deadline=None)
@@ -16,3 +17,8 @@ if "MUTANT_UNDER_TEST" in os.environ:  # by mutmut, to which one failure is as g
     settings.load_profile("mutants")
 else:
     settings.load_profile("search" if os.environ.get("RC_PUSH_SEARCH") else "steady")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes one worker longest: the others do all the rest meanwhile."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)

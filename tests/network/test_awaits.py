@@ -51,7 +51,7 @@ MODULES: list[types.ModuleType] = [
     ),
 ]
 POINTS = points_in(MODULES)
-pytestmark = pytest.mark.timeout(300)  # the first test plays all scenes
+pytestmark = [pytest.mark.timeout(300), pytest.mark.long]  # the first test plays all scenes
 POSTS, CHATS = "/team-messaging/v1/posts", "/team-messaging/v1/chats"
 WITHIN_S = 20.0
 # What another attempt waits for, in place of seconds and minutes.
