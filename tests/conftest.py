@@ -1,4 +1,4 @@
-"""How Hypothesis searches: the same examples each time, so that a change fails by its own doing. And what is run first.
+"""How Hypothesis searches: the same examples each time, so that a change fails by its own doing. What holds for all.
 
 `make search` draws new ones.
 """
@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
+import structlog
 from hypothesis import Phase, settings
 
 settings.register_profile("steady", derandomize=True, deadline=None)
@@ -17,6 +19,13 @@ if "MUTANT_UNDER_TEST" in os.environ:  # by mutmut, to which one failure is as g
     settings.load_profile("mutants")
 else:
     settings.load_profile("search" if os.environ.get("RC_PUSH_SEARCH") else "steady")
+
+
+@pytest.fixture(autouse=True)
+def _log_is_as_it_was() -> Iterator[None]:
+    """Let no test log as the one before has configured it: a command that runs in this process does so."""
+    yield
+    structlog.reset_defaults()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -175,9 +175,11 @@ class PubNubLink:
 
     async def abort(self) -> None:
         """Let go of everything."""
-        await self._cancel()
-        for poller in self._pollers.values():
-            await poller.close()
+        try:
+            await self._cancel()
+        finally:
+            for poller in self._pollers.values():
+                await poller.close()
 
     async def _cancel(self) -> None:
         tasks = [self._keeper, *self._polls.values()]
