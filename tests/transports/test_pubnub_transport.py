@@ -887,6 +887,36 @@ async def test_where_only_pubnub_is_away_a_renewal_alone_says_nothing_of_live(tr
     assert not any(batch.closes_gaps_at_ms for batch in again.batches)
 
 
+async def test_cut_short_while_its_polls_end_it_closes_its_connections_all_the_same(transport):
+    class Slow:
+        is_polled = is_closed = False
+
+        async def poll(self, *_: Any) -> Any:
+            self.is_polled = True
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0.05)
+
+        async def close(self) -> None:
+            self.is_closed = True
+
+    slow = Slow()
+    cursor = await first_cursor(transport)
+    async with transport.connect(cursor) as link:
+        link._pollers = dict.fromkeys([link._state.channels[0].subscriber_key], slow)
+        reading = asyncio.create_task(LinkReading(link).until(lambda _: False))
+        await wait_for(lambda: slow.is_polled)
+        reading.cancel()
+        await asyncio.wait([reading])
+        ending = asyncio.create_task(link.abort())
+        await asyncio.sleep(0.01)
+        ending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await ending
+        assert slow.is_closed
+
+
 # ---------------------------------------------------------------------------------------------------- refusals, faults
 
 
