@@ -7,6 +7,7 @@ import platform
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -44,7 +45,10 @@ def _distributions() -> Iterator[tuple[str, str]]:
     """Yield name and version of what rc-push requires, as far as it is installed."""
     found = _installed()
     ours = found.get("rc-push")  # None where it is run from a folder that was never installed
-    metadata = (ours / "METADATA").read_text("utf-8") if ours else ""
+    metadata = ""
+    if ours:
+        with suppress(OSError):  # an update that has broken off
+            metadata = (ours / "METADATA").read_text("utf-8")
     names = re.findall(r"^Requires-Dist: ([\w.-]+)", metadata, re.MULTILINE)
     for name in sorted({*names, *OPTIONAL}):
         if place := found.get(name):
@@ -57,8 +61,11 @@ def _installed() -> dict[str, Path]:
     `importlib.metadata` says the same, and its import is a third of this command's time. Source: PyPA's specifications,
     "Recording installed projects".
     """
-    places = (place for folder in sys.path for place in Path(folder).glob("*-*.*-info"))
     found: dict[str, Path] = {}
-    for place in places:
-        found.setdefault(re.sub(r"[-_.]+", "-", place.name.split("-")[0]).lower(), place)
+    for folder in sys.path:
+        with suppress(OSError):  # no folder, or one that is not for us
+            for place in Path(folder).iterdir():
+                name, _, version = place.stem.partition("-")
+                if place.suffix == ".dist-info" and version:
+                    found.setdefault(re.sub(r"[-_.]+", "-", name).lower(), place)
     return found

@@ -129,6 +129,7 @@ class Dispatcher:
                 await self._finish(takers)
             finally:
                 noting.cancel()
+                self._desk.journal.hurry()
                 await asyncio.wait([noting])
             await self._desk.ledger.save()
 

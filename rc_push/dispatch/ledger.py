@@ -129,6 +129,7 @@ class Ledger:
             patience_s = await self._gather()
             delays = delays_s(JOURNAL_LADDER_S)
             while not await self.save(patience_s):
+                patience_s = 0.0
                 await self._sleep(next(delays))
             self.error = ""
 
@@ -239,6 +240,7 @@ class Ledger:
             entry.track.finish(entry, delivered=0)
         self._changed.set()
         self._failed.set()
+        self._journal.hurry()
 
     def _now_ms(self) -> int:
         return round(self._wall() * 1000)

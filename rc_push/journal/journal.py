@@ -197,11 +197,11 @@ class Journal:
     def save_progress(self, handler: str, advance: Advance, patience_s: float = 0.0) -> Promise[None]:
         """Note what has changed for *handler*, in one transaction. It is begun at once, as `append` is.
 
-        With *patience_s* it waits so long for another write, of whatever, to share that one's fsync.
+        But with *patience_s* it waits so long for another write, of whatever, to share that one's fsync.
         """
         answer: Promise[None] = Promise()
         job = _Job(lambda store: store.progress.save(handler, advance), answer, None)
-        if patience_s:
+        if patience_s and self._writer:
             self._patient.append(job)
             self._hurry_within(patience_s)
         else:

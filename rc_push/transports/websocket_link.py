@@ -455,10 +455,20 @@ class WebSocketLink:
     def _tell_proven(self, why: str, at_ms: int) -> None:
         if self.evidence.state == "live":
             why = self.evidence.why
-        good_for_s = self._session.deadline_s + wsg.REQUEST_ANSWER_S  # asked after the one, answered within the other
         self.evidence = Evidence.served(
-            why, self._state.refused, at_ms / 1000, good_for_s=good_for_s, expiries=self._expiries
+            why, self._state.refused, at_ms / 1000, good_for_s=self._good_for_s, expiries=self._expiries
         )
+
+    @property
+    def _good_for_s(self) -> float:
+        """How old a proof may be: it is told so much later, then the server is asked, and has so long to answer."""
+        return TELL_EVERY_S + self._session.deadline_s + wsg.REQUEST_ANSWER_S
+
+    def _is_told(self, at_ms: int) -> bool:
+        """Say whether what is told of the last proof tells enough of one at *at_ms*."""
+        told = self.evidence
+        is_fresh = told.is_served and 0 <= at_ms / 1000 - (told.proven_at or 0.0) < TELL_EVERY_S
+        return is_fresh and told.good_for_s <= self._good_for_s + TELL_EVERY_S
 
     def _notice_whose(self, other: str | None, at_ms: int, shown_at_ms: int, batch: Batch) -> None:
         """Note that an event of the subscription *other* has come, and judge whether it is ours."""
@@ -466,7 +476,7 @@ class WebSocketLink:
             return
         if other != self._state.subscription_id:
             self._lose("subscription replaced", at_ms, batch)
-        elif self.evidence.is_served and 0 <= at_ms / 1000 - (self.evidence.proven_at or 0) < TELL_EVERY_S:
+        elif self._is_told(at_ms):
             self._note_proof(at_ms, shown_at_ms)
         elif self.evidence.state in ("live", "degraded"):
             self._prove("events come", at_ms, shown_at_ms)

@@ -58,13 +58,13 @@ REASONS = {
     "recovery buffer full": CUTS | AWAY | {"burst"},
     "recovery failed": CUTS | AWAY | ENDINGS,
     "no session to recover": CUTS | AWAY,
-    "no connection": CUTS | AWAY,
+    "no connection": CUTS | AWAY | {"clock"},  # one that jumps ahead by more than 20 min is such an absence
     "subscription lost": ENDINGS | CUTS | AWAY,
     "connection was deaf": {"zombie", "lose-subscription", "revoke-session", "machine"},
     "queue full": {"burst"} | AWAY | POLLS,
     "subscription expired": {"revoke-session", "expire-token"} | AWAY | {"rotate", "clock"} | POLLS,
     "no subscription known": AWAY | {"machine"},
-    "away for too long": {"clock", "kill long"},  # a clock that jumps ahead by more than 20 min is such an absence
+    "away for too long": {"clock", "kill long"},
     "webhook ended by RingCentral": AWAY | {"machine"},  # posts that a start on a busy machine lets fail
     "posts refused": AWAY | {"machine", "burst", "webhook-slow-body"},  # a start takes seconds of a run's time
 }

@@ -249,6 +249,16 @@ def test_where_the_daemons_clock_is_wrong_its_gaps_are_by_that_clock(outcome):
     assert "missing" in checks(outcome)
 
 
+def test_a_clock_that_jumps_ahead_is_an_absence(outcome):
+    """Seed 60024: polls that fail after it were all that had happened, and they lose nothing."""
+    set_the_clock(outcome, 22, 3_600_000)
+    outcome.troubles[:] = [Trouble("clock", BEGAN_MS + 22_000, BEGAN_MS + 22_000)]
+    change_the_gap(until_ms=BEGAN_MS + 3_626_100, reason="no connection")(outcome)
+    assert judge(outcome) == []
+    outcome.troubles.clear()
+    assert checks(outcome) == ["gaps"]
+
+
 def test_a_clock_that_was_put_back_hides_no_cause_of_a_full_buffer(outcome):
     set_the_clock(outcome, 10, -30_000)
     change_the_gap(since_ms=BEGAN_MS - 12_000, until_ms=BEGAN_MS - 3900, reason="recovery buffer full")(outcome)

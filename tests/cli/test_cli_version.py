@@ -9,6 +9,8 @@ import sqlite3
 import sys
 from importlib import metadata
 
+import pytest
+
 from rc_push import __version__
 from rc_push.__main__ import main
 
@@ -51,6 +53,24 @@ def test_what_is_not_installed_is_left_out_and_the_first_of_the_path_counts(capf
     assert main(["version", "--json"]) == 0
     versions = json.loads(capfd.readouterr().out)
     assert list(versions.items())[4:] == [("other-thing", "3.0rc1"), ("some-thing", "1.0+local")]
+
+
+@pytest.mark.parametrize("where", ["a" * 300, "not/there", "a file"])
+def test_what_is_no_folder_in_the_path_is_passed_over(capfd, monkeypatch, tmp_path, where):
+    (tmp_path / "a file").touch()
+    install(tmp_path, "rc_push", "9", ["some-thing"])
+    install(tmp_path, "some_thing", "1.0")
+    monkeypatch.setattr(sys, "path", [str(tmp_path / where), str(tmp_path)])
+    assert main(["version", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["some-thing"] == "1.0"
+
+
+def test_what_an_update_has_left_half_done_is_no_reason_to_say_nothing(capfd, monkeypatch, tmp_path):
+    (tmp_path / "rc_push-9.dist-info").mkdir()
+    (tmp_path / "pubnub.dist-info").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    assert main(["version"]) == 0
+    assert __version__ in capfd.readouterr().out
 
 
 def test_all_that_is_required_and_installed_is_told_as_pip_would(capfd):

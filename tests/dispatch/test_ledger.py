@@ -26,6 +26,7 @@ class FakeJournal:
         self.gate: asyncio.Event | None = None
         self.saved = []
         self.asked = asyncio.Event()
+        self.is_hurried = False
 
     @answered
     async def save_progress(self, handler, advance, patience_s=0.0):
@@ -39,7 +40,7 @@ class FakeJournal:
         self.saved.append(advance)
 
     def hurry(self):
-        pass
+        self.is_hurried = True
 
     @property
     def delivered(self):
@@ -227,6 +228,34 @@ async def test_what_is_done_first_is_noted_soon_and_then_the_little_that_comes_l
     assert done_in.patience_s > 0, "it may share an fsync"
     for *_, task in worlds:
         task.cancel()
+
+
+async def test_what_fails_lets_what_waits_for_company_begin(ours, journal, live):
+    done, failed = entries(live, 1, 2)
+    ours.done(done)
+    assert not journal.is_hurried
+    ours.parks(failed)
+    assert journal.is_hurried
+
+
+async def test_what_could_not_be_noted_waits_for_no_company_at_the_next_try(monkeypatch):
+    monkeypatch.setattr(ledger, "SELDOM", 1)
+    journal, live = FakeJournal(), Track(0)
+    one = Ledger("h", journal, live, note_every_s=0.01, sleep=asyncio.sleep, wall=lambda: NOW_MS / 1000)
+    running = asyncio.create_task(one.run())
+    patience_s = []
+    async with asyncio.timeout(10):
+        for number in (1, 2):
+            one.done(*entries(live, number))
+            await journal.asked.wait()
+            journal.asked.clear()
+            await asyncio.sleep(0)
+            journal.failures = [JournalFull("no room")]
+        patience_s.append(journal.patience_s)
+        await journal.asked.wait()
+        patience_s.append(journal.patience_s)
+    assert patience_s == [pytest.approx(0.01 * ledger.COMPANY), 0.0]
+    running.cancel()
 
 
 async def test_where_much_was_done_the_next_is_noted_soon(monkeypatch):

@@ -518,6 +518,24 @@ async def test_an_event_that_was_late_was_not_sent_when_it_came_though_the_clock
         )
 
 
+async def test_it_is_told_now_and_then_that_events_prove_it_but_at_once_where_silence_is_borne_for_less(
+    sim, transport, monkeypatch
+):
+    monkeypatch.setattr(websocket_link, "TELL_EVERY_S", 5.0)
+    async with linked(transport) as reading:
+        await reading.until_live()
+        sim.emit_sample("post.added")
+        await reading.until_count(1)
+        told = reading.link.evidence
+        sim.emit_sample("post.added")
+        await reading.until_count(2)
+        assert reading.link.evidence is told
+        for _ in range(1000):
+            sim.emit_sample("post.added")
+        await reading.until_count(1002)
+        assert reading.link.evidence.good_for_s < told.good_for_s - 10
+
+
 @pytest.mark.parametrize("code", ["WSG-1003", "WSG-1005"], ids=["another login", "nothing is kept any more"])
 async def test_where_a_recovery_fails_all_since_the_last_proof_may_be_missing(sim, transport, code):
     cursor = await first_cursor(transport, sim)
