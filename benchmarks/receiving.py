@@ -23,7 +23,8 @@ from handlers import make_journal
 from peers import PEERS
 from stage import row, type_of_row
 
-from rc_push.envelope import Source, envelope_from_payload
+from rc_push.envelope import Source
+from rc_push.payload import envelope_from_payload
 from rc_push.protocol.crypto import Decryptor
 
 QUANTILES = (("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999))

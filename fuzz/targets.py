@@ -32,7 +32,7 @@ from rc_push.config import HandlerConfig, SubscriptionConfig, load
 from rc_push.config.values import Mistake
 from rc_push.config.where import check_where
 from rc_push.control.server import UCRED, ControlServer, _Client
-from rc_push.envelope import Envelope, Source, Unreadable, envelope_from_payload
+from rc_push.envelope import Envelope, Source, Unreadable
 from rc_push.errors import ConfigError, Problem, ProtocolError, RcPushError, RestError, RoutingError, UnreachableError
 from rc_push.handlers.team_post import judge_post
 from rc_push.handlers.webhook_answer import Answer, judge, judge_validation
@@ -40,6 +40,7 @@ from rc_push.journal.store import Store
 from rc_push.oauth import TokenInfo
 from rc_push.operations import OfflineOperations
 from rc_push.ordering import key_of
+from rc_push.payload import envelope_from_payload
 from rc_push.protocol import frames
 from rc_push.protocol.crypto import DecryptError, Decryptor
 from rc_push.protocol.pubnub import answer_from

@@ -31,9 +31,10 @@ import msgspec
 
 from rc_push.config import HandlerConfig
 from rc_push.dispatch import Dispatcher
-from rc_push.envelope import Batch, Envelope, Source, Unreadable, envelope_from_payload
+from rc_push.envelope import Batch, Envelope, Source, Unreadable
 from rc_push.handlers import adapt
 from rc_push.journal import Journal
+from rc_push.payload import envelope_from_payload
 from rc_push.simulator.people import EXTENSION_ID
 from rc_push.simulator.samples import SAMPLES, sample
 from rc_push.simulator.server import Simulator

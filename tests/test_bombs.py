@@ -18,9 +18,10 @@ import requests
 from rc_push import http
 from rc_push.config import NetworkConfig
 from rc_push.config.webhook import Place
-from rc_push.envelope import Source, envelope_from_payload
+from rc_push.envelope import Source
 from rc_push.errors import ProtocolError, UnreachableError
 from rc_push.http import Http
+from rc_push.payload import envelope_from_payload
 from rc_push.transports import poll
 from rc_push.transports.gateway import open_gateway
 from rc_push.transports.poll import PubNubPoller

@@ -13,8 +13,6 @@ from hypothesis import strategies as st
 
 from rc_push.envelope import (
     RAW_MAX_BYTES,
-    UNREAD_MAX_BYTES,
-    UUID_MAX_LENGTH,
     Batch,
     Cursor,
     Envelope,
@@ -22,13 +20,12 @@ from rc_push.envelope import (
     Source,
     Unreadable,
     envelope_from_dict,
-    envelope_from_payload,
     envelope_of_gap,
     envelope_to_dict,
     iso_from_ms,
     ms_from_iso,
-    when_and_whose,
 )
+from rc_push.payload import UNREAD_MAX_BYTES, UUID_MAX_LENGTH, envelope_from_payload, when_and_whose
 
 SAMPLES = Path(__file__).resolve().parents[1] / ".." / "shared" / "samples"
 
@@ -247,7 +244,7 @@ def test_the_bytes_of_spaces_escapes_and_numbers_stay_as_they_came():
 
 
 def test_an_event_that_says_its_type_as_documented_is_read_once_and_by_the_fast_decoder(monkeypatch):
-    monkeypatch.setattr("rc_push.envelope._decode_any", None)
+    monkeypatch.setattr("rc_push.payload._decode_any", None)
     assert envelope_of(encode(HEAD | {"body": POST})).type == "post.added"
 
 
@@ -415,7 +412,7 @@ def test_where_the_reader_has_no_room_left_to_go_down_the_message_is_unreadable(
     def goes_down(_text):
         raise RecursionError
 
-    monkeypatch.setattr("rc_push.envelope._decode_any", goes_down)
+    monkeypatch.setattr("rc_push.payload._decode_any", goes_down)
     assert reason_of(encode(HEAD | {"news": 1})) == "nested too deeply"
 
 

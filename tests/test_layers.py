@@ -42,8 +42,9 @@ ROWS = (
         "oauth",
     },
     {"log", "network"},  # above config, whose settings they take
+    {"payload"},
     {"envelope", "config", "backoff", "control", "measures", "waiting"},
-    {"event_types"},  # of envelope alone
+    {"event_types"},  # of envelope and payload alone
     {"errors", "terminal", "nesting", "folders"},
 )
 ROW_OF = {name: number for number, row in enumerate(ROWS) for name in row}

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rc_push import ordering
-from rc_push.envelope import Envelope, Source, envelope_from_payload
+from rc_push.envelope import Envelope, Source
 from rc_push.event_types import BY_EVENT_TYPE, BY_KEY, BY_MESSAGE_TYPE, BY_URI
 from rc_push.ordering import FAMILIES, KEY_MAX_LENGTH, REMEMBERED_POSTS, Keys, key_of
+from rc_push.payload import envelope_from_payload
 
 SOURCE = Source("main", "team", "websocket")
 SAMPLES = Path(__file__).resolve().parents[1] / ".." / "shared" / "samples"

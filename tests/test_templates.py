@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rc_push.envelope import Envelope, Source, envelope_from_payload
+from rc_push.envelope import Envelope, Source
+from rc_push.payload import envelope_from_payload
 from rc_push.templates import Expression, PathTemplate, Template, TemplateError, event_from
 
 AT_MS = 1_795_428_000_190  # 2026-11-23T10:00:00.190Z

@@ -14,8 +14,9 @@ import msgspec
 
 from rc_push.config import SubscriptionConfig
 from rc_push.config.words import listed, nearest, short
-from rc_push.envelope import Envelope, Origin, Source, Unreadable, envelope_from_payload, ms_from_iso
+from rc_push.envelope import Envelope, Origin, Source, Unreadable, ms_from_iso
 from rc_push.errors import RcPushError
+from rc_push.payload import envelope_from_payload
 
 # A gateway's frame has at most 5 MiB; what is longer is no event, and may have no end.
 EVENT_MAX_BYTES = 16 << 20

@@ -58,14 +58,15 @@ def _distributions() -> Iterator[tuple[str, str]]:
 def _installed() -> dict[str, Path]:
     """Return where each distribution tells of itself, by its normal name: `name-version.dist-info`.
 
-    `importlib.metadata` says the same, and its import is a third of this command's time. Source: PyPA's specifications,
-    "Recording installed projects".
+    Older ones, as a Linux distribution may have them, at `name-version-py3.11.egg-info`. `importlib.metadata` says the
+    same, and its import is a third of this command's time. Source: PyPA's specifications, "Recording installed
+    projects"; setuptools' "The Internal Structure of Python Eggs".
     """
     found: dict[str, Path] = {}
     for folder in sys.path:
         with suppress(OSError):  # no folder, or one that is not for us
             for place in Path(folder).iterdir():
                 name, _, version = place.stem.partition("-")
-                if place.suffix == ".dist-info" and version:
+                if place.suffix in (".dist-info", ".egg-info") and version:
                     found.setdefault(re.sub(r"[-_.]+", "-", name).lower(), place)
     return found

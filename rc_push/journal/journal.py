@@ -7,17 +7,13 @@ thread of their own on read-only connections. Knows nothing of what the events m
 from __future__ import annotations
 
 import asyncio
-import queue
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar
-
-import msgspec
 
 from rc_push.envelope import Batch, Cursor, Envelope
 from rc_push.errors import JournalCorrupt, JournalError
@@ -26,11 +22,11 @@ from rc_push.journal.reader import Reader
 from rc_push.journal.recent import Recent
 from rc_push.journal.retention import CROWDED, SLICE_ROWS
 from rc_push.journal.store import Appended, Store
+from rc_push.journal.writer import Job, Writer, type_of_write
 from rc_push.measures import Durations
 from rc_push.waiting import Promise, Pulse
 
 T = TypeVar("T")
-type_of_write = Callable[[Store], Any]
 
 
 class Journal:
@@ -47,8 +43,8 @@ class Journal:
         self._crowded = asyncio.Event()
         self._damage: JournalCorrupt | None = None
         self._damaged = asyncio.Event()
-        self._writer: _Writer | None = None
-        self._patient: list[_Job] = []
+        self._writer: Writer | None = None
+        self._patient: list[Job] = []
         self._patience: asyncio.TimerHandle | None = None
         self._reads = ThreadPoolExecutor(1, "journal-read")
         self._reader: Reader | None = None
@@ -58,7 +54,7 @@ class Journal:
         """Open it. Raises JournalInUse, JournalTooNew, JournalError."""
         store = await asyncio.to_thread(Store, self.path)
         store.max_bytes = self.max_bytes
-        self._writer = _Writer(store, self._note_damage, self.commits)
+        self._writer = Writer(store, self._note_damage, self.commits)
         try:
             self.head = await self._write(Store.head)
             await self._write(Store.tidy)
@@ -88,7 +84,7 @@ class Journal:
         It is begun at once, and nothing takes it back: a cancellation waits for the answer.
         """
         answer: Promise[Appended] = Promise()
-        self._put(_Job(lambda store: store.append(batch), answer, lambda appended: self._note_head(appended, batch)))
+        self._put(Job(lambda store: store.append(batch), answer, lambda appended: self._note_head(appended, batch)))
         return answer
 
     @contextmanager
@@ -200,7 +196,7 @@ class Journal:
         But with *patience_s* it waits so long for another write, of whatever, to share that one's fsync.
         """
         answer: Promise[None] = Promise()
-        job = _Job(lambda store: store.progress.save(handler, advance), answer, None)
+        job = Job(lambda store: store.progress.save(handler, advance), answer)
         if patience_s and self._writer:
             self._patient.append(job)
             self._hurry_within(patience_s)
@@ -286,7 +282,7 @@ class Journal:
 
     async def _write(self, write: type_of_write) -> Any:
         future: asyncio.Future[Any] = asyncio.Future()
-        self._put(_Job(write, future, None))
+        self._put(Job(write, future))
         return await future
 
     def _hurry_within(self, patience_s: float) -> None:
@@ -297,7 +293,7 @@ class Journal:
             self._patience = None
         self._patience = self._patience or loop.call_at(at, self.hurry)
 
-    def _put(self, job: _Job) -> None:
+    def _put(self, job: Job) -> None:
         if self._patient:
             self.hurry()
         if self._writer is None:
@@ -328,79 +324,3 @@ class Journal:
             self._crowded.set()
         else:
             self._crowded.clear()
-
-
-class _Job(msgspec.Struct, frozen=True):
-    """*write* runs in the next transaction; *future* will hold its result, or what it raised.
-
-    *on_done* gets the result before whoever waits goes on, also where nobody waits any more: what is done stands.
-    """
-
-    write: type_of_write
-    future: asyncio.Future[Any]
-    on_done: Callable[[Any], None] | None
-
-
-class _Writer:
-    """The thread that owns the `Store`: takes all writes that wait, commits them together, answers them together."""
-
-    def __init__(self, store: Store, on_damage: Callable[[JournalCorrupt], None], commits: Durations) -> None:
-        self._store = store
-        self._on_damage = on_damage
-        self._commits = commits
-        self._loop = asyncio.get_running_loop()
-        self.jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="journal-write")
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Have it commit what waits, close the store and end."""
-        self.jobs.put(None)
-
-    def join(self) -> None:
-        """Wait until it has ended. Blocks."""
-        self._thread.join()
-
-    def _work(self) -> None:
-        running = True
-        while running:
-            jobs = [self.jobs.get()]
-            while not self.jobs.empty():
-                jobs.append(self.jobs.get())
-            running = None not in jobs
-            group = [job for job in jobs if job is not None]
-            if group:
-                answers = self._commit(group)
-                try:  # noqa: SIM105 - `suppress` is three calls for each event
-                    self._loop.call_soon_threadsafe(self._answer, answers)
-                except RuntimeError:
-                    pass  # the loop has ended: nobody waits for an answer
-        self._store.close()
-
-    def _commit(self, group: list[_Job]) -> list[tuple[_Job, Any]]:
-        """Return each job's result or exception. One that fails must not take the others with it."""
-        began_at = time.monotonic()
-        try:
-            with self._store.transaction():
-                answers = [(job, job.write(self._store)) for job in group]
-        except BaseException as exc:  # noqa: BLE001 - handed to whoever waits
-            if len(group) == 1:
-                return [(group[0], exc)]
-        else:
-            self._commits.add(time.monotonic() - began_at)
-            return answers
-        return [answer for job in group for answer in self._commit([job])]
-
-    def _answer(self, answers: list[tuple[_Job, Any]]) -> None:
-        for job, result in answers:
-            if isinstance(result, JournalCorrupt):
-                self._on_damage(result)
-            if job.future.done():  # the caller was cancelled; the write stands
-                continue
-            if isinstance(result, BaseException):
-                job.future.set_exception(result)
-            else:
-                job.future.set_result(result)
-        for job, result in answers:  # all have theirs, whatever becomes of this; nobody goes on before it
-            if job.on_done and not isinstance(result, BaseException):
-                job.on_done(result)

@@ -11,7 +11,8 @@ from typing import Any
 
 import msgspec
 
-from rc_push.envelope import Envelope, Source, Unreadable, envelope_from_payload
+from rc_push.envelope import Envelope, Source, Unreadable
+from rc_push.payload import envelope_from_payload
 from rc_push.protocol.crypto import DecryptError, Decryptor
 from rc_push.protocol.pubnub import Message
 

@@ -17,9 +17,10 @@ import structlog
 
 from rc_push.config import SubscriptionConfig
 from rc_push.config.webhook import place_from
-from rc_push.envelope import Batch, Cursor, Envelope, Gap, Source, Unreadable, envelope_from_payload, ms_from_iso
+from rc_push.envelope import Batch, Cursor, Envelope, Gap, Source, Unreadable, ms_from_iso
 from rc_push.errors import ConfigError, Problem, RcPushError
 from rc_push.event_types import REMINDER
+from rc_push.payload import envelope_from_payload
 from rc_push.transports import Evidence
 from rc_push.transports.changes import Changes
 from rc_push.transports.subscription_calls import Rest

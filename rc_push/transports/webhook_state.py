@@ -14,6 +14,7 @@ import msgspec
 import structlog
 
 from rc_push.envelope import Cursor, Envelope, ms_from_iso
+from rc_push.payload import when_and_whose
 from rc_push.transports.seen import later
 
 log = structlog.get_logger()
@@ -129,7 +130,7 @@ class _Most:
 
 def _late_ms(envelope: Envelope) -> int:
     """Return how long after it was sent *envelope* came, where it says when that was."""
-    sent_at = msgspec.structs.replace(envelope).timestamp  # what is read of it must not stay with what is stored
+    sent_at, _ = when_and_whose(envelope)
     return envelope.received_at_ms - (ms_from_iso(sent_at) or envelope.received_at_ms)
 
 

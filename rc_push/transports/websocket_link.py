@@ -22,18 +22,9 @@ from msgspec.structs import force_setattr
 from websockets.exceptions import ConnectionClosed
 
 from rc_push.config import SubscriptionConfig
-from rc_push.envelope import (
-    Batch,
-    Cursor,
-    Envelope,
-    Gap,
-    Source,
-    Unreadable,
-    envelope_from_payload,
-    ms_from_iso,
-    when_and_whose,
-)
+from rc_push.envelope import Batch, Cursor, Envelope, Gap, Source, Unreadable, ms_from_iso
 from rc_push.errors import ProtocolError
+from rc_push.payload import envelope_from_payload, when_and_whose
 from rc_push.protocol import subscription as subscriptions
 from rc_push.protocol import wsg
 from rc_push.protocol.frames import HEARTBEAT, BadFrame, notification_in

@@ -17,10 +17,11 @@ import pytest
 from rc_push.__main__ import main
 from rc_push.cli.check import Finding
 from rc_push.cli.hops import Hop, Rule
-from rc_push.envelope import Batch, Envelope, Gap, Source, Unreadable, envelope_from_payload
+from rc_push.envelope import Batch, Envelope, Gap, Source, Unreadable
 from rc_push.errors import RestError
 from rc_push.journal.progress import Advance, Attempt, Unfinished
 from rc_push.journal.store import Store
+from rc_push.payload import envelope_from_payload
 
 SOURCE = Source("main", "team", "websocket")
 # Each character that is obeyed, behind a mark by which it would be found.

@@ -48,7 +48,7 @@ def test_what_is_not_installed_is_left_out_and_the_first_of_the_path_counts(capf
     install(first, "rc_push", "9", ["some-thing[more]>=1; python_version > '3'", "other-thing", "no-such-thing"])
     install(first, "some_thing", "1.0+local")
     install(second, "Some.Thing", "2.0")
-    install(second, "other_thing", "3.0rc1")
+    (second / "other_thing-3.0rc1-py3.11.egg-info").mkdir()
     monkeypatch.setattr(sys, "path", [str(first), str(second), str(tmp_path / "nowhere")])
     assert main(["version", "--json"]) == 0
     versions = json.loads(capfd.readouterr().out)

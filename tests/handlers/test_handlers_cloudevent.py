@@ -14,8 +14,9 @@ from cloudevents.core.bindings.http import HTTPMessage, from_http_event
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rc_push.envelope import Envelope, Source, envelope_from_payload
+from rc_push.envelope import Envelope, Source
 from rc_push.handlers.cloudevent import CONTENT_TYPE, binary, structured
+from rc_push.payload import envelope_from_payload
 
 SOURCE = Source("main", "team", "websocket")
 FIELDS = {

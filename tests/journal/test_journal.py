@@ -220,14 +220,18 @@ async def position(journal) -> int:
     return (await journal.register_handler("file")).position
 
 
-async def test_progress_with_patience_shares_the_transaction_of_the_next_write(journal, store, registered):
+async def test_progress_with_patience_waits_for_the_next_write_and_shares_its_transaction(journal, store, registered):
+    store.gate.clear()
+    (busy,) = await start(journal.save_session("main", b"until the gate opens"))
+    await until(journal._writer.jobs.empty)
+    before = store.transactions
     noted = journal.save_progress("file", Advance(1), 60.0)
     await asyncio.sleep(0.05)
-    assert not noted.done(), "it waits for company"
-    before = store.transactions
-    await journal.append(batch(2))
-    assert noted.done()
-    assert store.transactions - before <= 2, "the thread may have taken the first of the two alone"
+    assert journal._writer.jobs.empty(), "it waits for company"
+    appended = journal.append(batch(2))
+    store.gate.set()
+    await asyncio.gather(busy, noted, appended)
+    assert store.transactions - before == 2, "what was there before, and the two together"
     assert await position(journal) == 1
 
 

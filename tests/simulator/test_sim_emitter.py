@@ -10,7 +10,8 @@ from datetime import datetime
 import pytest
 from sim_client import POSTS, Client
 
-from rc_push.envelope import Source, Unreadable, envelope_from_payload
+from rc_push.envelope import Source, Unreadable
+from rc_push.payload import envelope_from_payload
 from rc_push.simulator.emitter import Many
 
 E = "/restapi/v1.0/account/~/extension/~"

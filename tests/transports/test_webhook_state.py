@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from rc_push.envelope import Envelope, Source, envelope_from_payload, iso_from_ms
+from rc_push.envelope import Envelope, Source, iso_from_ms
+from rc_push.payload import envelope_from_payload
 from rc_push.transports.webhook_state import LATE_MEMORY_MS, ORDER_SLACK_MS, Seen
 
 NOW_MS = 1_795_000_000_000
