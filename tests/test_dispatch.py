@@ -182,6 +182,12 @@ def envelope(uuid, type_="post.added", payload=None):
     return Envelope(uuid, type_, payload, SOURCE, 0)
 
 
+def in_chat(chat, uuid):
+    """Return a post in *chat*: those of one have an order."""
+    payload = {"uuid": uuid, "event": "/team-messaging/v1/posts", "body": {"groupId": chat, "eventType": "PostAdded"}}
+    return envelope(uuid, payload=json.dumps(payload).encode())
+
+
 async def fill(journal, *events):
     """Store *events*: uuids of posts, or envelopes."""
     made = [envelope(event) if isinstance(event, str) else event for event in events]
@@ -376,7 +382,7 @@ async def test_a_handler_that_takes_batches_gets_what_is_there_at_once(start, jo
 async def test_a_batch_that_fails_is_handed_over_one_by_one(start, journal, path):
     handler = BatchRecorder(ValueError("one of them"), outcomes=[None, Reject("this one"), None])
     harness = await start(handler)
-    await fill(journal, "a", "b", "c")
+    await fill(journal, *(in_chat(chat, uuid) for chat, uuid in enumerate("abc")))
     await harness.until_saved(3)
     assert handler.batches == [["a", "b", "c"]]
     assert handler.done == ["a", "c"]
@@ -898,14 +904,57 @@ async def test_while_progress_cannot_be_noted_it_goes_on_and_the_journal_stays_w
 ):
     journal.failures["save_progress"] = [JournalFull("no room")] * 10_000
     harness = await start(Recorder(Reject("no")))
-    await fill(journal, "a")
-    await fill(journal, "b")
+    await fill(journal, in_chat(1, "a"))
+    await fill(journal, in_chat(2, "b"))
     await harness.until(harness.handler.wait_calls(2))
     assert "no room" in harness.statistics.last_error
     assert (progress(path).position, parked(path)) == (0, [])
     journal.failures["save_progress"] = []
     await harness.until_saved(2)
     assert [row[0] for row in parked(path)] == [1]
+
+
+@pytest.mark.parametrize(
+    ("rules", "passes"),
+    [({}, ["b1"]), ({"concurrency": 3}, ["b1"]), ({"order": "strict"}, []), ({"order": "none"}, ["a2", "b1", "a3"])],
+    ids=["by key", "several at a time", "strict", "no order"],
+)
+@pytest.mark.parametrize("one_by_one", [True, False])
+async def test_what_follows_a_parked_event_in_its_order_waits_until_that_is_noted(
+    start, journal, rules, passes, one_by_one
+):
+    """Or else a crash in between has the parked one handed over again, and done, after those."""
+    await journal.register_handler("h")
+    await fill(journal, in_chat("a", "a1"), in_chat("a", "a2"), in_chat("b", "b1"), in_chat("a", "a3"))
+    journal.gate = asyncio.Event()
+    outcomes = [Reject("no")]
+    handler = Recorder(*outcomes) if one_by_one else BatchRecorder(ValueError("singly"), outcomes=outcomes)
+    harness = await start(handler, **rules)
+    await harness.until(handler.wait_calls(1 + len(passes)))
+    for _ in range(100):
+        await asyncio.sleep(0)
+    done, saved = list(handler.done), list(journal.saved)
+    journal.gate.set()
+    assert (done, saved) == (passes, [])
+    await harness.until_saved(4)
+    assert sorted(handler.done) == ["a2", "a3", "b1"]
+    assert handler.done.index("a2") < handler.done.index("a3")
+    assert harness.statistics.parked == 1
+
+
+async def test_what_is_stopped_before_a_parked_event_is_noted_goes_on_in_order(start, journal, clock):
+    """As after a crash: the parked event comes again, and succeeds, before what its order ties to it."""
+    await journal.register_handler("h")
+    await fill(journal, in_chat("a", "a1"), in_chat("a", "a2"))
+    journal.failures["save_progress"] = [JournalFull("no room")] * 10_000
+    clock.hold_s = 0.0  # the next try to note it is never
+    first = await start(Recorder(Reject("no")))
+    await first.until(clock.holding.wait())
+    await first.stop()
+    journal.failures["save_progress"] = []
+    second = await start(Recorder())
+    await second.until_saved(2)
+    assert first.handler.done + second.handler.done == ["a1", "a2"]
 
 
 async def test_what_waits_to_be_noted_is_bounded(start, journal, clock, monkeypatch):
@@ -1440,6 +1489,7 @@ async def _dispatch_under_faults(path, cuts, lives, failures):
             in_order(handler)
     given_up = {uuids[row[0] - 1] for row in parked(path)}
     assert set(done) | given_up == set(uuids)
+    assert list(dict.fromkeys(done)) == sorted(set(done)), "over all lives"
     noted = progress(path)
     assert (noted.position, noted.pending, noted.parked) == (len(uuids), 0, len(given_up))
     assert noted.delivered == len(uuids) - len(given_up)

@@ -10,7 +10,7 @@ import asyncio
 import random
 import time
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import structlog
@@ -86,6 +86,7 @@ class Desk:
             sleep=self.sleep,
             wall=self.wall,
             on_room=self.give_room,
+            on_given_up=self._given_up,
         )
 
     # ------------------------------------------------------------------------------------------- what became of a call
@@ -154,7 +155,10 @@ class Desk:
         self.record_held_back()
 
     def park(self, entry: Entry, reason: str) -> None:
-        """Give *entry* up, until somebody asks for it."""
+        """Give *entry* up, until somebody asks for it. What its order ties to it waits until that is noted.
+
+        Or else a crash in between would have it handed over again, and done, after those.
+        """
         entry.reason = storable(reason)
         self.open.discard(entry.position)
         self.parked += 1
@@ -167,8 +171,14 @@ class Desk:
             reason=entry.reason,
         )
         self.lanes.key(entry)  # asked for again, it holds back its own key alone
+        self.lanes.give_up(entry)
         self.ledger.parks(entry)
-        self.lanes.finish(entry)
+
+    def _given_up(self, entries: Sequence[Entry]) -> None:
+        """Let those come that have waited until it was noted that *entries* are parked."""
+        for entry in entries:
+            self.lanes.noted(entry)
+        self.wake()
 
     def record_held_back(self) -> None:
         """Let the journal know what waits behind a failing event, so that the position can pass it."""

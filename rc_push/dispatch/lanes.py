@@ -2,8 +2,8 @@
 
 State only: knows no clock (`now` is an argument), no task, no journal and no handler.
 
-A key has a lane while one of its events waits for a retry, or is in the handler's hands where others could overtake it.
-What comes behind in the same lane is held back; everything else passes.
+A key has a lane while one of its events waits for a retry, is given up and not noted yet, or is in the handler's hands
+where others could overtake it. What comes behind in the same lane is held back; everything else passes.
 """
 
 from __future__ import annotations
@@ -41,10 +41,11 @@ class Entry(Step):
 
 @dataclass(slots=True, eq=False)
 class _Lane:
-    """The events of one *key*: *hands* of them are being handed over, or one is *failing*; the others wait."""
+    """The events of one *key*: *hands* are being handed over, or one is *failing*, or *given_up*; the others wait."""
 
     key: str
     hands: int = 0
+    given_up: int = 0
     failing: Entry | None = None
     waiting: list[tuple[int, int, Entry]] = field(default_factory=list)
 
@@ -98,7 +99,7 @@ class Lanes:
     def take(self, limit: int, now: float, *, fresh_first: bool = False) -> list[Entry]:
         """Return what may be handed over now, in order: one retry that is due, or up to *limit* others.
 
-        Each has to be given back: by `finish`, `retry`, `hold` or `put_back`.
+        Each has to be given back: by `finish`, `give_up`, `retry`, `hold` or `put_back`.
         """
         if not fresh_first and self.has_due(now):
             return [self._take_due()]
@@ -123,7 +124,9 @@ class Lanes:
         if not self._lanes or self._order == "none":
             return False
         lane = self._lanes.get(self.key(entry))
-        return lane is not None and (lane.failing is not None or (lane.hands > 0 and entry.lane is None))
+        if lane is None:
+            return False
+        return lane.failing is not None or lane.given_up > 0 or (lane.hands > 0 and entry.lane is None)
 
     def hold(self, entry: Entry) -> None:
         """Let *entry*, which was taken, wait in its lane."""
@@ -132,10 +135,24 @@ class Lanes:
         self._wait_in(lane, entry)
 
     def finish(self, entry: Entry) -> None:
-        """Forget *entry*, which is done or given up; the next of its key may come."""
+        """Forget *entry*, which is done; the next of its key may come."""
         lane = entry.lane
         if lane is not None:
             self._leave(entry)
+            self._release(lane)
+
+    def give_up(self, entry: Entry) -> None:
+        """Forget *entry*, which will not be done; the next of its key may come once that is `noted`."""
+        if self._order != "none":
+            lane = self._lane_for(entry)
+            self._leave(entry)
+            lane.given_up += 1
+
+    def noted(self, entry: Entry) -> None:
+        """Let the next of its key come: after a crash, too, *entry* is given up."""
+        if self._order != "none":
+            lane = self._lane_for(entry)
+            lane.given_up -= 1
             self._release(lane)
 
     def retry(self, entry: Entry, due_at: float) -> None:
@@ -244,7 +261,7 @@ class Lanes:
             self._held_back.append(entry)
 
     def _release(self, lane: _Lane) -> None:
-        if lane.hands or lane.failing is not None:
+        if lane.hands or lane.given_up or lane.failing is not None:
             return
         if not lane.waiting:
             del self._lanes[lane.key]

@@ -7,8 +7,8 @@ is what "at least once" allows; what is noted is never done in part.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Literal
 
 import structlog
@@ -36,7 +36,7 @@ REASON_MAX_LENGTH = 1000
 class Ledger:
     """The changes of one handler. *live* is the track that the handler's position belongs to.
 
-    *on_room* is called when it was full and is not any more.
+    *on_room* is called when it was full and is not any more, *on_given_up* with those that are noted as parked.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class Ledger:
         sleep: Callable[[float], Awaitable[None]],
         wall: Callable[[], float],
         on_room: Callable[[], None] = lambda: None,
+        on_given_up: Callable[[Sequence[Entry]], None] = lambda _: None,
     ) -> None:
         self._handler = handler
         self._journal = journal
@@ -57,11 +58,14 @@ class Ledger:
         self._sleep = sleep
         self._wall = wall
         self._on_room = on_room
+        self._on_given_up = on_given_up
         self._advance = Advance()
+        self._given_up: list[Entry] = []
         self._replays: dict[int, Track] = {}
         self._is_trickle = False  # not at the start: who is killed again and again gets on all the same
         self._changed = asyncio.Event()
         self._failed = asyncio.Event()
+        self._parked = asyncio.Event()
         self._saving = asyncio.Lock()
         self.error = ""
 
@@ -92,6 +96,8 @@ class Ledger:
 
     def parks(self, entry: Entry) -> None:
         """Note that *entry* is given up, until somebody asks for it."""
+        self._given_up.append(entry)
+        self._parked.set()
         self._record(entry, "parked", None)
 
     def attempted(self, entry: Entry, took_s: float, outcome: Outcome, error: str = "", detail: str = "") -> None:
@@ -136,7 +142,7 @@ class Ledger:
     async def _gather(self) -> float:
         """Let more come to be noted together. Little can wait for longer, but what has failed: others passed it.
 
-        Return for how long it may then wait for another write.
+        What is parked waits for nothing: others wait for that. Return for how long it may then wait for another write.
         """
         if not self._note_every_s:
             return 0.0
@@ -146,7 +152,9 @@ class Ledger:
                     await self._failed.wait()
             except TimeoutError:
                 return self._note_every_s * COMPANY
-        await asyncio.sleep(self._note_every_s)  # also after a failure: others may follow it
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._note_every_s):  # also after a failure: others may follow it
+                await self._parked.wait()
         return 0.0
 
     async def save(self, patience_s: float = 0.0) -> bool:
@@ -177,16 +185,22 @@ class Ledger:
     async def _save(self, patience_s: float) -> bool:
         self._changed.clear()
         self._failed.clear()
+        self._parked.clear()
         was_full = self.is_full
         advance = self._take()
+        given_up, self._given_up = self._given_up, []
         saving = self._journal.save_progress(self._handler, advance, patience_s)
         is_cancelled = await settled(saving)
         failure = saving.exception()
         if failure is not None:
             self._take_back(advance)
+            self._given_up = given_up + self._given_up
             self._tell(failure)
-        elif was_full and not self.is_full:
-            self._on_room()
+        else:
+            if given_up:
+                self._on_given_up(given_up)
+            if was_full and not self.is_full:
+                self._on_room()
         if is_cancelled:
             raise asyncio.CancelledError
         return failure is None

@@ -93,6 +93,33 @@ def test_one_that_fails_while_another_of_its_key_waits_already_waits_behind_it()
     assert (ours.waiting, ours.take(1, math.inf)) == (0, [])
 
 
+@pytest.mark.parametrize(("order", "passes"), [("key", [3]), ("strict", []), ("none", [2, 3])])
+@pytest.mark.parametrize("is_parallel", [False, True])
+def test_what_follows_one_that_is_given_up_waits_until_that_is_noted(order, passes, is_parallel):
+    ours = lanes(order, is_parallel=is_parallel and order != "strict")
+    for one in (entry(1), entry(2), entry(3, "b")):
+        ours.add(one)
+    (a1,) = ours.take(1, 0.0)
+    ours.give_up(a1)
+    assert positions(ours.take(9, 0.0)) == passes
+    ours.noted(a1)
+    assert positions(ours.take(9, 0.0)) == [at for at in (2, 3) if at not in passes]
+
+
+@pytest.mark.parametrize("is_parallel", [False, True])
+def test_what_was_taken_together_with_one_that_is_given_up_is_held_until_that_is_noted(is_parallel):
+    ours = lanes(is_parallel=is_parallel)
+    for one in (entry(1), entry(2), entry(3, "b")):
+        ours.add(one)
+    a1, a2, b3 = ours.take(3, 0.0)
+    ours.give_up(a1)
+    assert (ours.holds(a2), ours.holds(b3)) == (True, False)
+    ours.hold(a2)
+    assert ours.take_held_back() == [], "it is no failing one's"
+    ours.noted(a1)
+    assert ours.take(9, 0.0) == [a2]
+
+
 @pytest.mark.parametrize("fresh_first", [False, True])
 def test_a_retry_that_is_due_comes_alone_and_a_trial_prefers_what_has_not_failed(fresh_first):
     ours = lanes()
@@ -142,6 +169,7 @@ class LanesMachine(RuleBasedStateMachine):
         self.done: set[int] = set()
         self.due: dict[int, float] = {}
         self.given_up: list[Entry] = []
+        self.not_noted: list[Entry] = []
         self.asked_again: set[int] = set()
         self.told: set[int] = set()
         for key, due_at in restored:
@@ -227,10 +255,25 @@ class LanesMachine(RuleBasedStateMachine):
     @precondition(lambda self: self._busy())
     @rule(number=st.integers(0, 2), is_put_back=st.booleans())
     def give_up(self, number, is_put_back):
-        """Park what is in hand: the next of its key may come."""
-        if len(self._hand(number).called) == 1:
-            self.given_up += self._hand(number).called
-            self.finish(number, is_put_back)
+        """Park what is in hand: the next of its key may come when that is noted, and not before."""
+        hand = self._hand(number)
+        if len(hand.called) == 1:
+            (one,) = hand.called
+            self.lanes.give_up(one)
+            one.key, one.envelope = self._key(one), None
+            self.not_noted.append(one)
+            hand.called = []
+            self._go_on(hand, is_put_back)
+
+    @precondition(lambda self: self.not_noted)
+    @rule()
+    def note(self):
+        """Note what has been parked, with the changes of a while at once."""
+        for one in self.not_noted:
+            self.lanes.noted(one)
+            self.done.add(one.position)
+        self.given_up += self.not_noted
+        self.not_noted = []
 
     @precondition(lambda self: self.given_up)
     @rule(delay_s=st.integers(0, 2))
@@ -296,7 +339,7 @@ class LanesMachine(RuleBasedStateMachine):
             return
         taken = sum(len(hand.todo) + len(hand.called) for hand in self.hands)
         there = self.lanes.fresh + len(self.lanes._ready) + self.lanes.waiting
-        assert there + taken == len(self.all) - len(self.done)
+        assert there + taken + len(self.not_noted) == len(self.all) - len(self.done)
         assert self.lanes.held == sum(len(lane.waiting) for lane in self.lanes._lanes.values())
 
     @invariant()
@@ -323,6 +366,7 @@ class LanesMachine(RuleBasedStateMachine):
         """Let all of it succeed: then nothing may be left."""
         if not hasattr(self, "lanes"):
             return
+        self.note()
         while self._busy():
             self.finish(0, is_put_back=False)
         while taken := self.lanes.take(2, math.inf):
