@@ -3,10 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --quiet
-SIDE_BY_SIDE := -n 3 --dist worksteal
+SIDE_BY_SIDE := -n 4 --dist worksteal
 # the tests of the modules that pyproject.toml names under coverage and mutmut
-MEASURED := tests/protocol tests/test_envelope.py tests/test_nesting.py $(patsubst %,tests/journal/test_%.py,aside figures journal_retention progress segments store)
+MEASURED := tests/protocol tests/test_envelope.py tests/test_nesting.py $(patsubst %,tests/journal/test_%.py,aside figures journal_retention opening progress segments store)
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
+
+# Each process would compile all it imports anew, tests with their rewritten asserts: ten seconds for a worker of pytest.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-fast search fuzz outages chaos power soak month coverage mutants check format lint types bench bench-quick dist deb sbom audit lock clean
 

@@ -13,12 +13,13 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TextIO, TypeGuard
 
 import click
 
 from rc_push.cli import cli
-from rc_push.errors import EXIT_FAILED, EXIT_INTERNAL, EXIT_OK, ConfigError, RcPushError
+from rc_push.errors import EXIT_FAILED, EXIT_INTERNAL, EXIT_OK, ConfigError, RcPushError, told
 from rc_push.terminal import printable
 
 EXIT_INTERRUPTED = 130  # what shells return for SIGINT
@@ -28,6 +29,7 @@ LEFT_OVER_S = 5.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command in *arguments* (those of the process); return its exit code. Raises nothing."""
+    _open_what_is_closed()
     _let_any_text_pass(sys.stdout)
     try:
         code = _run(arguments)
@@ -89,6 +91,17 @@ def _is_output(exc: BaseException) -> TypeGuard[OSError]:
     return frame.f_globals.get("__name__") == click.echo.__module__
 
 
+def _open_what_is_closed() -> None:
+    """Let the standard streams that the process was started without lead nowhere.
+
+    In the order of their numbers, of which the next file gets the lowest that is free: so no journal gets one of these.
+    That there was none, `sys.__stdin__` and its like go on to say.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - until the end
+
+
 def _let_any_text_pass(stream: TextIO) -> None:
     """Let *stream* write what its encoding has no characters for as codes, as stderr does."""
     if isinstance(stream, io.TextIOWrapper) and codecs.lookup(stream.encoding).name != "utf-8":
@@ -113,7 +126,7 @@ def _leave(code: int) -> None:
 
 def _message(exc: RcPushError) -> str:
     if not isinstance(exc, ConfigError):
-        return str(exc) or type(exc).__name__
+        return told(exc)
     mistakes = [str(problem) for problem in exc.problems if not problem.warning]
     if len(mistakes) == 1:
         return mistakes[0] if exc.path is None or exc.path in mistakes[0] else f"{exc.path}: {mistakes[0]}"

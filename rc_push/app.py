@@ -29,7 +29,15 @@ from rc_push.config import (
 )
 from rc_push.control.server import ControlServer
 from rc_push.crew import Crew, Recruits
-from rc_push.errors import ConfigError, ControlError, HandlerError, RcPushError, RefusedError, UnreachableError
+from rc_push.errors import (
+    ConfigError,
+    ControlError,
+    HandlerError,
+    JournalError,
+    RcPushError,
+    RefusedError,
+    UnreachableError,
+)
 from rc_push.handlers import LoadedHandler
 from rc_push.journal import Journal
 from rc_push.notify import Notifier
@@ -44,8 +52,8 @@ from rc_push.views import Views
 
 log = structlog.get_logger()
 
-# What a reload can find wrong, beside what works: nothing has changed then.
-MISTAKES = (ConfigError, HandlerError, UnreachableError)
+# What a reload can meet, beside what works: nothing has changed then.
+MISTAKES = (ConfigError, HandlerError, UnreachableError, JournalError)
 # Both threads of the journal and its disk answer in this time, or /livez says that they do not.
 ALIVE_WITHIN_S = 5.0
 
@@ -57,7 +65,7 @@ class App:
         self.config = config
         self.journal = journal
         self._crew = crew
-        self._operations = Operations(crew.dispatchers, journal)
+        self._operations = Operations(crew.dispatchers, journal, config.handlers)
         self._retention = Retention(config.journal, journal)
         self._about = ConfigStatistics(str(config.path or ""), config.fingerprint, 1, time.time())
         self._started_at = time.time()
@@ -93,7 +101,7 @@ class App:
             async with await crew.recruit(config, everything, also) as recruits:
                 await crew.exchange(config, everything, recruits)
             app = cls(config, journal, crew)
-            await app._note_idle_handlers()  # before anybody may ask for anything
+            await app._tell_of_strangers()  # before anybody may ask for anything
             await stack.enter_async_context(_control(config, app.operations()))
             stack.push_async_callback(app._web.aclose)
             await app._serve_pages(config)
@@ -104,9 +112,9 @@ class App:
         return {**self._operations.table(), **self.views.table(), "reload": self._reload_asked}
 
     def _served(self) -> Iterator[tuple[Account, list[SubscriptionConfig]]]:
-        """Yield each account that has subscriptions, with these."""
+        """Yield each account that has subscriptions at work, with these."""
         for account in self._crew.accounts:
-            its = [one for one in self.config.subscriptions.values() if one.account == account.config.name]
+            its = [one for one in self._crew.subscriptions if one.account == account.config.name]
             if its:
                 yield account, its
 
@@ -123,10 +131,12 @@ class App:
             at=time.time(),
         )
 
-    async def revoke(self) -> None:
-        """End the sessions at RingCentral, with their subscriptions: nobody will recover them."""
-        for account in self._crew.accounts:
-            await account.revoke()
+    async def revoke(self) -> bool:
+        """End the sessions at RingCentral, with their subscriptions; return whether each account's was ended.
+
+        Nobody will recover them. Waits for as long as RingCentral's limits ask for.
+        """
+        return all([await account.revoke() for account in self._crew.accounts])
 
     async def run(self) -> None:
         """Run until cancelled. Raises RefusedError once RingCentral has refused every subscription for good."""
@@ -154,10 +164,8 @@ class App:
         """Cut what still runs in handlers: somebody has told us to end more than once."""
         self._crew.hurry()
 
-    async def _note_idle_handlers(self) -> None:
-        for name, handler in self.config.handlers.items():
-            if not handler.enabled:
-                await self.journal.register_handler(name)  # what it has not had stays until it is enabled again
+    async def _tell_of_strangers(self) -> None:
+        """Say which handlers are known and not in the file."""
         known = {*self.config.handlers, *(dispatcher.name for dispatcher in self._crew.dispatchers)}
         for name in await self.journal.change_progress(lambda rows: rows.names()):
             if name not in known:
@@ -236,14 +244,14 @@ class App:
             await self._serve_pages(config)
         self.notifier.grace_s = config.service.shutdown_grace_s
         await self._crew.exchange(config, changes, recruits)
-        self._operations.use(self._crew.dispatchers)
+        self._operations.use(self._crew.dispatchers, config.handlers)
         is_new = config.fingerprint != self._about.fingerprint or bool(changes.keys())
         self.config = config
         self.notifier.mistake = ""
         self._about = ConfigStatistics(
             str(config.path or ""), config.fingerprint, self._about.generation + is_new, time.time()
         )
-        await self._note_idle_handlers()
+        await self._tell_of_strangers()
 
     async def _reload_at_hangup(self) -> None:
         while True:

@@ -6,9 +6,11 @@ Knows how each is made of its settings, in which order they begin, and how one e
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from contextlib import AsyncExitStack
+import time
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Generic, Self, TypeVar
 
 import structlog
@@ -23,6 +25,7 @@ from rc_push.network import SharedTls
 from rc_push.receive import Receiver, ReceiverStatistics
 from rc_push.rest import Account
 from rc_push.transports import LinkTransport, Transport
+from rc_push.transports.owners import Owners, Tenant
 from rc_push.transports.ways import Ways
 from rc_push.transports.websocket import WebSocketTransport
 
@@ -86,9 +89,10 @@ class Crew:
         self._journal = journal
         self._ends_subscriptions = ends_subscriptions
         self._on_change = on_change
-        self._ways = Ways(journal, transport_for)
+        self._ways = Ways(journal, partial(transport_for, owners=Owners(journal)))
         self._accounts: dict[str, Member[Account]] = {}
         self._receivers: dict[str, Member[Receiver]] = {}
+        self._subscriptions: dict[str, SubscriptionConfig] = {}
         self._handlers: dict[str, Member[type_of_handler]] = {}
         self._group: asyncio.TaskGroup | None = None
         self._ended: dict[str, RcPushError] = {}
@@ -114,6 +118,11 @@ class Crew:
         return [member.part for member in self._receivers.values()]
 
     @property
+    def subscriptions(self) -> list[SubscriptionConfig]:
+        """What the receivers go by; one that is being exchanged is not among it."""
+        return list(self._subscriptions.values())
+
+    @property
     def dispatchers(self) -> list[Dispatcher]:
         """Loop 2, one for each handler."""
         return [member.part[0] for member in self._handlers.values()]
@@ -128,12 +137,12 @@ class Crew:
     async def recruit(
         self, config: Config, changes: Changes, also: Sequence[tuple[HandlerConfig, LoadedHandler]] = ()
     ) -> Recruits:
-        """Load and open what *changes* names, beside what works. Raises ConfigError, HandlerError, UnreachableError.
+        """Load and open what *changes* names, beside what works; make all handlers known, so that none misses anything.
 
-        Then nothing is left open.
+        Raises ConfigError, HandlerError, UnreachableError, JournalError. Then nothing is left open.
         """
-        wanted = [config.handlers[name] for name in config.handlers if name in changes.handlers]
-        loaded = [*((one, handlers.load(one)) for one in wanted if one.enabled), *also]
+        wanted = [one for name, one in config.handlers.items() if name in changes.handlers and one.enabled]
+        loaded = [*zip(wanted, handlers.load_all(wanted, config.path), strict=True), *also]
         for warning in (warning for _, handler in loaded for warning in handler.warnings):
             log.warning("setting_doubtful", key=warning.key, found=warning.found, remedy=warning.remedy)
         recruits = Recruits()
@@ -144,6 +153,9 @@ class Crew:
                     recruits.accounts[name] = await self._account(config, name)
                 for one, handler in loaded:
                     recruits.handlers[one.name] = await self._handler(config, one, handler)
+                # Those that are not enabled, too: what comes is kept for them.
+                starts = {name: one.start_ms(time.time()) for name, one in config.handlers.items()}
+                await self._journal.make_known(starts)
                 stack.pop_all()
         except Exception:  # whatever it was, raised again: who has made way for it is to work on
             if self._group:
@@ -206,8 +218,8 @@ class Crew:
     async def exchange(self, config: Config, changes: Changes, recruits: Recruits) -> None:
         """End what *changes* names, and let *recruits* take their places; all else goes on.
 
-        A new handler is registered before more is received, so that it misses nothing. One that is exchanged gets its
-        grace; what it has not finished is handed over to the one in its place. Raises JournalError.
+        One that is exchanged gets its grace; what it has not finished is handed over to the one in its place. Raises
+        JournalError.
         """
         names = changes.handlers | recruits.handlers.keys()
         old, new = names & self._handlers.keys(), names - self._handlers.keys()
@@ -236,25 +248,52 @@ class Crew:
         self._begin(member, member.part[0].run)
 
     async def _exchange_receivers(self, config: Config, changes: Changes, recruits: Recruits) -> None:
-        old = {name: self._receivers[name] for name in changes.subscriptions & self._receivers.keys()}
-        for name in old.keys() - config.subscriptions.keys():
-            old[name].part.ends_subscription = True  # nobody will take it up again
-        await asyncio.gather(*(member.stop() for member in old.values()))
-        for name in changes.accounts & self._accounts.keys():
+        """Let each begin as soon as the one before it has ended, and its account is there; no other holds it up."""
+        users = {name: self._subscriptions[name].account for name in changes.subscriptions & self._receivers.keys()}
+        with _first_error():
+            async with asyncio.TaskGroup() as group:
+                ends = {name: group.create_task(self._let_go(name, config)) for name in users}
+                accounts = {}
+                for account in changes.accounts:
+                    its = [ends[name] for name in users if users[name] == account]
+                    accounts[account] = group.create_task(self._exchange_account(account, recruits, its))
+                for name in config.subscriptions.keys() & changes.subscriptions:
+                    subscription = config.subscriptions[name]
+                    before = [task for task in (ends.get(name), accounts.get(subscription.account)) if task]
+                    group.create_task(self._exchange_receiver(config, subscription, before))
+
+    async def _let_go(self, name: str, config: Config) -> None:
+        """End the receiver *name*. From now on nobody is told what it knew, however long its end takes."""
+        del self._subscriptions[name]
+        member = self._receivers[name]
+        member.part.leave_off()
+        if name not in config.subscriptions:
+            member.part.ends_subscription = True  # nobody will take it up again
+            del self._receivers[name]
+        await member.stop()
+        self._ended.pop(name, None)
+
+    async def _exchange_account(self, name: str, recruits: Recruits, users: Sequence[asyncio.Task[None]]) -> None:
+        """Put the account *name* in the place of the one before, once its *users* have ended."""
+        await asyncio.gather(*users)
+        if name in self._accounts:
             await self._accounts[name].stop()
             del self._accounts[name]
-        for name in changes.accounts & recruits.accounts.keys():
+            if name in recruits.accounts:  # which was opened while that one still had its session renewed
+                await recruits.accounts[name].part.take_over()
+        if name in recruits.accounts:
             self._accounts[name] = recruits.accounts.pop(name)
-        for name in config.subscriptions.keys() & changes.subscriptions:
-            subscription = config.subscriptions[name]
-            account = self._accounts[subscription.account].part
-            transport = await self._ways.transport_for(config, subscription, account)
-            self._receivers[name] = Member(self._receiver(subscription, transport))
-            self._ended.pop(name, None)
-            self._begin_receiver(self._receivers[name])
-        for name in old.keys() - config.subscriptions.keys():
-            del self._receivers[name]
-            self._ended.pop(name, None)
+
+    async def _exchange_receiver(
+        self, config: Config, subscription: SubscriptionConfig, before: Sequence[asyncio.Task[None]]
+    ) -> None:
+        """Let the receiver of *subscription* begin, once all *before* it is done."""
+        await asyncio.gather(*before)
+        name, account = subscription.name, self._accounts[subscription.account].part
+        transport = await self._ways.transport_for(config, subscription, account)
+        self._receivers[name] = Member(self._receiver(subscription, transport))
+        self._subscriptions[name] = subscription
+        self._begin_receiver(self._receivers[name])
 
     def _receiver(self, subscription: SubscriptionConfig, transport: Transport) -> Receiver:
         return Receiver(
@@ -301,8 +340,10 @@ class Crew:
                 raise self._ended[next(iter(self._receivers))] from None
 
 
-def transport_for(config: Config, subscription: SubscriptionConfig, account: Account) -> LinkTransport:
-    """Return the way in which the events of *subscription* come."""
+def transport_for(
+    config: Config, subscription: SubscriptionConfig, account: Account, owners: Owners | None = None
+) -> LinkTransport:
+    """Return the way in which the events of *subscription* come. Without *owners*, it adopts nothing."""
     if subscription.transport == "websocket":
         return WebSocketTransport(subscription, account, config.network)
     from rc_push.transports.poll import PubNubPoller  # noqa: PLC0415 - a daemon without PubNub does not pay for it
@@ -310,7 +351,17 @@ def transport_for(config: Config, subscription: SubscriptionConfig, account: Acc
 
     origin = config.accounts[subscription.account].pubnub_origin
     tls = SharedTls(config.network)
-    return PubNubTransport(subscription, account, lambda key: PubNubPoller(key, origin, config.network, tls))
+    tenant = Tenant(account, subscription, owners) if owners else account
+    return PubNubTransport(subscription, tenant, lambda key: PubNubPoller(key, origin, config.network, tls))
+
+
+@contextmanager
+def _first_error() -> Iterator[None]:
+    """Raise what of our own has ended a group, by itself."""
+    try:
+        yield
+    except* RcPushError as errors:
+        raise errors.exceptions[0] from None
 
 
 def _is_same_program(old: HandlerConfig, new: HandlerConfig) -> bool:

@@ -20,6 +20,8 @@ Origin = Literal["live", "recovered", "backfill", "replay"]
 
 # What an unreadable message keeps of its raw text.
 RAW_MAX_BYTES = 1 << 20
+# The first and the last instant that can be written, in ms since 1970: the years 1 to 9999.
+CALENDAR_MS = (-62_135_596_800_000, 253_402_300_799_999)
 # Ours, for the uuids of pseudo-events.
 GAP_NAMESPACE = UUID("4a0c36d4-6d9c-4b63-9a52-0f5d7c9a1b7e")
 
@@ -281,11 +283,15 @@ def iso_from_ms(ms: int) -> str:
 
 
 def ms_from_iso(text: str) -> int | None:
-    """Return the instant *text* in ms since 1970 UTC; None where it is no time. Takes all known spellings."""
+    """Return the instant *text* in ms since 1970 UTC; None where it is no time. Takes all known spellings.
+
+    What lies outside of the calendar in UTC is no time: `iso_from_ms` can write all that this returns.
+    """
     try:
         instant = datetime.fromisoformat(text)
     except ValueError:
         return None
     if instant.tzinfo is None:
         instant = instant.replace(tzinfo=UTC)
-    return round(instant.timestamp() * 1000)
+    ms = round(instant.timestamp() * 1000)
+    return ms if CALENDAR_MS[0] <= ms <= CALENDAR_MS[1] else None

@@ -51,6 +51,11 @@ DETAIL_MAX_LENGTH = 32 << 10
 CAUSES_MAX = 10
 
 
+def told(exc: BaseException) -> str:
+    """Return what *exc* says; what it is called, where it says nothing."""
+    return str(exc) or type(exc).__name__
+
+
 class RcPushError(Exception):
     """The root. Raised when rc-push can say what went wrong; *exit_code* is what a command returns for it."""
 

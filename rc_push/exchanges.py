@@ -38,8 +38,6 @@ WORKERS = 4
 RECONNECT_SPARE = 2
 # Where an exchange has failed before RingCentral got anything of it.
 NOT_SENT = frozenset({"dns", "connect", "proxy", "tls"})
-# Shorter ones cannot be told from ordinary words.
-SECRET_MIN_CHARS = 8
 
 
 class Records(Protocol):
@@ -93,16 +91,26 @@ class Exchanges:
         self._one_by_one = asyncio.Lock()
         self._connecting = 0
         self._is_needed = asyncio.Event()
+        self._is_closed = asyncio.Event()
         self._workers = CallThreads(f"rest-{config.name}", WORKERS)
 
     async def open(self) -> None:
         """Take the limits up where the last process has left them, and make ready to call."""
         self._loop = asyncio.get_running_loop()
-        await self._load_limits()
+        await self.take_over()
         self._http = await self._workers.run(Http, self._network)
 
+    async def take_over(self) -> None:
+        """Take the limits up as whoever called before us has left them. Raises JournalError."""
+        self._limiter = Limiter()
+        await self._load_limits()
+
     def close(self) -> None:
-        """Let go of all connections. Waits for no answer: calls that are under way end by their timeouts."""
+        """Let go of all connections. Waits for no answer: calls that are under way end by their timeouts.
+
+        Who comes later, or waits for the limits, gets UnreachableError.
+        """
+        self._is_closed.set()
         self._workers.stop()
         self._http.close()
 
@@ -117,7 +125,7 @@ class Exchanges:
     async def exchange(
         self, request: Request, send: Callable[[Any, Any], Answer], session: OAuthSession | None = None
     ) -> Answer:
-        """Do one exchange within the limits; raise what a refused one means.
+        """Do one exchange within the limits; raise what a refused one means, and UnreachableError after `close`.
 
         *send* gets the session of that moment, which may have taken the place of *session* while the limits forbade it.
         """
@@ -130,8 +138,13 @@ class Exchanges:
             retry_after_s = self._limiter.silence_s(request.method, request.path, now=self._now())
             log.warning("rate_limited", account=self._config.name, call=request.name, silence_s=round(retry_after_s, 1))
             await self._save_limits()
-        body = _without(self._secrets(session, self._current()), answer.body)
-        raise error_from_response(answer.status, body, where=self.where(request), retry_after_s=retry_after_s)
+        raise error_from_response(
+            answer.status,
+            answer.body,
+            where=self.where(request),
+            retry_after_s=retry_after_s,
+            secrets=list(self._secrets(session, self._current())),
+        )
 
     async def _sent(self, request: Request, send: Callable[[Any, Any], Answer], session: OAuthSession | None) -> Answer:
         """Return the answer to *request*, sent as soon as the limits allow it.
@@ -159,6 +172,8 @@ class Exchanges:
         ):
             log.info("rate_limit_wait", account=self._config.name, call=request.name, wait_s=round(wait_s, 1))
             await self._pause(wait_s, request)
+            if self._is_closed.is_set():
+                raise UnreachableError(f"account {self._config.name}: closed", phase="closed")
         if request.is_scarce:
             await self._save_limits()  # before it is sent: whoever comes after a crash has to know of it
 
@@ -169,11 +184,11 @@ class Exchanges:
         return self._spare + (0 if self._connecting else RECONNECT_SPARE)
 
     async def _pause(self, wait_s: float, request: Request) -> None:
-        """Wait; no longer than until somebody has to connect, where that lets this request pass sooner."""
-        if not request.is_scarce or self._connecting:
-            await self._sleep(wait_s)
-            return
-        waits = [asyncio.ensure_future(self._sleep(wait_s)), asyncio.ensure_future(self._is_needed.wait())]
+        """Wait; no longer than until it closes, or somebody has to connect and this request then passes sooner."""
+        events = [self._is_closed]
+        if request.is_scarce and not self._connecting:
+            events.append(self._is_needed)
+        waits = [asyncio.ensure_future(wait) for wait in (self._sleep(wait_s), *(event.wait() for event in events))]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -250,11 +265,3 @@ class Exchanges:
 def revealed(secret: Secret | None) -> str:
     """Return what *secret* is; empty where there is none."""
     return secret.reveal() if secret else ""
-
-
-def _without(secrets: Iterator[str], body: bytes) -> bytes:
-    """Return *body* without our secrets: a server may quote what it refuses."""
-    for secret in secrets:
-        if len(secret) >= SECRET_MIN_CHARS:
-            body = body.replace(secret.encode(), b"***")
-    return body

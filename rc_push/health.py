@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Literal
 
 from rc_push.dispatch import DispatcherStatistics
+from rc_push.local_time import local_time
 from rc_push.receive import ReceiverStatistics
 from rc_push.retention import JournalStatistics
 
@@ -47,13 +47,14 @@ def verdict_of(
     dispatchers: Iterable[DispatcherStatistics],
     journal: JournalStatistics,
     mistake: str = "",
+    now_at: float | None = None,
 ) -> Verdict:
     """Return what the state of everything amounts to. What an operator has paused, or may look into, is no fault.
 
-    *mistake*: why the file is not in force as it is.
+    *mistake*: why the file is not in force as it is. What is not of the day of the epoch second *now_at* has its date.
     """
     reasons = [
-        f"subscription {_told(receiver)} is {_state(receiver)} since {_time(receiver.since)}"
+        f"subscription {_told(receiver)} is {_state(receiver)} since {local_time(receiver.since, now_at)}"
         for receiver in receivers
         if _state(receiver) != "live"
     ]
@@ -86,7 +87,8 @@ def stuck(receivers: Iterable[ReceiverStatistics], now_at: float) -> str | None:
     for receiver in receivers:
         since = max(receiver.since, receiver.next_try_at or 0.0)
         if receiver.evidence.state in PASSING and not receiver.is_final and now_at > since + PASSES_WITHIN_S:
-            return f"the subscription {receiver.subscription} has been {receiver.evidence.state} since {_time(since)}"
+            told = f"{receiver.evidence.state} since {local_time(since, now_at)}"
+            return f"the subscription {receiver.subscription} has been {told}"
     return None
 
 
@@ -95,12 +97,17 @@ def _state(receiver: ReceiverStatistics) -> str:
 
 
 def _is_settled(receiver: ReceiverStatistics) -> bool:
-    """Say whether waiting would not help: with some filters refused, the rest is live; a full disk is no end."""
-    return receiver.is_final or receives(receiver)
+    """Say whether waiting would not help: with filters refused, the rest is live; a full disk is no end."""
+    return receiver.is_final or _is_served(receiver)
 
 
 def receives(receiver: ReceiverStatistics) -> bool:
     """Say whether events come and are stored, at least of some of its filters."""
+    return _is_served(receiver) and not receiver.evidence.is_all_refused
+
+
+def _is_served(receiver: ReceiverStatistics) -> bool:
+    """Say whether RingCentral serves the subscription, but for what it refuses."""
     return receiver.evidence.state == "live" or (receiver.evidence.state == "degraded" and receiver.evidence.is_served)
 
 
@@ -112,14 +119,9 @@ def _told(receiver: ReceiverStatistics) -> str:
     if receiver.evidence.state == "live":
         return receiver.subscription
     why = _short(receiver.evidence.why)
-    again = f", next try at {_time(receiver.next_try_at)}" if receiver.next_try_at else ""
+    again = f", next try at {local_time(receiver.next_try_at)}" if receiver.next_try_at else ""
     return f"{receiver.subscription} ({why}{again})"
 
 
 def _short(why: str) -> str:
     return why if len(why) <= WHY_MAX_LENGTH else why[: WHY_MAX_LENGTH - 1] + "…"
-
-
-def _time(at: float) -> str:
-    """Return *at* as local time, as `systemctl status` shows times."""
-    return datetime.fromtimestamp(at, UTC).astimezone().strftime("%H:%M:%S")

@@ -9,22 +9,30 @@ context either: ours are raised after the `except` block.
 
 from __future__ import annotations
 
+import errno
+import io
 import re
 import socket
 import ssl
+import time
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from http.client import HTTPResponse
 from typing import Any
 from urllib.parse import urlsplit
 
 from rc_push import __version__
 from rc_push.config import NetworkConfig
 from rc_push.errors import ProtocolError, UnreachableError
-from rc_push.network import Proxy, proxy_for, proxy_from, refusal_of_proxy, tls_context
+from rc_push.network import Proxy, SharedTls, proxy_for, proxy_from, refusal_of_proxy
 
 USER_AGENT = f"rc-push/{__version__}"
 ANSWER_MAX_BYTES = 8 << 20
 CHUNK_BYTES = 64 << 10
+# An answer has to be whole within so many read time-outs, each of which bounds one read.
+ANSWER_TIMEOUTS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +60,8 @@ class Http:
         import requests  # noqa: PLC0415 - see the top
 
         self._network = network
-        self._is_ready = False
+        self._tls = SharedTls(network)
+        self._context: ssl.SSLContext | None = None
         self._session = requests.Session()
         self._session.trust_env = False  # `network` has read the environment
 
@@ -71,13 +80,19 @@ class Http:
             return self._answer_to(request, proxy)
         except (OSError, ValueError) as exc:  # all of requests' are OSError; a bad URL or header is a ValueError
             failure = _unreachable_from(exc, urlsplit(request.url).hostname or "", proxy)
+            is_tls = failure.phase == "tls" or any(isinstance(cause, ssl.SSLError) for cause in _causes(exc))
+        if is_tls:  # a certificate may be what was wrong: ours, the server's, or that of a proxy
+            self._tls.forget()
         raise failure
 
     def _prepare(self) -> None:
-        """Have TLS set up, with the first request: a file that is missing now can be there later."""
-        if not self._is_ready:
-            self._session.mount("https://", _adapter(self._network))
-            self._is_ready = True
+        """Have TLS set up by the files as they are: what is missing or wrong now can be right later."""
+        context = self._tls.context()
+        if context is not self._context:
+            adapter = _adapter_class(self._network.connect_timeout_s, self._network.read_timeout_s)(context)
+            # All at once: other threads may be looking for theirs.
+            self._session.adapters = OrderedDict({"https://": adapter, "http://": adapter})
+            self._context = context
 
     def _answer_to(self, request: Any, proxy: Proxy | None) -> Answer:
         request.headers["User-Agent"] = USER_AGENT
@@ -96,20 +111,34 @@ class Http:
             return Answer(response.status_code, response.headers, bytes(body))
 
 
-def _adapter(network: NetworkConfig) -> Any:
-    """Return what `requests` opens TLS connections with: our context, and nothing of the authorities it brings."""
+@cache
+def _adapter_class(connect_timeout_s: float, read_timeout_s: float) -> Any:
+    """Return the class of what `requests` opens connections with: a context, none of the authorities it brings, bounds.
+
+    One for all: a class, and all that its methods know, stays until garbage is collected.
+    """
     from requests.adapters import HTTPAdapter  # noqa: PLC0415 - see the top
 
-    context = tls_context(network)
+    answer = _timely_answer(read_timeout_s)
+    pools = _pools(answer, _timely_answer(connect_timeout_s))
 
     class Adapter(HTTPAdapter):
+        def __init__(self, context: ssl.SSLContext) -> None:
+            self._context = context
+            super().__init__()
+
         def init_poolmanager(self, *args: Any, **options: Any) -> None:
-            super().init_poolmanager(*args, ssl_context=context, **options)
+            super().init_poolmanager(*args, ssl_context=self._context, **options)
+            self.poolmanager.pool_classes_by_scheme = pools
 
         def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
             if proxy not in self.proxy_manager and proxy.startswith("socks"):
-                self.proxy_manager[proxy] = _socks_manager(proxy, context)
-            return super().proxy_manager_for(proxy, ssl_context=context, proxy_ssl_context=context, **options)
+                self.proxy_manager[proxy] = _socks_manager(proxy, self._context, answer)
+            if proxy not in self.proxy_manager:
+                contexts = {"ssl_context": self._context, "proxy_ssl_context": self._context}
+                manager = super().proxy_manager_for(proxy, **contexts, **options)
+                manager.pool_classes_by_scheme = pools
+            return self.proxy_manager[proxy]
 
         def proxy_headers(self, proxy: str) -> dict[str, str]:
             """Return our login; that of `requests` is in Latin-1, where everybody else's is in UTF-8 (RFC 7617)."""
@@ -119,10 +148,72 @@ def _adapter(network: NetworkConfig) -> Any:
         def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
             """Leave the connection as it is: the context verifies."""
 
-    return Adapter()
+    return Adapter
 
 
-def _socks_manager(proxy: str, context: ssl.SSLContext) -> Any:
+def _timely_answer(read_timeout_s: float) -> type[HTTPResponse]:
+    """Return the kind of answer that has to be whole in time, head and all, however it drips."""
+
+    class TimelyAnswer(HTTPResponse):
+        def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
+            super().__init__(sock, *args, **options)
+            self.fp = io.BufferedReader(_TimelyReads(sock, self.fp.detach(), read_timeout_s))
+
+    return TimelyAnswer
+
+
+class _TimelyReads(io.RawIOBase):
+    """What *sock* reads as *raw*, each time within *timeout_s*, and no longer than there is time left."""
+
+    def __init__(self, sock: socket.socket, raw: io.RawIOBase, timeout_s: float) -> None:
+        self._sock = sock
+        self._raw = raw
+        self._timeout_s = timeout_s
+        self._until = time.monotonic() + ANSWER_TIMEOUTS * timeout_s
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left_s = self._until - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError(errno.ETIMEDOUT, f"no whole answer within {ANSWER_TIMEOUTS * self._timeout_s:g} s")
+        self._sock.settimeout(min(left_s, self._timeout_s))
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+def _pools(answer: type[HTTPResponse], way: type[HTTPResponse]) -> dict[str, Any]:
+    """Return the kinds of pools of urllib3, whose connections give such *answer*s; a proxy that makes a *way*, such."""
+    from urllib3 import HTTPConnectionPool, HTTPSConnectionPool  # noqa: PLC0415 - see the top
+    from urllib3.connection import HTTPConnection, HTTPSConnection  # noqa: PLC0415
+
+    class Connection(HTTPConnection):
+        response_class = answer
+
+    class TlsConnection(HTTPSConnection):
+        response_class = answer
+
+        def _tunnel(self) -> None:
+            self.response_class = way
+            try:
+                super()._tunnel()
+            finally:
+                self.response_class = answer
+
+    class Pool(HTTPConnectionPool):
+        ConnectionCls = Connection
+
+    class TlsPool(HTTPSConnectionPool):
+        ConnectionCls = TlsConnection
+
+    return {"http": Pool, "https": TlsPool}
+
+
+def _socks_manager(proxy: str, context: ssl.SSLContext, answer: type[HTTPResponse]) -> Any:
     """Return a pool whose connections go through the SOCKS proxy at the URL *proxy*, by the package of the gateway's.
 
     `requests` has its own way for another package, which nobody looks after any more.
@@ -136,6 +227,8 @@ def _socks_manager(proxy: str, context: ssl.SSLContext) -> Any:
     dialer = Dialer.from_url(proxy, rdns=True)
 
     class Connection(HTTPSConnection):
+        response_class = answer
+
         def _new_conn(self) -> socket.socket:
             try:
                 return dialer.connect(self.host, self.port or 443, timeout=self.timeout)

@@ -32,8 +32,12 @@ DEPTH_MAX = 8
 # Of one value. Whatever a plug-in puts into an exception, the loop waits while it is searched for secrets.
 VALUE_MAX_LENGTH = 64 << 10
 
-_SECRET_NAME = r"(?:authorization|(?<!time)token|secret|jwt|assertion|password|cookie|credential)"  # noqa: S105 - a name
-_SECRET_KEY = re.compile(_SECRET_NAME, re.IGNORECASE)  # a timetoken of PubNub's is a position
+# A timetoken of PubNub's is a position, and wsc a word of its own only.
+_SECRET_NAME = (
+    r"(?:authorization|(?<!time)token|secret|jwt|assertion"  # noqa: S105 - a name
+    r"|password|cookie|credential|(?<![a-z])wsc(?![a-z]))"
+)
+_SECRET_KEY = re.compile(_SECRET_NAME, re.IGNORECASE)
 # Names have bounds, and a JWT is looked for once in a word: else a hostile text takes the square of its length.
 _SECRETS = (
     (re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]+", re.IGNORECASE), rf"\1 {HIDDEN}"),
@@ -172,7 +176,10 @@ class _Stdlib(logging.Handler):
 
 
 def _take_over_stdlib() -> None:
-    """Send warnings and worse of all libraries through structlog, once each."""
+    """Send warnings and worse of all libraries through structlog, once each.
+
+    Not uvicorn's warnings: each is of a request, so whoever can connect could fill the log.
+    """
     root = logging.getLogger()
     for handler in [handler for handler in root.handlers if isinstance(handler, _Stdlib)]:
         root.removeHandler(handler)
@@ -181,7 +188,7 @@ def _take_over_stdlib() -> None:
         library = logging.getLogger(name)
         library.handlers.clear()
         library.propagate = True
-        library.setLevel(logging.WARNING)
+        library.setLevel(logging.ERROR if name == "uvicorn.error" else logging.WARNING)
 
 
 def _is_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:

@@ -6,6 +6,7 @@ Knows numbers; knows nothing of what they measure, nor of clocks (`at` is an arg
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from dataclasses import dataclass
 
 # Upper bounds, in seconds: from a commit on a fast disk to the longest that a handler usually gets.
@@ -66,3 +67,20 @@ class PerMinute:
         for number in range(1, min(passed, MINUTE_S) + 1):
             self._counts[(self._second + number) % MINUTE_S] = 0
         self._second += max(0, passed)
+
+
+class Refusals(Counter[str]):
+    """How often a server has refused what, by reason. *news* are told now and then: nobody can fill the log.
+
+    No reason is named as secrets are: the log would hide its count.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told: Counter[str] = Counter()
+
+    def news(self) -> dict[str, int]:
+        """Return what has come since this was asked last."""
+        news = dict(self - self._told)
+        self._told = Counter(self)
+        return news

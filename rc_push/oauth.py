@@ -51,6 +51,17 @@ class OAuthSession(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, issued_at=_LONG_AGO, expires_at=_LONG_AGO)
 
 
+def session_from(saved: bytes, fingerprint: str) -> OAuthSession:
+    """Return the session that was *saved*. Raises ValueError, which says why, where it cannot be gone on with."""
+    try:
+        session = msgspec.json.decode(saved, type=OAuthSession)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise ValueError("unreadable") from None
+    if session.fingerprint != fingerprint:
+        raise ValueError("other credentials or server")
+    return session
+
+
 class TokenInfo(msgspec.Struct):
     """RingCentral's answer to a login or a refresh.
 

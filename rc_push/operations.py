@@ -8,7 +8,7 @@ nothing of commands.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -61,15 +61,16 @@ class _Replay(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
 
 
 class Operations:
-    """What the running daemon does for commands."""
+    """What the running daemon does for commands. *in_file*: the names of all handlers in its file, at work or not."""
 
-    def __init__(self, dispatchers: Sequence[Dispatcher], journal: Journal) -> None:
+    def __init__(self, dispatchers: Sequence[Dispatcher], journal: Journal, in_file: Collection[str]) -> None:
         self._journal = journal
-        self.use(dispatchers)
+        self.use(dispatchers, in_file)
 
-    def use(self, dispatchers: Sequence[Dispatcher]) -> None:
+    def use(self, dispatchers: Sequence[Dispatcher], in_file: Collection[str]) -> None:
         """Speak of *dispatchers* from now on: a reload has exchanged some."""
         self._dispatchers = {dispatcher.name: dispatcher for dispatcher in dispatchers}
+        self._in_file = frozenset(in_file)
 
     def table(self) -> Mapping[str, Callable[[dict[str, Any]], Any]]:
         """Return the operations by name, each a coroutine function of the request's fields."""
@@ -104,8 +105,8 @@ class Operations:
 
     async def _forget(self, fields: dict[str, Any]) -> None:
         name = msgspec.convert(fields, _OneHandler).handler
-        if name in self._dispatchers:
-            raise RcPushError(f"the handler {name} is running; take it out of the file and reload first")
+        if name in self._dispatchers or name in self._in_file:
+            raise RcPushError(f"the handler {name} is in the daemon's file; take it out of the file and reload first")
         await self._journal.change_progress(lambda rows: _forget(rows, name))
 
     async def _replay(self, fields: dict[str, Any]) -> dict[str, Any]:

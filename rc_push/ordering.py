@@ -17,6 +17,8 @@ from rc_push.envelope import Envelope
 KEY_MAX_LENGTH = 200
 # Posts whose chat `Keys` remembers; about 250 bytes each.
 REMEMBERED_POSTS = 2048
+# How the keys of these begin.
+CHAT = "chat:"
 
 _MESSAGE = (
     ("conversation", "conversationId"),
@@ -93,7 +95,7 @@ class Keys:
         if payload.body is None or not envelope.type.startswith("post."):
             return key
         post = f"{payload.body.id}"[:KEY_MAX_LENGTH]
-        if not key.startswith("chat:"):
+        if not key.startswith(CHAT):
             return self._chats.get(post, key)
         self._chats[post] = key
         self._chats.move_to_end(post)

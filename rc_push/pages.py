@@ -55,7 +55,7 @@ class Pages:
     async def readyz(self) -> Answer:
         """Say whether all is received that can be; the reasons also tell what is wrong beside that."""
         known = self._statistics()
-        verdict = verdict_of(known.receivers, known.dispatchers, known.journal, known.config.mistake)
+        verdict = verdict_of(known.receivers, known.dispatchers, known.journal, known.config.mistake, known.at)
         content = {
             "ready": verdict.is_ready,
             "state": verdict.state,

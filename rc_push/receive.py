@@ -18,10 +18,11 @@ import structlog
 
 from rc_push.backoff import delays_s
 from rc_push.envelope import Batch, Cursor, Gap
-from rc_push.errors import JournalError, UnreachableError, delay_asked_for_s, is_retryable
+from rc_push.errors import JournalError, UnreachableError, delay_asked_for_s, is_retryable, told
 from rc_push.journal import Appended, Journal
 from rc_push.measures import PerMinute
 from rc_push.transports import Evidence, Transport
+from rc_push.waiting import is_cancelled
 
 log = structlog.get_logger()
 
@@ -119,6 +120,10 @@ class Receiver:
             per_minute=self._per_minute.count(self._wall()),
         )
 
+    def leave_off(self) -> None:
+        """Note that it is about to be ended, for another to begin: what it knew of its connection counts no more."""
+        self._become(Evidence("connecting", "begins anew"))
+
     async def run(self) -> None:
         """Receive for ever. Raises RefusedError, or what else no further attempt can mend."""
         delays = delays_s()
@@ -152,9 +157,9 @@ class Receiver:
             pass  # ours, or one that a library let escape: told apart below
         except Exception as exc:  # noqa: BLE001 - the supervisor: whatever ends an attempt must not end the loop
             ended = exc
-            if _is_cancelled():
+            if is_cancelled():
                 log.warning("stopped_with_error", subscription=self.subscription, error=str(exc))
-        if _is_cancelled():  # an error on the way out must not hide that we are to stop
+        if is_cancelled():  # an error on the way out must not hide that we are to stop
             raise asyncio.CancelledError
         return ended
 
@@ -199,7 +204,7 @@ class Receiver:
         if batch:
             batch.account = self._account
             self._count(batch, await self._append_patiently(batch))
-        if _is_cancelled():
+        if is_cancelled():
             raise asyncio.CancelledError
 
     async def _append_patiently(self, batch: Batch) -> Appended:
@@ -212,7 +217,7 @@ class Receiver:
                 delay_s = next(delays)
                 self._become(Evidence("degraded", f"cannot store: {exc}"))
                 log.error("journal_cannot_store", subscription=self.subscription, error=str(exc), next_try_s=delay_s)
-                if _is_cancelled():
+                if is_cancelled():
                     raise
                 with contextlib.suppress(asyncio.CancelledError):
                     await self._sleep(delay_s)
@@ -275,7 +280,7 @@ class Receiver:
     async def _wait_after(self, exc: Exception, delay_s: float) -> None:
         self._next_try_at = self._wall() + delay_s
         try:
-            self._become(Evidence("down", str(exc) or type(exc).__name__))
+            self._become(Evidence("down", told(exc)))
             self._tell_of(exc, delay_s)
         finally:
             _forget_frames(exc)
@@ -289,7 +294,7 @@ class Receiver:
         log.warning(
             "connection_lost",
             subscription=self.subscription,
-            error=str(exc) or type(exc).__name__,
+            error=told(exc),
             next_try_s=round(delay_s, 1),
             exc_info=None if expected else exc,
         )
@@ -306,12 +311,6 @@ class Receiver:
             self._since = self._wall()
             log.info("subscription_state", subscription=self.subscription, state=evidence.state, why=evidence.why)
         self._on_change(self.statistics())
-
-
-def _is_cancelled() -> bool:
-    """Say whether somebody has asked this task to stop; a CancelledError alone can be a library's own."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def _forget_frames(exc: Exception) -> None:

@@ -1,7 +1,7 @@
-"""Does RingCentral have of ours what we want? Compares, and mends what REST can mend.
+"""Does RingCentral have of ours what we want? Compares, and tells.
 
-A gateway subscription lives and dies with its session, so nobody but its connection can mend it; a PubNub subscription
-can be changed by others, and left behind by a crash. Nothing is removed here: that takes somebody who asks for it.
+Nothing is put right here: its connection does that, which knows since when something may be missing. Nor is anything
+removed: that takes somebody who asks for it.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-import msgspec
 import structlog
 
 from rc_push.config import SubscriptionConfig
 from rc_push.envelope import Cursor
 from rc_push.errors import RcPushError
-from rc_push.protocol.subscription import PATH, SubscriptionInfo, are_same_filters, filters_of
+from rc_push.protocol.subscription import SubscriptionInfo, are_same_filters, filters_of, is_all_refused
+from rc_push.transports.owners import id_in
 from rc_push.transports.subscription_calls import Rest, listed
 
 log = structlog.get_logger()
@@ -32,7 +32,15 @@ SPREAD = 0.2
 USED_WITHIN_MS = 300_000
 
 State = Literal[
-    "granted", "partly granted", "other filters", "not active", "missing", "not listed", "orphan", "foreign"
+    "granted",
+    "partly granted",
+    "not granted",
+    "other filters",
+    "not active",
+    "missing",
+    "not listed",
+    "orphan",
+    "foreign",
 ]
 
 
@@ -48,26 +56,12 @@ class Standing:
     info: SubscriptionInfo | None = None
 
 
-class Used(msgspec.Struct, frozen=True):
-    """What a cursor of any transport says of the subscription at RingCentral."""
-
-    subscription_id: str = ""
-
-
 class Cursors(Protocol):
     """What is needed of the journal."""
 
     async def cursor(self, subscription: str) -> Cursor | None:
         """Return where *subscription* stands."""
         ...
-
-
-def id_in(cursor: Cursor | None) -> str:
-    """Return the id of the subscription that *cursor* uses at RingCentral; empty where it names none."""
-    try:
-        return msgspec.json.decode(cursor.state, type=Used).subscription_id if cursor else ""
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return ""
 
 
 def used_ids(cursors: Iterable[Cursor], names: Iterable[str], now_ms: int) -> dict[str, str]:
@@ -122,14 +116,16 @@ def _standing(mine: SubscriptionConfig, id_: str, by_id: Mapping[str, Subscripti
         return Standing("not active", f"RingCentral reports {info.status[:40]}", mine.name, mine.transport, id_, info)
     if info.disabled_filters:
         found = f"{len(info.disabled_filters)} of {len(theirs)} event filters are refused"
-        return Standing("partly granted", found, mine.name, mine.transport, id_, info)
+        state: State = "not granted" if is_all_refused(info, mine.event_filters) else "partly granted"
+        return Standing(state, found, mine.name, mine.transport, id_, info)
     return Standing("granted", "all event filters", mine.name, mine.transport, id_, info)
 
 
 class Reconciler:
     """Compares at the start and hourly, as long as the daemon runs.
 
-    *served* gives the accounts of that moment, each with its subscriptions: a reload may have exchanged them.
+    *served* gives the accounts of that moment, each with the subscriptions that are at work: a reload may exchange them
+    at any time, also while RingCentral's limits let a call wait.
     """
 
     def __init__(
@@ -151,30 +147,28 @@ class Reconciler:
                 # A webhook is posted to from outside: its transport looks after it by itself.
                 subscriptions = [mine for mine in all_of_it if mine.transport != "webhook"]
                 try:
-                    await self.repair(account, subscriptions)
+                    await self.look(account, subscriptions)
                 except RcPushError as exc:
                     log.warning("reconcile_failed", error=str(exc))
             await self._sleep(_spread(EVERY_S))
 
-    async def repair(self, account: Rest, subscriptions: Sequence[SubscriptionConfig]) -> list[Standing]:
-        """Compare once, and mend what REST can; return what was found. Raises what the calls raise."""
+    async def look(self, account: Rest, subscriptions: Sequence[SubscriptionConfig]) -> list[Standing]:
+        """Compare once, and tell what is not as it should be; return what was found. Raises what the calls raise.
+
+        Nothing is put right here: the connection does that, which knows since when something may be missing.
+        """
         used = {id_in(await self._journal.cursor(mine.name)): mine.name for mine in subscriptions}
         used.pop("", None)
         theirs = await listed(account, SubscriptionInfo)
         standings = compare(subscriptions, used, theirs, (), str(account.statistics().owner_id))
         for mine, standing in zip(subscriptions, standings, strict=False):  # what else is there comes behind ours
-            if standing.state in ("other filters", "not active", "missing"):
-                is_mended = standing.state == "other filters" and await _mend(account, mine, standing)
-                log.warning("subscription_drift", subscription=mine.name, found=standing.found, is_mended=is_mended)
+            if standing.state in ("other filters", "not active", "missing") and self._at_work(mine.name) == mine:
+                log.warning("subscription_drift", subscription=mine.name, found=standing.found)
         return standings
 
-
-async def _mend(account: Rest, mine: SubscriptionConfig, standing: Standing) -> bool:
-    """Give a subscription our event filters back; False where only its own connection can."""
-    if mine.transport != "pubnub":
-        return False
-    await account.request("PUT", f"{PATH}/{standing.id}", body={"eventFilters": list(mine.event_filters)})
-    return True
+    def _at_work(self, name: str) -> SubscriptionConfig | None:
+        """Return the subscription *name* as it is at this moment; None where it is not at work."""
+        return next((mine for _, all_of_it in self._served() for mine in all_of_it if mine.name == name), None)
 
 
 def _spread(seconds: float) -> float:

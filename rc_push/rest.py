@@ -32,7 +32,7 @@ from rc_push.errors import (
 from rc_push.exchanges import Exchanges, Records, revealed
 from rc_push.http import Answer
 from rc_push.limiter import GroupStatistics
-from rc_push.oauth import OAuthSession, TokenInfo, endless, granted
+from rc_push.oauth import OAuthSession, TokenInfo, endless, granted, session_from
 from rc_push.protocol import subscription
 from rc_push.sdk import Request
 from rc_push.upgrade_gate import UpgradeGate
@@ -139,8 +139,7 @@ class Account:
         self._logins = self._refreshes = 0
 
     async def __aenter__(self) -> Self:
-        token = self.config.access_token
-        self._session = endless(token.reveal(), self._at()) if token else await self._stored_session()
+        self._session = await self._first_session()
         await self._exchanges.open()
         return self
 
@@ -155,6 +154,14 @@ class Account:
                     task.cancel()
         finally:
             self._exchanges.close()
+
+    async def take_over(self) -> None:
+        """Go on with session and limits as the account before has left them, which was open beside us and has closed.
+
+        To be called before any call is made. Raises JournalError.
+        """
+        self._session = await self._first_session()
+        await self._exchanges.take_over()
 
     async def access_token(self) -> str:
         """Return an access token that is not about to expire; log in or refresh where needed."""
@@ -199,17 +206,23 @@ class Account:
             await self._note_created(decoded.get("id"))
         return decoded
 
-    async def revoke(self) -> None:
-        """End the OAuth session at RingCentral, with its tokens and connections. A bot's token is left alone."""
+    async def revoke(self) -> bool:
+        """End the OAuth session at RingCentral, with its tokens and connections; return whether that has ended one.
+
+        A bot's token is left alone. Waits for as long as RingCentral's limits ask for.
+        """
         session = self._session
         if session is None or self.config.access_token:
-            return
+            return False
         self._session = None
+        has_ended = True
         try:
             await self._exchanges.exchange(sdk.REVOKE, lambda platform, _: sdk.revoke(platform, session), session)
         except RcPushError as exc:  # RingCentral asks not to repeat it; the session ends by itself
             log.warning("oauth_revoke_failed", account=self.config.name, error=str(exc))
+            has_ended = False
         await self._sessions.save_session(self.config.name, b"")
+        return has_ended
 
     def statistics(self) -> AccountStatistics:
         """Return what has been done so far."""
@@ -341,19 +354,19 @@ class Account:
         if self._session is session:
             self._session = session.ended()
 
+    async def _first_session(self) -> OAuthSession | None:
+        token = self.config.access_token
+        return endless(token.reveal(), self._at()) if token else await self._stored_session()
+
     async def _stored_session(self) -> OAuthSession | None:
         stored = await self._sessions.load_session(self.config.name)
         if not stored:
             return None
         try:
-            session = msgspec.json.decode(stored, type=OAuthSession)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            log.warning("oauth_session_discarded", account=self.config.name, reason="unreadable")
+            return session_from(stored, self._fingerprint())
+        except ValueError as exc:
+            log.warning("oauth_session_discarded", account=self.config.name, reason=str(exc))
             return None
-        if session.fingerprint != self._fingerprint():
-            log.warning("oauth_session_discarded", account=self.config.name, reason="other credentials or server")
-            return None
-        return session
 
     def _session_end(self) -> tuple[float, float] | None:
         """Return from when on calls belong to another OAuth session, and when this one ends; None = that is not due."""

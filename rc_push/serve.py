@@ -67,7 +67,8 @@ class _Life:
                     raise
                 log.error("journal_damaged", error=str(damage))
             mended_at = time.monotonic()
-            found = await asyncio.to_thread(salvage, self._config.journal.path, list(self._config.subscriptions))
+            subscriptions, handlers = list(self._config.subscriptions), list(self._config.handlers)
+            found = await asyncio.to_thread(salvage, self._config.journal.path, subscriptions, handlers)
             log.warning(
                 "journal_salvaged",
                 damaged=str(found.damaged),

@@ -12,7 +12,7 @@ from typing import Any
 
 from rc_push import __version__
 from rc_push.dispatch import DispatcherStatistics
-from rc_push.envelope import iso_from_ms
+from rc_push.envelope import CALENDAR_MS, iso_from_ms
 from rc_push.health import receives, verdict_of
 from rc_push.journal.facts import Facts
 from rc_push.limiter import GroupStatistics
@@ -52,11 +52,13 @@ class AppStatistics:
 
 
 def status_from(statistics: AppStatistics, facts: Facts | None, why_no_facts: str = "") -> dict[str, Any]:
-    """Return the form that `status --json` prints. Without *facts*, because of *why*, what only they know is left out.
+    """Return the form that `status --json` prints. Without *facts* (*why_no_facts*), what only they know is left out.
 
     Texts that others wrote are in it (errors of RingCentral, of handlers): without secrets, on one line.
     """
-    verdict = verdict_of(statistics.receivers, statistics.dispatchers, statistics.journal, statistics.config.mistake)
+    verdict = verdict_of(
+        statistics.receivers, statistics.dispatchers, statistics.journal, statistics.config.mistake, statistics.at
+    )
     reasons = [*verdict.reasons, *([f"the journal cannot be read: {why_no_facts}"] if facts is None else [])]
     return {
         "state": "degraded" if verdict.state == "ok" and reasons else verdict.state,
@@ -84,6 +86,7 @@ def subscription_to_dict(receiver: ReceiverStatistics) -> dict[str, Any]:
         "since": _iso(receiver.since),
         "nextTryAt": _iso(receiver.next_try_at),
         "isServed": receives(receiver),
+        "isAllRefused": receiver.evidence.is_all_refused,
         "isFinal": receiver.is_final,
         "connections": receiver.connections,
         "rotations": receiver.rotations,
@@ -165,4 +168,7 @@ def _journal(journal: JournalStatistics) -> dict[str, Any]:
 
 
 def _iso(at: float | None) -> str | None:
-    return None if at is None else iso_from_ms(round(at * 1000))
+    """Return the epoch second *at* as RingCentral writes times; None where there is none, or no calendar has it."""
+    if at is None or not CALENDAR_MS[0] <= at * 1000 <= CALENDAR_MS[1]:
+        return None
+    return iso_from_ms(round(at * 1000))

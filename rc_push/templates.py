@@ -23,8 +23,12 @@ SHORT_NAMES: dict[str, Callable[[Envelope], str]] = {
     "account": lambda envelope: envelope.account,
     "subscription": lambda envelope: envelope.subscription,
 }
-# Of a value in a path. A file's name has at most 255, and may be made of several values and an ending.
-NAME_MAX_BYTES = 80
+# Of a value in a path, so that there is room for several of them and an ending.
+VALUE_MAX_BYTES = 80
+# Of a name in a path. Source: NAME_MAX in linux/limits.h.
+NAME_MAX_BYTES = 255
+# Of the last one, which gets more: `.` and `.batch`, or a moment, a number and `.gz.part` (handlers/rotation.py).
+LAST_NAME_MAX_BYTES = 220
 # What JMESPath raises, not all of it its own errors (which are ValueErrors): `[::0]`, `floor()` of a number too large.
 CANNOT = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
 # What JMESPath puts around texts, names and JSON.
@@ -80,11 +84,11 @@ class Expression:
     def search(self, event: Mapping[str, Any]) -> Any:
         """Return what the expression finds in *event* (of `event_from`).
 
-        None where there is nothing, or where a function is given what it cannot take.
+        None where there is nothing, where a function is given what it cannot take, or where it is nested too deeply.
         """
         try:
             return self._interpreter.visit(self._tree, event)
-        except CANNOT:
+        except (*CANNOT, RecursionError):
             return None
 
 
@@ -112,6 +116,12 @@ class Template:
         """The text before the first expression; where there is none, all of it."""
         first = self._parts[0] if self._parts else ""
         return first if isinstance(first, str) else ""
+
+    @property
+    def ending(self) -> str:
+        """The text after the last expression; where there is none, all of it."""
+        last = self._parts[-1] if self._parts else ""
+        return last if isinstance(last, str) else ""
 
     @property
     def is_constant(self) -> bool:
@@ -145,6 +155,7 @@ class PathTemplate:
         if not text.startswith("/") or "\0" in text:
             raise ValueError("not an absolute path")
         self._template = Template(text)
+        self._ending = self._template.ending.rpartition("/")[2]
 
     def __repr__(self) -> str:
         return f"PathTemplate({self._template.text!r})"
@@ -163,25 +174,45 @@ class PathTemplate:
         return Path(self._template.beginning.rpartition("/")[0] or "/")
 
     def render(self, envelope: Envelope) -> str:
-        """Return the path for *envelope*; each value is a part of one name in it, see `name_from`."""
-        return self._template.render(envelope, escape=name_from)
+        """Return the path for *envelope*; each value is a part of one name in it, see `name_from`.
+
+        No name is too long for a file: what the template ends with stays, what is before it is cut.
+        """
+        path = self._template.render(envelope, escape=name_from)
+        if len(path.encode()) <= LAST_NAME_MAX_BYTES:
+            return path
+        folder, _, name = path.rpartition("/")
+        folders = "/".join(_cut(one, NAME_MAX_BYTES) for one in folder.split("/"))
+        room = LAST_NAME_MAX_BYTES - len(self._ending.encode())
+        return f"{folders}/{_cut(name.removesuffix(self._ending), room)}{self._ending}"
 
 
 def name_from(value: str) -> str:
     """Return *value* as a part of a file's name: neither empty nor long, nor what would name another folder."""
-    name = value.replace("/", "_").encode()[:NAME_MAX_BYTES].decode(errors="ignore")
+    name = _cut(value.replace("/", "_"), VALUE_MAX_BYTES)
     if not name.isprintable():
         name = "".join(char if char.isprintable() else "_" for char in name)
     return "_" + name[1:] if name[:1] in {"", "."} else name
 
 
+def _cut(name: str, max_bytes: int) -> str:
+    return name.encode()[: max(0, max_bytes)].decode(errors="ignore")
+
+
 def text_from(value: Any) -> str:
-    """Return *value*, which is JSON, as a text: nothing for null, texts as they are, everything else as JSON."""
+    """Return *value*, which is JSON, as a text: nothing for null, texts as they are, everything else as JSON.
+
+    Nothing, too, for what Python writes no text of: a number of more than 4300 digits, or what is nested too deeply.
+    """
     if value is None:
         return ""
     if isinstance(value, str):
         return value.encode(errors="replace").decode()  # halves of emojis
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="replace").decode()
+    try:
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    except (ValueError, RecursionError):
+        return ""
+    return text.encode(errors="replace").decode()
 
 
 # ------------------------------------------------------------------------------------------------------------- reading

@@ -14,6 +14,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from rc_push.errors import UnreachableError
+
 type_of_job = tuple[Callable[..., Any], tuple[Any, ...], asyncio.Future[Any]]
 
 
@@ -25,13 +27,16 @@ class CallThreads:
         self._count = count
         self._jobs: queue.SimpleQueue[type_of_job | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
+        self._is_stopped = False
 
     async def run(self, call: Callable[..., Any], *args: Any) -> Any:
         """Return what *call* returns, or raise what it raises.
 
         Cancelled before its turn, the call is left out; cancelled while it runs, it goes on to its end, and the next
-        one waits for it.
+        one waits for it. Raises UnreachableError after `stop`: nobody would answer.
         """
+        if self._is_stopped:
+            raise UnreachableError(f"{self._name}: stopped", phase="closed")
         if len(self._threads) < self._count:
             self._start_thread()
         answer = asyncio.get_running_loop().create_future()
@@ -39,7 +44,8 @@ class CallThreads:
         return await answer
 
     def stop(self) -> None:
-        """Let the threads end when they have nothing left to do. Waits for nothing."""
+        """Let the threads end when they have nothing left to do, and take nothing more. Waits for nothing."""
+        self._is_stopped = True
         for _ in self._threads:
             self._jobs.put(None)
 

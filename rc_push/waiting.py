@@ -40,6 +40,12 @@ async def settled(answer: Promise[Any]) -> bool:
     return False
 
 
+def is_cancelled() -> bool:
+    """Say whether somebody has asked this task to stop; a CancelledError alone can be of what it calls."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 class Pulse:
     """Wakes all who wait at the moment of a beat; who comes later waits for the next one."""
 

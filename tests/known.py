@@ -24,7 +24,7 @@ NONE_YET = DurationStatistics((0,) * (len(BOUNDS_S) + 1), 0.0)
 
 
 def receiver(name="team", state="live", why="confirmed", **fields):
-    more = {name: fields.pop(name) for name in ("expiries", "is_served") if name in fields}
+    more = {name: fields.pop(name) for name in ("expiries", "is_served", "is_all_refused") if name in fields}
     evidence = Evidence(state, why, **more)
     known = ReceiverStatistics(name, "websocket", evidence, NOW - 60, 1, 7, 5, 2, 0, NOW - 3, None)
     return dataclasses.replace(known, **{"by_origin": {"live": 7}} | fields)

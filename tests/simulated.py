@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rc_push.config import AccountConfig, Secret
+from rc_push.envelope import Cursor
 from rc_push.simulator.server import Simulator
 
 WITHIN_S = 10.0
@@ -26,13 +27,14 @@ def account_config(sim: Simulator, **more: Any) -> AccountConfig:
 
 
 class Kept:
-    """Keeps in memory what the journal keeps beside events: OAuth sessions, limits, webhooks, and what was created."""
+    """Keeps in memory what the journal keeps beside events: OAuth sessions, limits, webhooks, what was created."""
 
     def __init__(self) -> None:
         self.sessions: dict[str, bytes] = {}
         self.limits: dict[str, bytes] = {}
         self.webhooks: dict[str, bytes] = {}
         self.created: list[str] = []
+        self.stood: list[Cursor] = []
 
     async def load_session(self, account: str) -> bytes | None:
         return self.sessions.get(account)
@@ -49,11 +51,20 @@ class Kept:
     async def load_webhook(self, subscription: str) -> bytes | None:
         return self.webhooks.get(subscription)
 
+    async def load_webhooks(self) -> dict[str, bytes]:
+        return dict(self.webhooks)
+
     async def save_webhook(self, subscription: str, state: bytes) -> None:
         self.webhooks[subscription] = state
 
     async def note_created(self, _account: str, subscription_id: str) -> None:
         self.created.append(subscription_id)
+
+    async def created_subscriptions(self, _account: str) -> set[str]:
+        return set(self.created)
+
+    async def cursors(self) -> list[Cursor]:
+        return list(self.stood)
 
     def token(self, subscription: str = "team") -> str:
         return str(json.loads(self.webhooks[subscription])["hook"]["token"])

@@ -50,8 +50,8 @@ def _answer(layers: int) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def answering(*pieces: bytes, for_ever: bytes = b"") -> AsyncIterator[int]:
-    """Answer every request with *pieces*, then *for_ever* again and again; give the port."""
+async def answering(*pieces: bytes, for_ever: bytes = b"", pause_s: float = 0.0) -> AsyncIterator[int]:
+    """Answer every request with *pieces*, then *for_ever* again and again, with a pause between; give the port."""
     served: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -63,6 +63,7 @@ async def answering(*pieces: bytes, for_ever: bytes = b"") -> AsyncIterator[int]
             while for_ever:
                 writer.write(for_ever)
                 await writer.drain()
+                await asyncio.sleep(pause_s)
             await reader.read()
         writer.close()
 
@@ -88,8 +89,8 @@ def bearable():
     assert peak < BEARABLE_BYTES, f"{peak >> 20} MiB"
 
 
-async def _rest(port: int) -> http.Answer:
-    client = Http(NetworkConfig())
+async def _rest(port: int, network: NetworkConfig | None = None) -> http.Answer:
+    client = Http(network or NetworkConfig())
     try:
         return await asyncio.to_thread(client.send, requests.Request("GET", f"http://127.0.0.1:{port}/restapi/v1.0"))
     finally:
@@ -118,6 +119,55 @@ async def test_an_answer_of_rest_that_does_not_end_is_cut_off():
     async with answering(head, for_ever=b" " * 65536) as port, asyncio.timeout(WITHIN_S):
         with bearable(), pytest.raises(ProtocolError, match="more than 8388608 bytes"):
             await _rest(port)
+
+
+@pytest.mark.parametrize(
+    ("head", "drop"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", b" "),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+        (b"HTTP/1.1 200 OK\r\nX: ", b"a"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    ],
+)
+async def test_an_answer_of_rest_that_drips_is_cut_off_in_time(head, drop, monkeypatch):
+    monkeypatch.setattr(http, "ANSWER_TIMEOUTS", 1)
+    async with answering(head, for_ever=drop, pause_s=0.05) as port, asyncio.timeout(WITHIN_S):
+        with bearable(), pytest.raises(UnreachableError) as caught:
+            await _rest(port, NetworkConfig(read_timeout_s=1.0))
+    assert caught.value.phase == "timeout"
+
+
+async def test_each_answer_of_rest_over_a_connection_has_its_own_time(monkeypatch):
+    monkeypatch.setattr(http, "ANSWER_TIMEOUTS", 1)
+    served = []
+
+    async def serve(reader, writer):
+        served.append(asyncio.current_task())
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                await asyncio.sleep(0.2)
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        writer.close()
+        await writer.wait_closed()
+
+    client = Http(NetworkConfig(read_timeout_s=0.5))
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server, asyncio.timeout(WITHIN_S):
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/restapi/v1.0"
+        for _ in range(4):
+            assert (await asyncio.to_thread(client.send, requests.Request("GET", url))).body == b"{}"
+        client.close()
+        await asyncio.gather(*served)
+    assert len(served) == 1
+
+
+async def test_a_proxy_that_makes_no_way_is_given_up_as_soon_as_a_server_that_is_not_reached():
+    async with answering(b"") as port, asyncio.timeout(WITHIN_S):
+        network = NetworkConfig(proxy=f"http://127.0.0.1:{port}", connect_timeout_s=0.3, read_timeout_s=60.0)
+        request = requests.Request("GET", "https://platform.example.com/restapi/v1.0")
+        with pytest.raises(UnreachableError) as caught:
+            await asyncio.to_thread(Http(network).send, request)
+    assert caught.value.phase in ("proxy", "timeout")
 
 
 async def test_a_packed_answer_of_rest_within_the_bounds_is_read():

@@ -58,7 +58,7 @@ class WatchedJournal:
 
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
-        self.failures: dict[str, list[Exception | None]] = {"read": [], "save_progress": []}
+        self.failures: dict[str, list[Exception | None]] = {"read": [], "read_one": [], "save_progress": []}
         self.gate: asyncio.Event | None = None
         self.saved: list[tuple[str, int]] = []
         self.waiting: set[tuple[str, int]] = set()
@@ -70,6 +70,10 @@ class WatchedJournal:
     async def read(self, after, limit):
         self._fail("read")
         return await self.journal.read(after, limit)
+
+    async def read_one(self, position):
+        self._fail("read_one")
+        return await self.journal.read_one(position)
 
     @answered
     async def save_progress(self, handler, advance, patience_s=0.0):
@@ -942,6 +946,37 @@ async def test_what_follows_a_parked_event_in_its_order_waits_until_that_is_note
     assert harness.statistics.parked == 1
 
 
+@pytest.mark.parametrize("outcome", [Reject("no"), ValueError("once")], ids=["parked", "tried again"])
+async def test_what_was_taken_with_one_that_failed_keeps_its_order_among_several_takers(start, journal, outcome):
+    """D came into one hand with A, B and C, singly from there on, while A is settled elsewhere."""
+    await journal.register_handler("h")
+    await fill(journal, in_chat("k", "A"), in_chat("k", "B"), in_chat("other", "C"), in_chat("k", "D"))
+    release, is_first = asyncio.Event(), True
+
+    class Singly(Recorder):
+        async def handle_batch(self, envelopes):
+            raise ValueError("singly")
+
+        async def handle(self, envelope):
+            nonlocal is_first
+            if envelope.uuid == "A" and is_first:
+                is_first = False
+                raise outcome
+            if envelope.uuid == "C":
+                await release.wait()
+            await asyncio.sleep(0)
+            await super().handle(envelope)
+
+    harness = await start(Singly(), concurrency=2)
+    for _ in range(200):
+        await asyncio.sleep(0)
+    await asyncio.sleep(SHORT_S)  # what is parked is noted
+    release.set()
+    await harness.until_saved(4)
+    in_order = ["A", "B", "D"] if isinstance(outcome, ValueError) else ["B", "D"]
+    assert [uuid for uuid in harness.handler.done if uuid != "C"] == in_order
+
+
 async def test_what_is_stopped_before_a_parked_event_is_noted_goes_on_in_order(start, journal, clock):
     """As after a crash: the parked event comes again, and succeeds, before what its order ties to it."""
     await journal.register_handler("h")
@@ -971,6 +1006,20 @@ async def test_what_waits_to_be_noted_is_bounded(start, journal, clock, monkeypa
     journal.failures["save_progress"] = []
     await harness.until_saved(8)
     assert len(harness.handler.calls) == 8, "noted, it goes on by itself"
+
+
+async def test_what_retries_have_to_note_is_bounded_too(start, journal, monkeypatch):
+    monkeypatch.setattr(ledger, "UNSAVED_MAX", 20)
+    journal.gate = asyncio.Event()
+    harness = await start(Recorder(*[Retry(1.0)] * 1000))
+    await fill(journal, *(in_chat(chat, chat) for chat in "abcde"))
+    for _ in range(2000):
+        await asyncio.sleep(0)
+    assert len(harness.handler.calls) < 60
+    harness.handler.outcomes = []
+    journal.gate.set()
+    await harness.until_saved(5)
+    assert sorted(harness.handler.done) == list("abcde"), "noted, it goes on by itself"
 
 
 async def test_a_journal_without_room_does_not_keep_a_cut_handler_from_ending(start, journal, clock):
@@ -1160,6 +1209,36 @@ async def test_one_event_that_always_fails_opens_no_breaker(start, journal, cloc
     assert harness.statistics.state == "running"
 
 
+async def test_a_trial_that_has_to_wait_for_what_is_parked_is_none_and_another_may_begin(start, journal):
+    def said(uuid, chat, text):
+        body = {"groupId": chat, "eventType": "PostAdded", "text": text}
+        return envelope(uuid, payload=json.dumps({"uuid": uuid, "event": "/posts", "body": body}).encode())
+
+    handler = Recorder(*[ValueError("down")] * 1000)
+    harness = await start(handler, where="starts_with(body.text, '')", retry={"max_attempts": 1000})
+    await fill(journal, *(said(f"{chat}1", chat, "text") for chat in "abcdefghij"))
+    await harness.until(handler.wait_calls(10))
+    journal.gate = asyncio.Event()
+    await fill(journal, *(said(f"{chat}2", chat, None) for chat in "abcdefghij"))  # cannot be routed
+    for _ in range(200):
+        await asyncio.sleep(0)
+    handler.outcomes = []
+    journal.gate.set()
+    await harness.until_saved(20)
+    assert sorted(handler.done) == [f"{chat}1" for chat in "abcdefghij"]
+    assert (harness.statistics.state, harness.statistics.parked) == ("running", 10)
+
+
+async def test_where_nothing_is_there_for_a_trial_that_is_due_it_waits_for_what_is(start, journal, clock):
+    clock.hold_s = 5.0
+    handler = Recorder(*[ValueError("down")] * 10, *[Retry(7.0)] * 100)
+    harness = await start(handler, retry={"first_delay_s": 0.1, "max_delay_s": 0.4, "max_attempts": 100})
+    await fill(journal, *(post(f"{n}", f"chat-{n}") for n in range(10)))
+    await harness.until(clock.holding.wait())
+    assert harness.statistics.waiting == 10
+    assert clock.slept[-1] >= 5.0
+
+
 # ------------------------------------------------------------------------------------------------ what operators do
 
 
@@ -1203,6 +1282,54 @@ async def test_what_is_asked_for_again_while_an_earlier_one_is_in_hand_is_counte
     await harness.until_saved(2)
     assert harness.handler.done == ["b", "a"]
     assert (progress(path).delivered, progress(path).pending) == (2, 0)
+
+
+def of_post(uuid, type_, **body):
+    payload = {"uuid": uuid, "event": "/team-messaging/v1/posts", "body": {"id": "12345", **body}}
+    return envelope(uuid, type_, json.dumps(payload).encode())
+
+
+@pytest.mark.parametrize("is_parked", [True, False])
+async def test_the_removal_of_a_post_waits_for_the_post_after_a_restart_too(start, journal, clock, is_parked):
+    clock.hold_s = 100.0
+    first = await start(Recorder(Reject("no") if is_parked else Retry(1000.0)))
+    await fill(journal, of_post("post", "post.added", groupId="chat", eventType="PostAdded"))
+    await first.until(first.handler.wait_calls(1))
+    await settle()
+    await first.stop()
+    again = await start(Recorder(Retry(1000.0)))
+    if is_parked:
+        await again.dispatcher.retry()
+        await again.until(again.handler.wait_calls(1))
+    await fill(journal, of_post("removal", "post.removed", eventType="PostRemoved"))  # it does not name the chat
+    await settle()
+    assert again.handler.calls == ["post"] * is_parked
+
+
+async def test_an_event_that_cannot_be_read_keeps_no_handler_from_beginning(start, journal, clock):
+    clock.hold_s = 100.0
+    first = await start(Recorder(Retry(1000.0)))
+    await fill(journal, of_post("post", "post.added", groupId="chat", eventType="PostAdded"))
+    await first.until(clock.holding.wait())
+    await first.stop()
+    journal.failures["read_one"] = [JournalError("the disk says no")]
+    again = await start(Recorder())
+    await fill(journal, in_chat("other", "b"))
+    await settle()
+    assert again.handler.calls == ["b"]
+
+
+@pytest.mark.parametrize("order", ["strict", "none"])
+async def test_what_waited_by_another_order_has_its_key_by_this_one(start, journal, clock, order):
+    clock.hold_s = 100.0
+    first = await start(Recorder(Retry(1000.0)), order=order)
+    await fill(journal, in_chat("chat", "a"))
+    await first.until(clock.holding.wait())
+    await first.stop()
+    again = await start(Recorder(), order="key")
+    await fill(journal, in_chat("chat", "b"), in_chat("other", "c"))
+    await settle()
+    assert again.handler.calls == ["c"]
 
 
 async def test_what_was_parked_ahead_of_the_position_is_counted_once_after_a_restart_too(start, journal, path):

@@ -411,7 +411,7 @@ def gap_calls(function: ast.AST) -> Iterator[ast.Call]:
     for node in ast.walk(function):
         if isinstance(node, ast.Call):
             name = getattr(node.func, "attr", getattr(node.func, "id", ""))
-            if name in ("Gap", "_gap", "_lose", "_doubt"):  # the last two pass it on
+            if name in ("Gap", "_gap", "gap", "_lose", "_doubt"):  # the last two pass it on
                 yield node
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import time
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from published import SAMPLES
 
 from rc_push.envelope import (
     RAW_MAX_BYTES,
@@ -26,8 +26,6 @@ from rc_push.envelope import (
     ms_from_iso,
 )
 from rc_push.payload import UNREAD_MAX_BYTES, UUID_MAX_LENGTH, envelope_from_payload, when_and_whose
-
-SAMPLES = Path(__file__).resolve().parents[1] / ".." / "shared" / "samples"
 
 SOURCE = Source("main", "team", "websocket")
 RECEIVED_AT_MS = 1795428000190  # 2026-11-23T10:00:00.190Z
@@ -651,6 +649,18 @@ def test_a_time_without_a_zone_is_utc_wherever_this_machine_stands(monkeypatch, 
 )
 def test_what_is_no_time_is_none(text):
     assert ms_from_iso(text) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["0001-01-01T00:00:00+00:01", "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-00:01"]
+)
+def test_a_time_that_cannot_be_written_in_utc_is_none(text):
+    assert ms_from_iso(text) is None
+
+
+@pytest.mark.parametrize("text", ["0001-01-01T00:00:00.000Z", "9999-12-31T23:59:59.999Z"])
+def test_the_first_and_the_last_time_of_the_calendar_are_read_and_written(text):
+    assert iso_from_ms(ms_from_iso(text))[:22] == text[:22]  # so far from 1970 a float is short of the last digit
 
 
 @given(st.integers(0, ms_from_iso("2200-01-01T00:00:00Z")))

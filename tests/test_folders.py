@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rc_push import folders
-from rc_push.folders import make_folder, sync_folder
+from rc_push.folders import is_folder, make_folder, mode_of, sync_folder
 
 
 @pytest.fixture
@@ -27,6 +27,27 @@ def test_all_that_could_be_new_is_flushed_again_too(tmp_path, flushed):
         make_folder(tmp_path / "a" / "b", 0o700)
         assert flushed[:2] == [str(tmp_path / "a"), str(tmp_path)]
     assert stat.S_IMODE((tmp_path / "a" / "b").stat().st_mode) == 0o700
+
+
+def test_what_is_missing_above_has_the_same_mode_and_what_is_there_keeps_its_own(tmp_path):
+    (tmp_path / "there").mkdir(0o711)
+    before = os.umask(0o022)
+    try:
+        make_folder(tmp_path / "there" / "a" / "b" / "c", 0o750)
+        make_folder(tmp_path / "there" / "a", 0o700)
+    finally:
+        os.umask(before)
+    made = [path.relative_to(tmp_path / "there") for path in sorted(tmp_path.rglob("*")) if path.name != "there"]
+    assert list(map(str, made)) == ["a", "a/b", "a/b/c"]
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in sorted(tmp_path.rglob("*"))]
+    assert modes == [0o711, 0o750, 0o750, 0o750]
+
+
+def test_a_file_in_the_place_of_a_folder_is_told(tmp_path):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "a" / "b"):
+        with pytest.raises(OSError, match=r"File exists|Not a directory"):
+            make_folder(folder, 0o700)
 
 
 def test_what_others_have_created_is_left_to_them(tmp_path, monkeypatch, flushed):
@@ -67,3 +88,16 @@ def failing(number):
         raise OSError(number, os.strerror(number))
 
     return fail
+
+
+def test_what_this_user_cannot_see_is_no_folder_and_no_error(tmp_path, monkeypatch):
+    def forbidden(_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    (tmp_path / "file").touch(0o600)
+    assert is_folder(tmp_path)
+    assert not is_folder(tmp_path / "file")
+    assert stat.S_IMODE(mode_of(tmp_path / "file")) == 0o600
+    assert mode_of(tmp_path / "none") == mode_of(tmp_path / "file" / "below") == 0
+    monkeypatch.setattr(Path, "stat", forbidden)
+    assert not is_folder(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 
 import known
@@ -41,6 +42,9 @@ def test_a_refusal_is_settled_and_told_first():
 def test_with_some_filters_refused_it_is_settled_but_not_while_nothing_can_be_stored():
     partly = Evidence("degraded", "/presence is refused", is_served=True)
     assert health_of([receiver(evidence=partly)]).is_settled
+    assert health_of([receiver(evidence=dataclasses.replace(partly, is_all_refused=True))]).is_settled, (
+        "waiting would not help"
+    )
     assert not health_of([receiver("team", "degraded", "cannot store: no room on the disk")]).is_settled
 
 
@@ -101,6 +105,15 @@ def test_one_that_is_not_live_degrades_it_and_none_that_is_live_takes_it_down(st
     assert (down.state, down.is_ready) == ("down", False)
 
 
+def test_what_has_not_begun_today_is_told_with_its_date():
+    down = known.receiver("sms", "down", "no answer", since=NOW)
+    (today,) = verdict_of([down], [], known.journal(), now_at=NOW).reasons
+    (later,) = verdict_of([down], [], known.journal(), now_at=NOW + 86400).reasons
+    assert re.search(r"is down since \d\d:\d\d:\d\d$", today)
+    assert re.search(r"is down since 2027-01-15 \d\d:\d\d:\d\d$", later)
+    assert "since 2027-01-15" in (stuck([down], NOW + 86400) or "")
+
+
 def test_a_refusal_degrades_it_and_waiting_does_not_help():
     refused = known.receiver("sms", "down", "SUB-528", is_final=True)
     verdict = verdict_of([known.receiver(), refused], [], known.journal())
@@ -126,6 +139,14 @@ def test_what_is_not_proven_to_be_served_is_not_received():
 def test_with_some_filters_refused_it_is_degraded_and_ready():
     partly = known.receiver("team", "degraded", "event filters refused: /presence (SUB-412)", is_served=True)
     verdict = verdict_of([partly], [], known.journal())
+    assert (verdict.state, verdict.is_ready) == ("degraded", True)
+
+
+def test_where_all_filters_of_a_subscription_are_refused_nothing_of_it_is_received():
+    refused = {"why": "event filters refused: /presence (SUB-412)", "is_served": True, "is_all_refused": True}
+    verdict = verdict_of([known.receiver("team", "degraded", **refused)], [], known.journal())
+    assert (verdict.state, verdict.is_ready) == ("down", False)
+    verdict = verdict_of([known.receiver("sms"), known.receiver("team", "degraded", **refused)], [], known.journal())
     assert (verdict.state, verdict.is_ready) == ("degraded", True)
 
 

@@ -119,7 +119,8 @@ def test_an_exception_is_indented_below_its_text_line():
     [
         ("GET /x Authorization: Basic cGxhbnRlZA==", "GET /x Authorization: Basic ***"),
         ("{'authorization': 'bearer PLANTED.a-b_c'}", "{'authorization': '***'}"),
-        ("wss://x/ws?access_token=PLANTED&wsc=5", "wss://x/ws?access_token=***&wsc=5"),
+        ("wss://x/ws?access_token=PLANTED&wsc=PLANTED", "wss://x/ws?access_token=***&wsc=***"),
+        ("Newscast=5 {'wsc': 'PLANTED'} at %26wsc%3DPLANTED", "Newscast=5 {'wsc': '***'} at %26wsc%3D***"),
         ("grant_type=jwt&assertion=PLANTED", "grant_type=jwt&assertion=***"),
         ("redirect%3Faccess_token%3DPLANTED", "redirect%3Faccess_token%3D***"),
         ('{"refresh_token": "PLANTED", "scope": "x"}', '{"refresh_token": "***", "scope": "x"}'),
@@ -212,12 +213,15 @@ def test_libraries_are_heard_once_from_warnings_upwards(stream):
     root = logging.getLogger()  # without pytest's own handlers, which raise at the last line below
     root.handlers[:] = [handler for handler in root.handlers if isinstance(handler, rc_log._Stdlib)]
     logging.getLogger("websockets.client").info("chatter")
-    logging.getLogger("uvicorn.error").warning("port %d is %s", 80, "taken")
+    logging.getLogger("websockets.server").warning("port %d is %s", 80, "taken")
+    logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")  # as often as a stranger likes
+    logging.getLogger("uvicorn.error").error("Exception in ASGI application")
     logging.getLogger("urllib3.connectionpool").warning("Authorization: Bearer PLANTED")
     logging.getLogger("other").error("%d items", "no number")
     told = [(line["logger"], line["level"], line["event"]) for line in lines_of(stream)]
     assert told == [
-        ("uvicorn.error", "warning", "port 80 is taken"),
+        ("websockets.server", "warning", "port 80 is taken"),
+        ("uvicorn.error", "error", "Exception in ASGI application"),
         ("urllib3.connectionpool", "warning", "Authorization: Bearer ***"),
         ("other", "error", "%d items"),
     ]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rc_push.measures import BOUNDS_S, MINUTE_S, Durations, PerMinute
+from rc_push.measures import BOUNDS_S, MINUTE_S, Durations, PerMinute, Refusals
 
 
 def test_a_duration_is_counted_once_below_the_first_bound_that_it_does_not_exceed():
@@ -51,3 +51,15 @@ def test_it_counts_what_a_list_of_all_of_them_would(steps):
         all_of_them.append((second, count))
         expected = sum(count for at, count in all_of_them if at > second - MINUTE_S)
         assert per_minute.count(second + 0.5) == expected
+
+
+def test_of_refusals_only_what_is_new_is_told():
+    refusals = Refusals()
+    assert refusals.news() == {}
+    refusals["bad HTTP"] += 2
+    refusals["host"] += 1
+    assert refusals.news() == {"bad HTTP": 2, "host": 1}
+    refusals["host"] += 1
+    assert refusals.news() == {"host": 1}
+    assert refusals.news() == {}
+    assert refusals == {"bad HTTP": 2, "host": 2}

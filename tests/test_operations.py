@@ -37,12 +37,12 @@ async def handle(envelope):
     """Be done with it."""
 
 
-async def with_daemon(path, op, fields):
+async def with_daemon(path, op, fields, in_file=()):
     """Ask a daemon whose handler is not running, so that nothing is done beside what was asked for."""
     async with Journal(path) as journal:
         dispatcher = Dispatcher(HandlerConfig("h", "log"), adapt("h", handle), journal)
         await dispatcher.register()
-        return await Operations([dispatcher], journal).table()[op](fields)
+        return await Operations([dispatcher], journal, in_file).table()[op](fields)
 
 
 async def without(path, op, fields):
@@ -154,15 +154,24 @@ async def test_a_replay_with_an_expression_that_cannot_be_used_is_refused_and_no
 
 
 async def test_only_a_handler_that_does_not_run_can_be_forgotten(path, rows):
-    with pytest.raises(RcPushError, match="the handler h is running"):
+    with pytest.raises(RcPushError, match="the handler h is in the daemon's file; take it out"):
         await with_daemon(path, "handlers.forget", {"handler": "h"})
     await without(path, "handlers.forget", {"handler": "h"})
     assert rows(lambda progress: progress.names()) == []
 
 
+async def test_a_handler_that_is_only_disabled_is_not_forgotten_before_it_has_left_the_file(path, rows):
+    rows(lambda progress: progress.register("idle", 0, 0))
+    with pytest.raises(RcPushError, match="the handler idle is in the daemon's file; take it out"):
+        await with_daemon(path, "handlers.forget", {"handler": "idle"}, in_file=["h", "idle"])
+    assert "idle" in rows(lambda progress: progress.names())
+    await with_daemon(path, "handlers.forget", {"handler": "idle"}, in_file=["h"])
+    assert "idle" not in rows(lambda progress: progress.names())
+
+
 async def test_without_a_daemon_all_can_be_asked_for_but_what_only_a_daemon_knows(path):
     async with Journal(path) as journal:
-        ops = set(Operations([], journal).table())
+        ops = set(Operations([], journal, ()).table())
     for op in ops - {"handlers"}:
         with pytest.raises(msgspec.ValidationError):
             await without(path, op, {})

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from published import SAMPLES
 
 from rc_push import ordering
 from rc_push.envelope import Envelope, Source
@@ -17,7 +18,6 @@ from rc_push.ordering import FAMILIES, KEY_MAX_LENGTH, REMEMBERED_POSTS, Keys, k
 from rc_push.payload import envelope_from_payload
 
 SOURCE = Source("main", "team", "websocket")
-SAMPLES = Path(__file__).resolve().parents[1] / ".." / "shared" / "samples"
 E = "/restapi/v1.0/account/1/extension/2"
 POSTS = "/team-messaging/v1/posts"
 

@@ -65,6 +65,12 @@ async def test_it_is_ready_while_all_is_received_that_can_be(world):
     assert "sms" in content["reasons"][0]
 
 
+async def test_a_reason_that_is_not_of_today_has_its_date(world):
+    world.known = known.everything([known.receiver("sms", "down", "no answer", since=known.NOW - 2 * 86400)])
+    _, content = await world.get("/readyz")
+    assert " since 2027-01-13 " in content["reasons"][0]
+
+
 async def test_a_handler_that_fails_is_told_and_is_no_reason_to_be_unready(world):
     world.known = known.everything(dispatchers=[known.dispatcher(state="failing", last_error="no route")])
     status, content = await world.get("/readyz")

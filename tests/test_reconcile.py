@@ -13,8 +13,9 @@ from structlog.testing import capture_logs
 from rc_push.config import SubscriptionConfig
 from rc_push.envelope import Cursor
 from rc_push.errors import ServerError, UnreachableError
-from rc_push.protocol.subscription import PATH, DeliveryMode, DisabledFilter, SubscriptionInfo
-from rc_push.reconcile import EVERY_S, FIRST_AFTER_S, SPREAD, Reconciler, compare, id_in, used_ids
+from rc_push.protocol.subscription import DeliveryMode, DisabledFilter, SubscriptionInfo
+from rc_push.reconcile import EVERY_S, FIRST_AFTER_S, SPREAD, Reconciler, compare, used_ids
+from rc_push.transports.owners import id_in
 from rc_push.transports.subscription_calls import listed
 
 POSTS, CHATS = "/team-messaging/v1/posts", "/team-messaging/v1/chats"
@@ -48,6 +49,7 @@ def test_filters_with_real_ids_are_granted():
         (info("p", POSTS, "/restapi/v1.0/account/40/extension/8/message-store"), "other filters"),
         (info("p", POSTS, STORE, status="Suspended"), "not active"),
         (info("p", POSTS, disabled_filters=[DisabledFilter(STORE, "SUB-412", "missing")]), "partly granted"),
+        (info("p", disabled_filters=[DisabledFilter(each, "SUB-412") for each in (POSTS, STORE)]), "not granted"),
         (info("x", POSTS, STORE), "missing"),
     ],
 )
@@ -108,32 +110,35 @@ def record(id_: str, *filters: str, transport: str = "PubNub") -> dict[str, Any]
     return {"id": id_, "eventFilters": list(filters), "status": "Active", "deliveryMode": {"transportType": transport}}
 
 
-async def test_changed_filters_of_pubnub_are_put_right_over_rest():
-    account = Account(record("p", CHATS))
+@pytest.mark.parametrize(("mine", "transport"), [(PN, "PubNub"), (WS, "WebSocket")])
+async def test_changed_filters_are_told_of_and_left_to_the_connection(mine: SubscriptionConfig, transport: str):
+    account = Account(record(mine.name[0], CHATS, transport=transport))
     with capture_logs() as lines:
-        await Reconciler(list, Journal()).repair(account, [PN])
-    assert account.calls[1:] == [("PUT", f"{PATH}/p", {"eventFilters": [POSTS, STORE]})]
-    assert [(line["event"], line["is_mended"]) for line in lines] == [("subscription_drift", True)]
-
-
-async def test_those_of_the_gateway_are_told_of_and_left_to_their_connection():
-    account = Account(record("w", CHATS, transport="WebSocket"))
-    with capture_logs() as lines:
-        await Reconciler(list, Journal()).repair(account, [WS])
+        await Reconciler(lambda: [(account, [mine])], Journal()).look(account, [mine])
     assert [method for method, *_ in account.calls] == ["GET"]
-    assert [line["is_mended"] for line in lines] == [False]
+    assert [line["event"] for line in lines] == ["subscription_drift"]
+
+
+OTHER = SubscriptionConfig("pn", "main", "pubnub", (POSTS, CHATS))
+
+
+@pytest.mark.parametrize("then", [[OTHER], []], ids=["other filters", "gone"])
+async def test_what_a_reload_has_changed_meanwhile_is_not_told_of(then: list[SubscriptionConfig]):
+    with capture_logs() as lines:
+        await Reconciler(lambda: [(account, then)], Journal()).look(account := Account(record("p", CHATS)), [PN])
+    assert lines == []
 
 
 async def test_nothing_is_removed_whatever_is_there():
     account = Account(record("p", POSTS, STORE), record("orphan", POSTS), record("foreign", CHATS))
     with capture_logs() as lines:
-        await Reconciler(list, Journal()).repair(account, [PN])
+        await Reconciler(lambda: [(account, [PN])], Journal()).look(account, [PN])
     assert [method for method, *_ in account.calls] == ["GET"]
     assert lines == []
 
 
 @pytest.mark.parametrize(
-    "answer", [None, [], "x", {"records": None}, {"records": 5}, {"records": [{"id": 7}]}, {"records": [{}, 5, None]}]
+    "answer", [None, [], "x", {"records": None}, {"records": 5}, {"records": [{"id": [7]}]}, {"records": [{}, 5, None]}]
 )
 async def test_a_list_that_makes_no_sense_is_an_empty_one(answer: Any):
     class Odd(Account):

@@ -521,7 +521,7 @@ async def test_a_bots_token_needs_no_login_and_is_not_stored(server: Server, sto
         await account.wstoken()
         clock.now += 10 * 365 * 86400
         await account.wstoken()
-        await account.revoke()
+        assert not await account.revoke()
     assert [seen.path for seen in server.seen] == [WSTOKEN, WSTOKEN]
     assert {seen.headers["Authorization"] for seen in server.seen} == {f"Bearer {BOT_TOKEN}"}
     assert store.saved == []
@@ -581,8 +581,9 @@ async def test_a_token_is_saved_before_it_is_used(server: Server, account: Accou
 
 
 async def test_revoke_ends_the_session_here_and_there(server: Server, account: Account, store: Store):
+    assert not await account.revoke(), "there is none yet"
     await account.access_token()
-    await account.revoke()
+    assert await account.revoke()
     assert server.seen[-1].path == REVOKE
     assert server.seen[-1].form == {"token": "planted-access-1"}
     assert store.saved[-1] == b""
@@ -593,7 +594,7 @@ async def test_revoke_ends_the_session_here_and_there(server: Server, account: A
 async def test_a_failed_revoke_is_not_repeated(server: Server, account: Account):
     await account.access_token()
     server.script[REVOKE].append(Reply(500))
-    await account.revoke()
+    assert not await account.revoke()
     assert server.count(REVOKE) == 1
 
 
@@ -880,6 +881,62 @@ async def test_closing_waits_for_no_answer(server: Server, store: Store, clock: 
         await asyncio.wait({call})
     assert server.answered == 1  # the login; the other one still waits
     gate.set()
+
+
+async def test_one_that_was_opened_beside_another_goes_on_with_what_that_has_left(
+    server: Server, store: Store, clock: Clock
+):
+    class Limited(Store):
+        limits = b""
+
+        async def load_limits(self, _account: str) -> bytes:
+            return self.limits
+
+        async def save_limits(self, _account: str, limits: bytes) -> None:
+            self.limits = limits
+
+        async def note_created(self, _account: str, _id: str) -> None: ...
+
+    def opened(store: Limited) -> Account:
+        account = account_at(server.url, store, clock)
+        account._exchanges._records = store
+        return account
+
+    store = Limited()
+    async with opened(store) as old:
+        await old.access_token()
+        async with opened(store) as new:
+            old._expire(old._session)
+            session = await old.access_token()  # a refresh: what the new one has read is over
+            left = old.statistics().budget["auth"]
+            await old.__aexit__(None, None, None)
+            await new.take_over()
+            assert new.statistics().budget["auth"] == left
+            assert await new.access_token() == session
+    assert [seen.form["grant_type"] for seen in server.seen][1:] == ["refresh_token"]
+
+
+async def test_what_waits_for_the_limits_when_it_closes_or_comes_later_gets_an_error(
+    server: Server, store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
+):
+    async def sleep(_seconds: float) -> None:
+        waiting.set()
+        await asyncio.Event().wait()
+
+    waiting = asyncio.Event()
+    server.script[THING].append(Reply(429, headers={"Retry-After": "40"}))
+    async with account_at(server.url, store, clock) as account:
+        monkeypatch.setattr(account._exchanges, "_sleep", sleep)
+        with pytest.raises(RateLimited):
+            await account.request("GET", THING)
+        call = asyncio.create_task(account.request("GET", THING))
+        await waiting.wait()
+    async with asyncio.timeout(5):
+        with pytest.raises(UnreachableError, match="account main: closed"):
+            await call
+        clock.now += 100
+        with pytest.raises(UnreachableError, match="stopped"):
+            await account.request("GET", THING)
 
 
 async def test_closing_lets_a_refresh_end_and_saves_it(server: Server, store: Store, clock: Clock):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+from dataclasses import replace
 
 import known
+import pytest
 
 from rc_push.status import status_from
+from rc_push.transports import Expiries
 
 DOCUMENT = {
     *("state", "reasons", "isReady", "at", "daemon", "config", "accounts"),
@@ -47,6 +51,22 @@ def test_without_the_journals_facts_all_else_is_told_and_why():
     assert document["reasons"] == ["the journal cannot be read: disk I/O error"]
     assert [one["handler"] for one in document["handlers"]] == ["crm"]
     assert document["journal"]["liveBytes"] == 90_112
+
+
+@pytest.mark.parametrize("at", [1e12, -1e12, 1e300, math.inf, math.nan])
+def test_a_time_that_no_calendar_has_is_not_told(at):
+    receiver = known.receiver("team", "live")
+    evidence = replace(receiver.evidence, expiries=Expiries(certificate_at=at, subscription_at=at))
+    document = status_from(known.everything([replace(receiver, evidence=evidence)]), known.facts())
+    (subscription,) = document["subscriptions"]
+    assert subscription["expiresAt"] is None
+    assert subscription["certificateExpiresAt"] is None
+
+
+def test_a_reason_that_is_not_of_today_has_its_date():
+    down = known.receiver("sms", "down", "no answer", since=known.NOW - 2 * 86400)
+    (reason,) = status_from(known.everything([down]), known.facts())["reasons"]
+    assert " since 2027-01-13 " in reason
 
 
 def test_a_file_that_is_not_in_force_is_told():

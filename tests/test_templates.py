@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from rc_push.envelope import Envelope, Source
 from rc_push.payload import envelope_from_payload
-from rc_push.templates import Expression, PathTemplate, Template, TemplateError, event_from
+from rc_push.templates import Expression, PathTemplate, Template, TemplateError, event_from, text_from
 
 AT_MS = 1_795_428_000_190  # 2026-11-23T10:00:00.190Z
 BODY = {"text": "Hello", "groupId": "990", "mentions": None, "parties": [{"id": "a"}, {"id": "b"}], "n": 7, "on": True}
@@ -83,6 +83,25 @@ def test_what_is_missing_is_empty(text):
 @pytest.mark.parametrize("text", ["{body.parties[::0]}", "{floor(body.huge)}", "{body.parties[5]}"])
 def test_what_cannot_be_reckoned_is_empty(text):
     assert rendered(f"<{text}>", BODY | {"huge": 1e308 * 10}) == "<>"
+
+
+@pytest.mark.parametrize("text", ["{sum(body)}", "{[sum(body)]}", "{to_string(sum(body))}"])
+def test_a_number_that_is_too_long_to_be_written_is_empty(text):
+    assert rendered("<{sum(body)}>", [1, 2]) == "<3>"
+    assert rendered(f"<{text}>", [10**4299 * 9, 10**4299 * 9]) == "<>"
+
+
+@pytest.mark.parametrize("deep", [" || ".join(["body.none"] * 900), ".".join(["body"] * 900)])
+def test_what_is_nested_too_deeply_to_be_reckoned_is_empty(deep):
+    assert rendered(f"<{{{deep}}}>") == "<>"
+    assert Expression(deep).search(event_from(envelope())) is None
+
+
+def test_what_is_nested_too_deeply_to_be_written_is_empty():
+    deep: list[object] = []
+    for _ in range(100_000):
+        deep = [deep]
+    assert text_from(deep) == ""
 
 
 @pytest.mark.parametrize("body", [{}, "text", [1], 5])
@@ -167,6 +186,7 @@ def test_any_body_can_be_rendered(body):
 def test_a_template_tells_its_beginning_and_whether_it_depends_on_the_event():
     assert Template("/var/log/{type}.jsonl").beginning == "/var/log/"
     assert Template("{{x").beginning == "{x"
+    assert (Template("{type}-x").ending, Template("{type}").ending, Template("").ending) == ("-x", "", "")
     assert (Template("{type}").beginning, Template("").beginning) == ("", "")
     assert Template("a{{b").is_constant
     assert not Template("a{date}").is_constant
@@ -246,6 +266,27 @@ def test_no_event_leads_a_path_out_of_its_folders(first, second):
 )
 def test_a_value_in_a_path_is_one_name(value, name):
     assert PathTemplate("/logs/{body.a}").render(envelope({"a": value})) == f"/logs/{name}"
+
+
+@given(st.lists(st.text(alphabet="aé😀.", min_size=40), min_size=4, max_size=4))
+def test_no_event_makes_a_name_too_long_for_a_file_and_what_belongs_to_it(texts):
+    event = envelope(dict(zip("abcd", texts, strict=True)))
+    path = PathTemplate("/logs/{body.a}{body.b}{body.c}{body.d}/{body.a}{body.b}{body.c}{body.d}-{type}.jsonl")
+    folder, name = Path(path.render(event)).parts[2:]
+    assert len(folder.encode()) <= 255
+    assert len(f".{name}_.batch".encode()) <= 255
+    assert len(f"{name}_-20261123T100000Z-999.gz.part".encode()) <= 255
+    assert name.endswith(".jsonl")
+
+
+def test_a_name_that_is_too_long_is_cut_before_what_the_template_ends_with():
+    event = envelope({"a": "x" * 80, "b": "é" * 80})
+    values = "{body.a}{body.a}{body.b}"
+    assert PathTemplate(f"/logs/{values}-1.jsonl").render(event) == "/logs/" + "x" * 160 + "é" * 26 + "-1.jsonl"
+    assert PathTemplate(f"/logs/{values}{{body.a}}").render(event) == "/logs/" + "x" * 160 + "é" * 30
+    assert PathTemplate(f"/{values}{{body.a}}/b").render(event) == "/" + "x" * 160 + "é" * 40 + "x" * 15 + "/b"
+    long = "/" + "y" * 250 + "/{body.a}"
+    assert PathTemplate(long).render(event).startswith(str(PathTemplate(long).folder) + "/")
 
 
 def test_a_path_tells_what_does_not_depend_on_the_event():

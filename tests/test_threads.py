@@ -9,6 +9,7 @@ import threading
 
 import pytest
 
+from rc_push.errors import UnreachableError
 from rc_push.threads import CallThreads
 
 
@@ -54,6 +55,16 @@ async def test_stopped_they_end_once_they_have_nothing_left_to_do():
         await asyncio.to_thread(thread.join, 10)
     assert seen == [1, 2]
     assert not any(thread.is_alive() for thread in ours)
+
+
+@pytest.mark.parametrize("begun", [0, 2])
+async def test_stopped_they_take_nothing_more(begun):
+    threads = CallThreads("t", 2)
+    await asyncio.gather(*(threads.run(int) for _ in range(begun)))
+    threads.stop()
+    async with asyncio.timeout(5):
+        with pytest.raises(UnreachableError, match="t: stopped"):
+            await threads.run(int)
 
 
 def test_a_call_that_hangs_does_not_keep_the_process_from_ending():

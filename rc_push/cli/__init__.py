@@ -115,7 +115,7 @@ class LazyGroup(click.Group):
 @click.option(
     "-c",
     "--config",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),  # who reads it says that it cannot be read, and returns 78
     metavar="FILE",
     help="The configuration; else $RC_PUSH_CONFIG, ./rc-push.toml, /etc/rc-push/config.toml.",
 )

@@ -10,6 +10,8 @@ from typing import Any
 
 # Less than this part of the disk left is worth a word before it is too late.
 DISK_LOW = 0.05
+# How the reason begins where a subscription cannot move to another transport (`transports/moving.py`).
+NOT_MOVED = ("not moved to ", "cannot move to ")
 
 
 def actions_for(document: dict[str, Any]) -> list[dict[str, str]]:
@@ -25,7 +27,9 @@ def actions_for(document: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def _daemon(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    if document["daemon"] is None:
+    if document["daemon"] is None and document["isRunning"]:
+        yield "rc-push does not answer", "systemctl restart rc-push; its log may say why: journalctl -u rc-push"
+    elif document["daemon"] is None:
         yield "rc-push is not at work", "systemctl start rc-push; its log says why it has ended: journalctl -u rc-push"
     elif document["config"]["mistake"]:
         yield "the file is not in force as it is", "rc-push check --offline, then rc-push reload"
@@ -44,7 +48,9 @@ def _subscriptions(subscriptions: list[dict[str, Any]]) -> Iterator[tuple[str, s
         name = one["subscription"]
         if one.get("isFinal"):
             yield f"{name} is refused for good", "mend what its reason says, then rc-push reload"
-        elif one["state"] == "degraded" and one["isServed"]:
+        elif one["state"] == "degraded" and one["why"].startswith(NOT_MOVED):
+            yield f"{name} has not moved", "mend what its reason says; the old transport goes on meanwhile"
+        elif one["state"] == "degraded" and (one["isServed"] or one.get("isAllRefused")):
             yield f"{name} is degraded", "give the permission that is missing, or take the filter out: rc-push check"
         elif one["state"] in ("degraded", "down"):
             yield f"{name} is {one['state']}", "nothing, unless it goes on; then: rc-push check"

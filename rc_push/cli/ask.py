@@ -27,12 +27,14 @@ if TYPE_CHECKING:
 
 def live_handlers(settings: Settings) -> list[dict[str, Any]]:
     """Return what the running daemon knows of its handlers; nothing where none runs."""
-    from rc_push.control.client import call
+    from rc_push.control.client import call, stranger
 
     try:
-        found: list[dict[str, Any]] = call(settings.control_path(), "handlers")
+        found = call(settings.control_path(), "handlers")
     except NotRunning:
         return []
+    if not isinstance(found, list):
+        raise stranger(settings.control_path())
     return found
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -25,6 +26,7 @@ from rc_push.errors import (
     Problem,
     UnreachableError,
 )
+from rc_push.folders import is_folder, mode_of
 from rc_push.terminal import printable
 
 if TYPE_CHECKING:
@@ -89,81 +91,102 @@ def _findings(path: Path | None, *, offline: bool) -> Iterator[Finding]:
     from rc_push import log
 
     try:
-        config, warnings = configuration.load(path, os.environ)
+        path = configuration.required(path)
+        config, problems = configuration.load_what_works(path, os.environ)
     except ConfigError as exc:
         yield from map(finding_from, exc.problems)
         return
     log.configure(config.log)
-    yield from map(finding_from, warnings)
+    yield from map(finding_from, problems)
+    if wrong := {problem.key for problem in problems if not problem.warning}:
+        more = (finding for finding in _look(config, path, offline=True) if finding.level != "ok")
+        if config.journal == configuration.JournalConfig():  # it may be what is wrong that names another
+            wrong.add("journal.path")
+        yield from (finding for finding in more if finding.key not in wrong)  # else it follows from what is told
+        return
     yield Finding("ok", str(path), "read")
-    yield _check_journal(config.journal.path)
-    for handler in config.handlers.values():
-        yield from _check_handler(handler, config, offline=offline)
+    yield from _look(config, path, offline=offline)
     if not offline:
         from rc_push.cli.check_online import check_online
 
         yield from check_online(config)
 
 
-def finding_from(problem: Problem) -> Finding:
+def _look(config: Config, path: Path, *, offline: bool) -> Iterator[Finding]:
+    """Look at the journal's path and at the handlers that the file at *path* asks for."""
+    yield from _check_journal(config.journal.path, path)
+    for handler in config.handlers.values():
+        yield from _check_handler(handler, path, offline=offline)
+
+
+def finding_from(problem: Problem, exit_code: int = EXIT_CONFIG) -> Finding:
     """Return the finding that tells of *problem*."""
     level: Level = "warning" if problem.warning else "problem"
-    return Finding(level, problem.key, problem.found, problem.remedy, problem.line)
+    return Finding(level, problem.key, problem.found, problem.remedy, problem.line, exit_code)
 
 
-def _check_journal(path: Path) -> Finding:
+def filters_refused(key: str, found: str, *, is_all: bool) -> Finding:
+    """Return that RingCentral does not serve some event filters, or *is_all* of them."""
+    remedy = "give the app or the user the missing permission"
+    return Finding("problem" if is_all else "warning", key, found, remedy, exit_code=EXIT_REFUSED)
+
+
+def _check_journal(journal: Path, path: Path) -> list[Finding]:
     """Look whether the journal could be written, without touching it: a daemon may be using it."""
-    directory = next(parent for parent in path.parents if parent.exists() or parent == parent.parent)
-    if not directory.is_dir():
+    directory = next((parent for parent in journal.parents if mode_of(parent)), journal)
+    if is_folder(journal):
+        found, remedy = f"{journal} is a directory", f"name a file, such as {journal}/journal.db"
+    elif not is_folder(directory):
         found, remedy = f"{directory} is no directory", "name a path whose directory exists or can be created"
     elif not os.access(directory, os.W_OK | os.X_OK):
-        remedy = (
-            f"give this user a directory there (as root: install -d -m 0700 -o USER {path.parent}), or name another"
-        )
+        command = f"install -d -m 0700 -o USER {shlex.quote(str(journal.parent))}"
+        remedy = f"give this user a directory there (as root: {command}), or name another"
         found = f"this user cannot write in {directory}"
-    elif path.exists() and not (path.is_file() and os.access(path, os.R_OK | os.W_OK)):
-        found, remedy = f"this user cannot write {path}", "run it as the user that owns the journal, or name another"
+    elif journal.exists() and not (journal.is_file() and os.access(journal, os.R_OK | os.W_OK)):
+        found, remedy = f"this user cannot write {journal}", "run it as the user that owns the journal, or name another"
     else:
-        return Finding("ok", "journal.path", f"{path} can be written")
-    return Finding("problem", "journal.path", found, remedy, exit_code=EXIT_JOURNAL)
+        return [Finding("ok", "journal.path", f"{journal} can be written")]
+    return _placed([Problem("journal.path", found, remedy)], path, EXIT_JOURNAL)
 
 
-def _check_handler(handler: HandlerConfig, config: Config, *, offline: bool) -> Iterator[Finding]:
+def _check_handler(handler: HandlerConfig, path: Path, *, offline: bool) -> Iterator[Finding]:
     """Load the handler as the daemon would, without opening it: what it writes may be in use."""
     from rc_push import handlers
-    from rc_push.config import with_lines
 
     key = f"handlers.{handler.name}"
     if not handler.enabled:
-        yield Finding("warning", key, "not enabled", "set enabled = true to hand events over")
+        off = Problem(key, "not enabled", "set enabled = true to hand events over", warning=True)
+        yield from _placed([off], path)
         return
     try:
         loaded = handlers.load(handler)
-    except ConfigError as exc:
-        yield from map(finding_from, with_lines(exc.problems, config.path) if config.path else exc.problems)
-    except HandlerError as exc:
-        yield _finding_from_error(key, exc)
+    except (ConfigError, HandlerError) as exc:
+        yield from _placed(handlers.problems_of(exc, handler), path)
     else:
-        warnings = list(loaded.warnings)
-        yield from map(finding_from, with_lines(warnings, config.path) if config.path else warnings)
+        yield from _placed(loaded.warnings, path)
         yield Finding("ok", key, f"loaded ({handler.use})")
         if not offline:
-            yield from asyncio.run(_let_look(key, loaded))
+            yield from asyncio.run(_let_look(loaded, handler, path))
 
 
-async def _let_look(key: str, handler: LoadedHandler) -> list[Finding]:
+async def _let_look(loaded: LoadedHandler, config: HandlerConfig, path: Path) -> list[Finding]:
     """Let a handler that can do so look whether what it writes to would take events."""
+    from rc_push import handlers
+
+    key = f"handlers.{config.name}"
     try:
         async with asyncio.timeout(LOOKS_WITHIN_S):
-            found = await handler.check()
+            found = await loaded.check()
     except (HandlerError, UnreachableError) as exc:
-        return [_finding_from_error(key, exc)]
+        return _placed(handlers.problems_of(exc, config), path, exc.exit_code)
     except TimeoutError:
-        remedy = "look whether what it writes to answers"
-        return [Finding("problem", key, f"no answer within {LOOKS_WITHIN_S:g} s", remedy, exit_code=EXIT_UNREACHABLE)]
+        problem = Problem(key, f"no answer within {LOOKS_WITHIN_S:g} s", handlers.REACH_REMEDY)
+        return _placed([problem], path, EXIT_UNREACHABLE)
     return [Finding("ok", key, found)] if found else []
 
 
-def _finding_from_error(key: str, exc: HandlerError | UnreachableError) -> Finding:
-    found, _, remedy = str(exc).removeprefix(f"{key}: ").partition("; ")
-    return Finding("problem", key, found, remedy, exit_code=exc.exit_code)
+def _placed(problems: Iterable[Problem], path: Path, exit_code: int = EXIT_CONFIG) -> list[Finding]:
+    """Return what tells of *problems*, with the lines of their keys in the file at *path*."""
+    from rc_push.config import with_lines
+
+    return [finding_from(problem, exit_code) for problem in with_lines(problems, path)]

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
-from rc_push.cli.check import Finding
+from rc_push.cli.check import Finding, filters_refused
 from rc_push.cli.visit import visiting
 from rc_push.crew import transport_for
 from rc_push.errors import EXIT_FAILED, EXIT_UNREACHABLE, RcPushError, RefusedError, UnreachableError
@@ -89,7 +89,7 @@ async def _check_subscription(config: Config, subscription: SubscriptionConfig, 
     except RcPushError as exc:
         return _problem(key, exc)
     if link.evidence.state == "degraded":
-        return Finding("warning", key, link.evidence.why, "give the app or the user the missing permission")
+        return filters_refused(key, link.evidence.why, is_all=link.evidence.is_all_refused)
     return Finding("ok", key, "RingCentral confirms the subscription")
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rc_push.cli.check import Finding
+from rc_push.cli.check import Finding, filters_refused
 from rc_push.cli.visit import our_webhooks
 from rc_push.errors import EXIT_CONFIG, EXIT_UNREACHABLE, UnreachableError
+from rc_push.protocol.subscription import is_all_refused, refused_from
 from rc_push.transports.subscription_calls import listed
 from rc_push.transports.webhook_subscription import REMEDIES, WebhookInfo
 from rc_push.transports.webhook_tls import Certificate
@@ -36,4 +37,6 @@ async def check_webhook(config: Config, subscription: SubscriptionConfig, accoun
     if info.delivery_mode.address != subscription.address:
         found = f"RingCentral still posts to {info.delivery_mode.address}"
         return Finding("warning", key, found, "`run` has another made for the address in the file")
+    if refused := refused_from(info):
+        return filters_refused(key, refused, is_all=is_all_refused(info, subscription.event_filters))
     return Finding("ok", key, f"RingCentral posts to {subscription.address}, until {info.expiration_time or 'unknown'}")

@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rc_push.cli.show import event_line, time_of_day
+from rc_push.cli.show import Number, event_line, time_of_day
+from rc_push.cli.temporary import temporary_folder
+from rc_push.cli.toml import toml
 from rc_push.envelope import Envelope, Source, ms_from_iso
 from rc_push.errors import EXIT_FAILED, ProtocolError
 from rc_push.journal.reader import Reader
@@ -77,13 +79,16 @@ class Demo:
 
 
 @click.command()
-@click.option("--seconds", type=click.FloatRange(2, 300), default=8.0, show_default=True, help="How long it sends.")
-@click.option("--rate", type=click.FloatRange(1, 1000), default=12.0, show_default=True, help="Events per second.")
+@click.option("--seconds", type=Number(2, 300), default=8.0, show_default=True, help="How long it sends.")
+@click.option("--rate", type=Number(1, 1000), default=12.0, show_default=True, help="Events per second.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts only, as one JSON object.")
 def demo(seconds: float, rate: float, *, as_json: bool) -> None:
     """Watch the main job on a simulated RingCentral, with the connection cut halfway."""
-    with tempfile.TemporaryDirectory(prefix="rc-push-demo-") as folder:
-        counts = asyncio.run(_run(Demo(Path(folder), as_json), seconds, rate))
+    with temporary_folder("demo") as folder:
+        try:
+            counts = asyncio.run(_run(Demo(folder, as_json), seconds, rate))
+        except asyncio.CancelledError:  # SIGTERM or SIGHUP: as after Ctrl-C, nothing is left behind
+            raise click.Abort from None
     if as_json:
         click.echo(json.dumps(counts))
     else:
@@ -93,6 +98,11 @@ def demo(seconds: float, rate: float, *, as_json: bool) -> None:
 
 
 async def _run(demo: Demo, seconds: float, rate: float) -> dict[str, int]:
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None  # noqa: S101 - this runs in one
+    for number in (signal.SIGTERM, signal.SIGHUP):  # the last: the terminal is closed; of SIGINT, asyncio takes care
+        loop.add_signal_handler(number, task.cancel)
+
     from rc_push.simulator.server import Simulator
 
     async with Simulator() as simulator, _daemon(demo, simulator) as daemon:
@@ -126,8 +136,8 @@ async def _daemon(demo: Demo, simulator: Simulator) -> AsyncIterator[asyncio.sub
         f'jwt = {{ env = "RC_USER_JWT" }}\n'
         f'pubnub_origin = "{simulator.ready["pubnubOrigin"]}"\n'
         + "".join(f"[subscriptions.{name}]\n{rest}\n" for name, rest in SUBSCRIPTIONS.items())
-        + f'[handlers.events]\nuse = "file"\npath = "{demo.events_path}"\n'
-        f'[journal]\npath = "{demo.folder / "journal.db"}"\n[log]\nformat = "json"\n',
+        + f'[handlers.events]\nuse = "file"\npath = {toml(demo.events_path)}\n'
+        f'[journal]\npath = {toml(demo.folder / "journal.db")}\n[log]\nformat = "json"\n',
         "utf-8",
     )
     secrets = {

@@ -13,6 +13,7 @@ import click
 
 from rc_push.cli import Settings
 from rc_push.cli.hops import Hop, Report
+from rc_push.cli.show import Number
 from rc_push.errors import EXIT_CONFIG, ConfigError, Problem
 from rc_push.terminal import printable
 
@@ -31,7 +32,7 @@ HTTP_PATH = "/restapi/v1.0"
 @click.option(
     "--idle",
     "idle_s",
-    type=click.FloatRange(0, 3600),
+    type=Number(0, 3600),
     default=IDLE_S,
     show_default=True,
     help="How long to keep a connection silent, in seconds, to see whether it is cut; 0 = leave that out.",

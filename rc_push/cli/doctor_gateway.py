@@ -17,7 +17,6 @@ from rc_push.config import NetworkConfig
 from rc_push.errors import ProtocolError, UnreachableError
 from rc_push.protocol import subscription as subscriptions
 from rc_push.protocol import wsg
-from rc_push.protocol.refusals import error_from_response
 from rc_push.rest import WsToken
 from rc_push.transports.gateway import open_gateway
 from rc_push.transports.socket import Socket
@@ -29,9 +28,11 @@ HEARTBEAT_WITHIN_S = 10.0
 class Probe:
     """One connection, its session, and the subscription on it."""
 
-    def __init__(self, socket: Socket) -> None:
+    def __init__(self, socket: Socket, access_token: str) -> None:
         self._socket = socket
-        self._session = wsg.ClientSession(now=time.monotonic(), new_id=lambda: str(uuid.uuid4()))
+        self._session = wsg.ClientSession(
+            now=time.monotonic(), new_id=lambda: str(uuid.uuid4()), access_token=access_token
+        )
 
     async def details(self) -> wsg.ConnectionDetails:
         """Return what the gateway grants the session. Raises UnreachableError, ProtocolError."""
@@ -40,7 +41,7 @@ class Probe:
                 case wsg.Connected() as fact:
                     return fact.details
                 case wsg.ErrorReceived() as fact:
-                    raise ProtocolError(f"the gateway ends the connection: {fact.code} {fact.message}"[:200])
+                    raise ProtocolError(f"the gateway ends the connection: {fact}"[:200])
 
     async def subscribe(self, event_filters: Sequence[str]) -> subscriptions.SubscriptionInfo:
         """Subscribe, in the place of what was subscribed before. Raises what the refusal means."""
@@ -49,10 +50,10 @@ class Probe:
         while True:
             fact = await self._fact(wsg.REQUEST_ANSWER_S, "answer to the subscription")
             if isinstance(fact, wsg.ErrorReceived):
-                raise ProtocolError(f"the gateway ends the connection: {fact.code} {fact.message}"[:200])
+                raise ProtocolError(f"the gateway ends the connection: {fact}"[:200])
             if isinstance(fact, wsg.Answered) and fact.message_id == message_id:
                 if not fact.ok:
-                    raise error_from_response(fact.status, fact.body, where="subscription")
+                    raise fact.refusal("subscription")
                 return subscriptions.info_from(fact.body)
 
     async def wait_event(self, is_ours: Callable[[bytes], bool], within_s: float) -> float:
@@ -116,6 +117,6 @@ async def probing(token: WsToken, network: NetworkConfig) -> AsyncIterator[Probe
     """Open a connection with *token*. Raises UnreachableError, UpgradeBlocked."""
     socket = await open_gateway(uri_with(token, None), network)
     try:
-        yield Probe(socket)
+        yield Probe(socket, token.token)
     finally:
         await socket.close()

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from rc_push.cli import Settings
 from rc_push.cli.ask import (
@@ -21,6 +22,7 @@ from rc_push.cli.ask import (
 )
 from rc_push.cli.journal import json_option, reader
 from rc_push.cli.show import time_of_day
+from rc_push.errors import ConfigError, RcPushError
 from rc_push.terminal import printable
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ COUNTS = ("delivered", "filtered", "pending", "waiting", "parked", "dropped")
 def handlers(ctx: click.Context, *, as_json: bool) -> None:
     """Show how far each handler is; pause, resume, retry or forget one."""
     if ctx.invoked_subcommand is not None:
+        _check_options_before(ctx, handlers.commands[ctx.invoked_subcommand])
         return
     settings: Settings = ctx.obj
     live = {one["handler"]: one for one in live_handlers(settings)}
@@ -50,6 +53,21 @@ def handlers(ctx: click.Context, *, as_json: bool) -> None:
         click.echo(json.dumps(fields) if as_json else _handler_line(fields))
     if not rows and not as_json:
         click.echo("no handler has run yet", err=True)
+
+
+def _check_options_before(ctx: click.Context, subcommand: click.Command) -> None:
+    """Raise a usage error where options of the list stand before *subcommand*, which would not heed them."""
+    given = [
+        option.opts[0]
+        for option in ctx.command.params
+        if option.name and ctx.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
+    ]
+    if not given:
+        return
+    arguments = [param.human_readable_name for param in subcommand.params if isinstance(param, click.Argument)]
+    kept = [f"{option} …" for param in subcommand.params for option in param.opts if option in given]
+    written = " ".join([ctx.command_path, str(subcommand.name), *arguments, *kept])
+    raise click.UsageError(f"{', '.join(given)} before {subcommand.name} is for the list alone; write: {written}")
 
 
 def _handler_line(fields: dict[str, Any]) -> str:
@@ -99,13 +117,42 @@ def retry(settings: Settings, name: str, where: str | None) -> None:
 
 @handlers.command()
 @click.argument("name")
+@click.option("--dry-run", is_flag=True, help="Only say what would be forgotten.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
-def forget(settings: Settings, name: str, *, yes: bool) -> None:
+def forget(settings: Settings, name: str, *, dry_run: bool, yes: bool) -> None:
     """Forget NAME, which is not in the file any more: its position, and all that it has not finished."""
+    _check_gone(settings, name)
+    if dry_run:
+        row = _row(settings, name)
+        left = events_counted(row.pending + row.parked)
+        click.echo(
+            f"{name} at position {row.position} would be forgotten, and {left} that it has not finished", err=True
+        )
+        return
     confirm(f"forget {name}, with what it has not finished?", yes=yes)
     ask(settings, "handlers.forget", handler=name)
     click.echo(f"{name} is forgotten", err=True)
+
+
+def _row(settings: Settings, name: str) -> HandlerRow:
+    """Return what the journal knows of NAME. Raises RcPushError."""
+    with reader(settings) as journal:
+        rows = {row.handler: row for row in handler_rows_in(journal)}
+    if name not in rows:
+        raise RcPushError(f"there is no handler {name}; see rc-push handlers")
+    return rows[name]
+
+
+def _check_gone(settings: Settings, name: str) -> None:
+    """Raise RcPushError where NAME is in the file, or where the file does not tell."""
+    try:
+        in_file = settings.load_routes()[1]
+    except ConfigError:
+        click.echo(f"{printable(name)} is not forgotten: the file does not tell whether it is still there", err=True)
+        raise
+    if name in in_file:
+        raise RcPushError(f"the handler {name} is in the file; take it out of the file first, and reload")
 
 
 # --------------------------------------------------------------------------------------------------------------- parked
@@ -120,6 +167,7 @@ def forget(settings: Settings, name: str, *, yes: bool) -> None:
 def parked(ctx: click.Context, handler: str | None, where: str | None, limit: int, *, as_json: bool) -> None:
     """List the events that handlers have given up on."""
     if ctx.invoked_subcommand is not None:
+        _check_options_before(ctx, parked.commands[ctx.invoked_subcommand])
         return
     count = 0
     with reader(ctx.obj) as journal:

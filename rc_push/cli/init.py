@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator
+import pwd
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
+
+from rc_push.cli.toml import toml
 
 if TYPE_CHECKING:
     import msgspec
@@ -35,11 +37,32 @@ PLAIN = ("a string", "a list of strings", "an absolute path", "true or false")
 def init() -> None:
     """Print a commented starter file; for an ordinary user, with paths of their own."""
     text = starter()
-    if os.geteuid() != 0:  # an ordinary user can write none of the service's directories
-        state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    state = state_folder(os.environ, os.geteuid())
+    if state is not None:
+        inside_quotes = toml(state / "rc-push")[1:-1]
         for directory in SERVICE_DIRECTORIES:
-            text = text.replace(directory, f"{state}/rc-push")
+            text = text.replace(directory, inside_quotes)
     click.echo(text, nl=False)
+
+
+def state_folder(environ: Mapping[str, str], uid: int) -> Path | None:
+    """Return where the user *uid* keeps the state of programs; None for root, and where they have no home.
+
+    An ordinary user can write none of the service's directories. Source: XDG Base Directory, which has paths ignored
+    that are not absolute; rc-push reads none that cannot be printed, either.
+    """
+    if uid == 0:
+        return None
+    home = environ.get("HOME") or _home_of(uid)
+    places = (environ.get("XDG_STATE_HOME", ""), f"{home}/.local/state" if home else "")
+    return next((Path(place) for place in places if place.startswith("/") and place.isprintable()), None)
+
+
+def _home_of(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_dir
+    except KeyError:  # in a container, a user need not be known
+        return ""
 
 
 def starter() -> str:
@@ -71,11 +94,4 @@ def _option(option: Option, mark: str) -> Iterator[str]:
     bounds = f"; {option.expected}" if option.expected not in PLAIN else ""
     help_ = option.description[0].upper() + option.description[1:]
     yield f"# {help_}{bounds}{'' if has_default else ' (no default)'}"
-    yield f"{mark if option.active else '#'}{option.name} = {_toml(option.default if has_default else option.example)}"
-
-
-def _toml(value: Any) -> str:
-    """Return *value* as TOML writes it."""
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }"
-    return json.dumps(str(value) if isinstance(value, Path) else value)
+    yield f"{mark if option.active else '#'}{option.name} = {toml(option.default if has_default else option.example)}"

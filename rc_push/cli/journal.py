@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from rc_push.cli import Settings
 from rc_push.cli.show import Since, event_line, json_line, time_of_day
@@ -54,6 +55,8 @@ def writer(settings: Settings) -> Iterator[Store]:
 @click.pass_obj
 def events(settings: Settings, id_: str | None, since: int, type_glob: str, limit: int, *, as_json: bool) -> None:
     """List the newest events, or show the one with this position or uuid."""
+    if id_ is not None:
+        _refuse_beside_id("since", "type_glob", "limit")
     with reader(settings) as journal:
         if id_ is None:
             newest = journal.newest(limit, since_ms=since, type_glob=type_glob)
@@ -68,6 +71,13 @@ def events(settings: Settings, id_: str | None, since: int, type_glob: str, limi
     if not found:
         click.echo(f"no event {printable(id_)} in the journal", err=True)
         raise SystemExit(EXIT_FAILED)
+
+
+def _refuse_beside_id(*names: str) -> None:
+    """Raise a usage error where one of the options *names* is given: they choose among all events."""
+    ctx = click.get_current_context()
+    if any(ctx.get_parameter_source(name) is not ParameterSource.DEFAULT for name in names):
+        raise click.UsageError("--since, --type and --limit are for a list: leave them out, or the ID")
 
 
 @click.command()

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
 import os
 import shlex
 import shutil
 import signal
-import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from rc_push.cli.show import event_line, json_line
+from rc_push.cli.temporary import temporary_folder
+from rc_push.cli.toml import toml
+from rc_push.errors import ConfigError
 
 if TYPE_CHECKING:
     from rc_push.config import Config
@@ -23,6 +26,16 @@ if TYPE_CHECKING:
 
 # The handler that prints; no entry point, so no file can ask for it.
 SHOW = "show"
+# What the user knows the parts of our file by.
+GIVEN = {
+    "accounts.main.server": "RC_SERVER_URL",
+    "accounts.main": "the environment",
+    "subscriptions.listen": "FILTER",
+    "handlers.forward": "--forward-to",
+    "handlers.command": "--exec",
+}
+# Where RingCentral's limits leave no room for ending the session, nobody waits a minute for it: it ends by itself.
+REVOKE_WITHIN_S = 5.0
 
 
 @click.command()
@@ -50,24 +63,54 @@ def listen(
     from rc_push import config as configuration
     from rc_push.log import configure
 
-    with tempfile.TemporaryDirectory(prefix="rc-push-listen-") as folder:
-        path = Path(folder) / "rc-push.toml"
-        path.write_text(_file(Path(folder), filters, types, transport, _handlers(forward_to, program)), "utf-8")
-        config, _ = configuration.load(path, os.environ)
-        configure(config.log)
-        click.echo(f"listening for {', '.join(filters)}; Ctrl-C ends it", err=True)
-        asyncio.run(_listen(config, types, as_json=as_json))
+    with temporary_folder("listen") as folder:
+        path = folder / "rc-push.toml"
+        _write(path, _file(folder, filters, types, transport, _handlers(forward_to, program)))
+        try:
+            config, _ = configuration.load(path, os.environ)
+            configure(config.log)
+            click.echo(f"listening for {', '.join(filters)}; Ctrl-C ends it", err=True)
+            asyncio.run(_listen(config, types, as_json=as_json))
+        except ConfigError as exc:
+            raise _as_given(exc) from None
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, "utf-8")
+    except UnicodeEncodeError:
+        raise click.UsageError("what is given is not UTF-8") from None
+
+
+def _as_given(error: ConfigError) -> ConfigError:
+    """Return *error* as one of what the user has given: nobody can look into a file of ours that is gone."""
+    return ConfigError([replace(problem, key=_name_of(problem.key), line=None) for problem in error.problems])
+
+
+def _name_of(key: str) -> str:
+    return next((name for part, name in GIVEN.items() if key.startswith(part)), key)
 
 
 def _handlers(forward_to: str | None, program: str | None) -> list[tuple[str, str, object]]:
     """Return name and main setting of the handlers that are asked for: (use, key, value)."""
     found: list[tuple[str, str, object]] = []
     if forward_to is not None:
-        url = f"http://127.0.0.1:{forward_to}/" if forward_to.isdecimal() else forward_to
-        found.append(("forward", "url", url))
+        found.append(("forward", "url", _url(forward_to)))
     if program is not None:
         found.append(("command", "program", _words(program)))
     return found
+
+
+def _url(forward_to: str) -> str:
+    """Return the URL that *forward_to* means; a usage error where it is none."""
+    from rc_push.handlers.webhook_client import wrong_in_url
+
+    url = f"http://127.0.0.1:{forward_to}/" if forward_to.isdecimal() else forward_to
+    if wrong := wrong_in_url(url):
+        raise click.BadParameter(
+            f"the URL {wrong}; write a port up to 65535, or all of a URL", param_hint="--forward-to"
+        )
+    return url
 
 
 def _words(program: str) -> list[str]:
@@ -89,16 +132,16 @@ def _file(
     transport: str,
     handlers: Sequence[tuple[str, str, object]],
 ) -> str:
-    """Return the configuration; JSON's strings and lists are TOML's, too."""
+    """Return the configuration."""
     lines = [
         "[subscriptions.listen]",
-        f"transport = {json.dumps(transport)}",
-        f"event_filters = {json.dumps(list(filters))}",
+        f"transport = {toml(transport)}",
+        f"event_filters = {toml(list(filters))}",
     ]
     for use, key, value in handlers:
-        lines += [f"[handlers.{use}]", f"use = {json.dumps(use)}", f"{key} = {json.dumps(value)}"]
-        lines += [f"types = {json.dumps(list(types))}"] if types else []
-    lines += ["[journal]", f"path = {json.dumps(str(folder / 'journal.db'))}", "[log]", 'level = "warning"']
+        lines += [f"[handlers.{use}]", f"use = {toml(use)}", f"{key} = {toml(value)}"]
+        lines += [f"types = {toml(list(types))}"] if types else []
+    lines += ["[journal]", f"path = {toml(folder / 'journal.db')}", "[log]", 'level = "warning"']
     return "\n".join(lines) + "\n"
 
 
@@ -109,6 +152,7 @@ async def _listen(config: Config, types: Sequence[str], *, as_json: bool) -> Non
 
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     failures: list[OSError] = []
+    is_closed = False
 
     def end() -> None:
         if task is not None:
@@ -129,8 +173,11 @@ async def _listen(config: Config, types: Sequence[str], *, as_json: bool) -> Non
             try:
                 await app.run()
             finally:
-                await app.revoke()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(REVOKE_WITHIN_S):
+                        is_closed = await app.revoke()
     except asyncio.CancelledError:
         if failures:
             raise failures[0] from None
-        click.echo("ended; the session at RingCentral is closed", err=True)
+        session = "the session at RingCentral is closed" if is_closed else "a session at RingCentral ends by itself"
+        click.echo(f"ended; {session}", err=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import click
 from rc_push.cli import Settings
 from rc_push.cli.ask import Strange, ask, check_option_where, events_counted
 from rc_push.cli.journal import reader
-from rc_push.cli.show import Since
+from rc_push.cli.show import Number, Since
 from rc_push.errors import RcPushError
 from rc_push.terminal import printable
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 @click.option("--until", type=Since(), help="… and before.")
 @click.option("--type", "types", multiple=True, metavar="GLOB", help="Only of this type; can be repeated.")
 @click.option("--where", help="Only those for which this JMESPath expression is true.")
-@click.option("--rate", type=click.FloatRange(0.001, 100_000), help="Events per second, at the most.")
+@click.option("--rate", type=Number(0.001, 100_000), help="Events per second, at the most.")
 @click.option("--dry-run", is_flag=True, help="Only count.")
 @click.pass_obj
 def replay(settings: Settings, /, ids: Sequence[str], handler: str, *, dry_run: bool, **span: Any) -> None:
@@ -36,8 +35,8 @@ def replay(settings: Settings, /, ids: Sequence[str], handler: str, *, dry_run: 
     since, until = span["since"], span["until"]
     if bool(ids) == (since is not None):
         raise click.UsageError("name events, or say --since: one of the two")
-    if span["rate"] is not None and math.isnan(span["rate"]):  # it is in every range
-        raise click.BadParameter("nan is no rate", param_hint="--rate")
+    if ids and until is not None:
+        raise click.UsageError("--until belongs to --since: leave it out where you name events")
     check_option_where(span["where"])
     fields: dict[str, Any] = {"handler": handler, "types": list(span["types"]), "where": span["where"]}
     fields["rate"] = span["rate"]

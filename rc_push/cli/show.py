@@ -5,14 +5,17 @@ Knows envelopes; knows nothing of where they come from.
 
 from __future__ import annotations
 
+import math
 import re
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
 
 from rc_push.envelope import Envelope, ms_from_iso
+from rc_push.local_time import local_time
 from rc_push.terminal import printable, unobeyed_json
 
 SUMMARY_MAX_LENGTH = 60
@@ -27,8 +30,8 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def time_of_day(ms: int) -> str:
-    """Return *ms* since 1970 as local time with milliseconds."""
-    return datetime.fromtimestamp(ms / 1000, UTC).astimezone().strftime("%H:%M:%S.%f")[:12]
+    """Return *ms* since 1970 as local time with milliseconds, behind its date where that is not today's."""
+    return local_time(ms / 1000, time.time(), "milliseconds")
 
 
 def event_line(envelope: Envelope, *, with_date: bool = False) -> str:
@@ -38,7 +41,7 @@ def event_line(envelope: Envelope, *, with_date: bool = False) -> str:
     colour = COLOURS.get(envelope.type.partition(".")[0], "white")
     recovered = click.style(f" {envelope.origin}", fg="yellow") if envelope.origin != "live" else ""
     return (
-        f"{envelope.position:>7}  {when}{time_of_day(envelope.received_at_ms)}  "
+        f"{envelope.position:>7}  {when}{moment.time().isoformat('milliseconds')}  "
         f"{click.style(f'{envelope.type:<22}', fg=colour)} {envelope.subscription}{recovered}  {summary(envelope)}"
     )
 
@@ -112,6 +115,17 @@ class Since(click.ParamType):  # type: ignore[type-arg,unused-ignore] # generic 
         if instant is None:
             self.fail(f"{value!r} is no time; write 10m, 2h, 3d or 2026-11-23T10:00:00Z", param, ctx)
         return instant
+
+
+class Number(click.FloatRange):
+    """A number in a range; nan, which every range takes, is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number; a usage error where it is none."""
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value} is no number", param, ctx)
+        return number
 
 
 def _ms_ago(seconds: int) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, TextIO
 
 import click
@@ -64,13 +65,14 @@ async def _serve(port: int, speed: float, knobs: Knobs, steps: list[Step]) -> No
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    try:
-        async with Simulator(port, speed=speed, knobs=knobs) as simulator:
-            click.echo(json.dumps(simulator.ready))
-            click.echo(f"rc-push: simulating RingCentral at {simulator.server}; Ctrl-C ends it", err=True)
-            await _wait(stop, simulator, steps)
-    except OSError as exc:
-        raise RcPushError(f"port {port}: {exc.strerror}") from None
+    async with AsyncExitStack() as stack:
+        try:
+            simulator = await stack.enter_async_context(Simulator(port, speed=speed, knobs=knobs))
+        except OSError as exc:
+            raise RcPushError(f"port {port}: {exc.strerror}") from None
+        click.echo(json.dumps(simulator.ready))
+        click.echo(f"rc-push: simulating RingCentral at {simulator.server}; Ctrl-C ends it", err=True)
+        await _wait(stop, simulator, steps)
 
 
 async def _wait(stop: asyncio.Event, simulator: Simulator, steps: list[Step]) -> None:

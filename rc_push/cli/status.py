@@ -11,7 +11,7 @@ import click
 from rc_push.cli import Settings
 from rc_push.cli.advice import actions_for
 from rc_push.cli.journal import json_option
-from rc_push.cli.show import is_terminal
+from rc_push.cli.show import Number, is_terminal
 from rc_push.cli.status_text import status_lines
 from rc_push.envelope import iso_from_ms
 from rc_push.errors import EXIT_DOWN, EXIT_FAILED, EXIT_OK, JournalError, NoAnswer, NotRunning
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from rc_push.journal.facts import Facts
 
 EXIT_CODES = {"ok": EXIT_OK, "degraded": EXIT_FAILED, "down": EXIT_DOWN}
+# Of the document, whoever makes it.
+PARTS = {
+    *("state", "reasons", "isReady", "at", "daemon", "config"),
+    *("accounts", "subscriptions", "handlers", "events", "gaps", "journal"),
+}
 # A daemon that does not answer for so long does not work.
 ANSWER_WITHIN_S = 5.0
 WATCH_EVERY_S = 2.0
@@ -30,7 +35,7 @@ CLEAR = "\x1b[H\x1b[2J\x1b[3J"
 
 @click.command()
 @click.option("--watch", is_flag=True, help="Again every two seconds, until Ctrl-C.")
-@click.option("--wait-ready", type=click.FloatRange(0), metavar="S", help="Wait until it is ready, S seconds at most.")
+@click.option("--wait-ready", type=Number(0), metavar="S", help="Wait until it is ready, S seconds at most.")
 @json_option
 @click.pass_obj
 def status(settings: Settings, wait_ready: float | None, *, watch: bool, as_json: bool) -> int:
@@ -62,18 +67,21 @@ def _show(document: dict[str, Any], *, as_json: bool, watch: bool) -> None:
 
 def _document(settings: Settings) -> dict[str, Any]:
     """Return the document of the running daemon; where none answers, what the journal knows."""
-    from rc_push.control.client import call
+    from rc_push.control.client import call, stranger
 
     try:
-        document: dict[str, Any] = call(settings.control_path(), "status", timeout_s=ANSWER_WITHIN_S)
+        document = call(settings.control_path(), "status", timeout_s=ANSWER_WITHIN_S)
     except (NotRunning, NoAnswer) as exc:
-        document = _from_journal(settings, str(exc))
+        document = _from_journal(settings, exc)
+    if not isinstance(document, dict) or not document.keys() >= PARTS:
+        raise stranger(settings.control_path())
+    document = {"isRunning": True} | document
     return document | {"actions": actions_for(document)}
 
 
-def _from_journal(settings: Settings, why: str) -> dict[str, Any]:
+def _from_journal(settings: Settings, why: NotRunning | NoAnswer) -> dict[str, Any]:
     """Return the same document without a daemon."""
-    reasons = [printable(why)]
+    reasons = [printable(str(why))]
     found = None
     try:
         found = _facts(settings)
@@ -83,6 +91,7 @@ def _from_journal(settings: Settings, why: str) -> dict[str, Any]:
         "state": "down",
         "reasons": reasons,
         "isReady": False,
+        "isRunning": isinstance(why, NoAnswer),
         "at": iso_from_ms(round(time.time() * 1000)),
         "daemon": None,
         "config": None,

@@ -52,7 +52,8 @@ def _part(title: str, lines: list[str]) -> Iterator[str]:
 def _head(document: dict[str, Any], now: float) -> str:
     daemon = document["daemon"]
     if daemon is None:
-        return f"{_coloured(document['state'], 0)}  rc-push is not at work; this is what the journal says"
+        why = "does not answer" if document["isRunning"] else "is not at work"
+        return f"{_coloured(document['state'], 0)}  rc-push {why}; this is what the journal says"
     up = _span(now, daemon["startedAt"])
     told = (
         f"rc-push {daemon['version']}, up for {up}, pid {daemon['pid']}, generation {document['config']['generation']}"

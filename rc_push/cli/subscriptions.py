@@ -51,7 +51,7 @@ def subscriptions(settings: Settings, action: str | None, *, as_json: bool, yes:
 
 async def _all_accounts(config: Config, *, prune: bool, as_json: bool, yes: bool, dry_run: bool) -> int:
     """Go through the accounts; one that fails does not keep the others from being shown."""
-    from rc_push.cli.visit import visiting
+    from rc_push.cli.visit import failure_of, visiting
 
     codes = []
     for name in config.accounts:
@@ -64,7 +64,7 @@ async def _all_accounts(config: Config, *, prune: bool, as_json: bool, yes: bool
                     elif standing.state == "orphan":
                         await _prune(account, name, standing, as_json=as_json, yes=yes, dry_run=dry_run)
         except RcPushError as exc:
-            click.echo(f"rc-push: account {name}: {printable(str(exc))}", err=True)
+            click.echo(failure_of(name, exc), err=True)
             codes.append(exc.exit_code)
     return max(codes, default=EXIT_OK)
 

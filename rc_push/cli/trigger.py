@@ -35,18 +35,23 @@ def trigger(type_: str, settings: tuple[str, ...], count: int, server: str) -> N
         for setting in settings:
             _set(envelope, setting)
         events.append(envelope)
-    for uuid in post_to(f"{server.rstrip('/')}/simulator/events", events)["uuids"]:
+    url = f"{server.rstrip('/')}/simulator/events"
+    uuids = post_to(url, events).get("uuids")
+    if not isinstance(uuids, list):
+        raise RcPushError(f"{url} answered without uuids: is that a simulator?")
+    for uuid in uuids:
         click.echo(uuid)
 
 
 def _check_server(server: str) -> None:
     """Refuse what is no loopback URL: a real RingCentral has no such call, and a stranger must not get one."""
-    url = urlsplit(server)
     try:
+        url = urlsplit(server)
         is_loopback = url.hostname == "localhost" or ipaddress.ip_address(url.hostname or "").is_loopback
-    except ValueError:
-        is_loopback = False
-    if url.scheme != "http" or not is_loopback:
+        is_simulator = url.scheme == "http" and is_loopback and url.port != 0
+    except ValueError:  # its port is no number, too
+        is_simulator = False
+    if not is_simulator:
         raise click.BadParameter(
             "not a simulator: only http:// and a loopback address will do; `rc-push simulate` prints its own",
             param_hint="--server / $RC_SERVER_URL",
@@ -81,17 +86,20 @@ def _value(text: str) -> Any:
 
 def post_to(url: str, body: Any, within_s: float = WITHIN_S) -> dict[str, Any]:
     """Have the simulator do what *url* stands for; return its answer. Raises RcPushError, UnreachableError."""
+    from http.client import HTTPException
     from urllib.error import HTTPError, URLError
     from urllib.request import ProxyHandler, Request, build_opener
 
     request = Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})  # noqa: S310 - checked
     try:
         with build_opener(ProxyHandler({})).open(request, timeout=within_s) as response:
-            answer: dict[str, Any] = json.load(response)
+            answer = json.load(response)
     except HTTPError as exc:
         with exc:
             reason = exc.read(300).decode("utf-8", "replace")
         raise RcPushError(f"{url} answered {exc.code}: {reason or 'is that a simulator?'}") from None
     except (URLError, OSError) as exc:
         raise UnreachableError(f"{url}: {getattr(exc, 'reason', exc)}; is the simulator running?") from None
-    return answer
+    except (HTTPException, ValueError) as exc:  # no URL, no HTTP or no JSON
+        raise RcPushError(f"{url}: {exc}; is that a simulator?") from None
+    return answer if isinstance(answer, dict) else {}

@@ -19,6 +19,7 @@ from rc_push.journal.reader import Reader
 from rc_push.oauth import OAuthSession
 from rc_push.protocol.subscription import PATH
 from rc_push.rest import Account
+from rc_push.terminal import printable
 
 if TYPE_CHECKING:
     from rc_push.config import Config
@@ -42,6 +43,12 @@ async def visiting(config: Config, name: str) -> AsyncIterator[Account]:
                 await _delete(account, subscription_id)
             if glance.has_logged_in:
                 await account.revoke()
+
+
+def failure_of(name: str, error: RcPushError) -> str:
+    """Return a line for people: what went wrong with the account *name*, which not every *error* names."""
+    about = f"account {name}: "
+    return printable(f"rc-push: {about}{str(error).removeprefix(about)}")
 
 
 def journal_of(config: Config) -> Reader | None:

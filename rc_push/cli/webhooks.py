@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rc_push.cli import Settings
+from rc_push.cli.toml import toml
 from rc_push.errors import EXIT_OK, RcPushError
 from rc_push.terminal import printable
 
@@ -35,14 +36,14 @@ def webhooks(settings: Settings, *, as_json: bool) -> int:
 
 async def _all_accounts(config: Config, *, as_json: bool) -> int:
     """Go through the accounts; one that fails does not keep the others from being shown."""
-    from rc_push.cli.visit import our_webhooks
+    from rc_push.cli.visit import failure_of, our_webhooks
 
     codes, ours, names = [EXIT_OK], our_webhooks(config), set(config.subscriptions)
     for account in config.accounts:
         try:
             found = await _listed(config, account)
         except RcPushError as exc:
-            click.echo(f"rc-push: account {account}: {printable(str(exc))}", err=True)
+            click.echo(failure_of(account, exc), err=True)
             codes.append(exc.exit_code)
             continue
         for info in found:
@@ -73,9 +74,9 @@ def _replacement(config: Config, account: str, info: WebhookInfo, name: str, nam
     names.add(new)
     yield f"[subscriptions.{new}]"
     if len(config.accounts) > 1:
-        yield f"account = {json.dumps(account)}"
+        yield f"account = {toml(account)}"
     yield 'transport = "websocket"'
-    yield f"event_filters = {json.dumps(info.event_filters)}"
+    yield f"event_filters = {toml(info.event_filters)}"
 
 
 def _name_for(info: WebhookInfo, names: set[str]) -> str:

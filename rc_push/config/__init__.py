@@ -8,6 +8,7 @@ from rc_push.config.file import (
     load_journal,
     load_routes,
     load_what_works,
+    required,
     with_lines,
 )
 from rc_push.config.settings import (
@@ -62,6 +63,7 @@ __all__ = [
     "load_routes",
     "load_what_works",
     "options",
+    "required",
     "secret_from",
     "with_lines",
 ]

@@ -68,7 +68,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> tuple[Config, list[Pr
 
     Raises ConfigError with every mistake at once, warnings included. A mistake in the syntax hides all others.
     """
-    reading = _Reading(_required(path), environ)
+    reading = _Reading(required(path), environ)
     config = reading.config()
     return config, reading.warnings()
 
@@ -80,19 +80,19 @@ def load_routes(
 
     Raises ConfigError with every mistake in them.
     """
-    reading = _Reading(_required(path), {})
+    reading = _Reading(required(path), {})
     subscriptions, handlers = reading.routes()
     return subscriptions, handlers, reading.warnings()
 
 
 def load_what_works(path: Path | None, environ: Mapping[str, str]) -> tuple[Config, list[Problem]]:
-    """Return what can be used of the file at *path*, with defaults in the place of mistakes, and all the mistakes.
+    """Return what can be used of the file at *path*, with defaults in the place of mistakes, and all its problems.
 
     Without a file, everything is its default. Raises ConfigError only where the file cannot be read at all.
     """
     reading = _Reading(path or SEARCHED[0], environ, "" if path is None else None)
     config = reading.config()
-    return msgspec.structs.replace(config, path=path), reading.problems
+    return msgspec.structs.replace(config, path=path), reading.in_order()
 
 
 def load_journal(path: Path | None) -> JournalConfig:
@@ -131,7 +131,7 @@ def _table_alone(path: Path | None, name: str, kind: type[msgspec.Struct]) -> di
     return values
 
 
-def _required(path: Path | None) -> Path:
+def required(path: Path | None) -> Path:
     """Return *path*. Raises ConfigError where there is none."""
     if path is None:
         searched = ", ".join(str(path) for path in SEARCHED)
@@ -180,9 +180,13 @@ class _Reading:
         subscriptions = {name: self._subscription(name, raw) for name, raw in self._named("subscriptions")}
         return subscriptions, {name: self._handler(name, raw) for name, raw in self._named("handlers")}
 
+    def in_order(self) -> list[Problem]:
+        """Return the problems, in the order of the file."""
+        return sorted(self.problems, key=lambda problem: problem.line or 0)
+
     def warnings(self) -> list[Problem]:
         """Return the problems, in the order of the file. Raises ConfigError where they are not warnings alone."""
-        problems = sorted(self.problems, key=lambda problem: problem.line or 0)
+        problems = self.in_order()
         if not all(problem.warning for problem in problems):
             raise ConfigError(problems, path=str(self._path))
         return problems

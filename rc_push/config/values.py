@@ -40,7 +40,9 @@ def plain_value(option: Option, raw: Any) -> Any:
     except msgspec.ValidationError:
         raise wrong from None
     in_bounds = option.low is None or option.high is None or option.low <= value <= option.high
-    if not in_bounds or raw == "" or (isinstance(raw, list) and "" in raw):
+    if raw == "":
+        raise Mistake("it is empty", f"write {option.expected} that is not")
+    if not in_bounds or (isinstance(raw, list) and "" in raw):
         raise wrong
     return value
 

@@ -25,11 +25,11 @@ CONNECT_AGAIN_S = 0.02
 def call(path: Path, op: str, *, timeout_s: float = TIMEOUT_S, **fields: Any) -> Any:
     """Ask the daemon that listens at *path* for *op*; return its result.
 
-    Raises NotRunning where no daemon is there, ControlError where it says no, NoAnswer where it says nothing for
-    *timeout_s*.
+    Raises NotRunning where no daemon is there, ControlError where it says no or is none, NoAnswer where it says nothing
+    for *timeout_s*.
     """
     with _asked(path, {"op": op, **fields}, timeout_s) as lines:
-        return _result(next(lines))
+        return _result(next(lines), path)
 
 
 def stream(path: Path, op: str, *, timeout_s: float | None = None, **fields: Any) -> Iterator[Any]:
@@ -39,13 +39,29 @@ def stream(path: Path, op: str, *, timeout_s: float | None = None, **fields: Any
     """
     with _asked(path, {"op": op, **fields}, timeout_s) as lines:
         for line in lines:
-            if line.get("end"):
+            if line.end:
                 return
-            yield _result(line)
+            yield _result(line, path)
+
+
+def stranger(path: Path) -> ControlError:
+    """Return what is wrong where the answer at *path* is none that we understand."""
+    remedy = "restart it where it is an older one, or name the daemon's own configuration with -c"
+    return ControlError(f"{path}: what answers there is no daemon of this rc-push; {remedy}")
+
+
+class _Answer(msgspec.Struct):
+    """One line: a result, or why there is none, or that there are no more."""
+
+    ok: bool = False
+    result: Any = None
+    error: str = ""
+    exitCode: int = EXIT_FAILED  # noqa: N815 - as the daemon spells it
+    end: bool = False
 
 
 @contextlib.contextmanager
-def _asked(path: Path, request: dict[str, Any], timeout_s: float | None) -> Iterator[Iterator[dict[str, Any]]]:
+def _asked(path: Path, request: dict[str, Any], timeout_s: float | None) -> Iterator[Iterator[_Answer]]:
     """Send *request*; give the lines that answer it."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         _connect(connection, path, timeout_s or TIMEOUT_S)
@@ -71,7 +87,10 @@ def _connect(connection: socket.socket, path: Path, timeout_s: float) -> None:
                 else:
                     return
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
-        remedy = "start it, or name the daemon's own configuration with -c"
+        remedy = (
+            "start it, or name the daemon's own configuration with -c;"
+            " where its [journal] path or [service] control has changed since it started, restart it"
+        )
         raise NotRunning(f"no daemon is running: nobody listens at {path}; {remedy}") from None
     except PermissionError:
         remedy = "run this command as that user, or as root"
@@ -80,7 +99,7 @@ def _connect(connection: socket.socket, path: Path, timeout_s: float) -> None:
         raise ControlError(f"{path}: the running daemon cannot be asked: {exc.strerror or exc}") from None
 
 
-def _lines(answers: Any, path: Path, timeout_s: float | None) -> Iterator[dict[str, Any]]:
+def _lines(answers: Any, path: Path, timeout_s: float | None) -> Iterator[_Answer]:
     while True:
         try:
             line = answers.readline()
@@ -90,13 +109,16 @@ def _lines(answers: Any, path: Path, timeout_s: float | None) -> Iterator[dict[s
             line = b""
         if not line.endswith(b"\n"):
             raise NoAnswer("the daemon has ended before it had answered; ask again once it is running")
-        yield msgspec.json.decode(line, type=dict[str, Any])
+        try:
+            yield msgspec.json.decode(line, type=_Answer)
+        except msgspec.DecodeError:
+            raise stranger(path) from None
 
 
-def _result(line: dict[str, Any]) -> Any:
-    if line.get("ok"):
-        return line["result"]
-    raise ControlError(str(line.get("error", "")), int(line.get("exitCode", EXIT_FAILED)))
+def _result(line: _Answer, path: Path) -> Any:
+    if line.ok:
+        return line.result
+    raise ControlError(line.error, line.exitCode) if line.error else stranger(path)
 
 
 def _no_answer(path: Path, timeout_s: float | None) -> NoAnswer:

@@ -21,6 +21,7 @@ import structlog
 
 from rc_push.control.place import address_of
 from rc_push.errors import EXIT_CONFIG, EXIT_FAILED, EXIT_INTERNAL, EXIT_USAGE, ControlError, RcPushError
+from rc_push.waiting import is_cancelled
 
 log = structlog.get_logger()
 
@@ -130,7 +131,7 @@ class ControlServer:
         except _Gone:
             raise
         except (Exception, SystemExit, asyncio.CancelledError) as exc:
-            if _is_cancelled():
+            if is_cancelled():
                 raise
             # The supervisor: what an operation raises is not the daemon's failure.
             answer = _failure_from(exc, name)
@@ -296,9 +297,3 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return about.st_dev, about.st_ino
-
-
-def _is_cancelled() -> bool:
-    """Say whether somebody has asked this task to stop; a CancelledError alone can be an operation's own."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

@@ -8,7 +8,7 @@ worth calling (`breaker.py`), what is noted (`ledger.py`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -21,9 +21,11 @@ from rc_push.dispatch.lanes import Entry
 from rc_push.dispatch.replay import Selection, split_retry
 from rc_push.dispatch.taking import Alarm, Taker
 from rc_push.dispatch.tracks import Track
+from rc_push.errors import JournalCorrupt, JournalError
 from rc_push.handlers import LoadedHandler
 from rc_push.journal import Journal, ProgressRows, Replay, Unfinished
 from rc_push.measures import DurationStatistics
+from rc_push.ordering import CHAT, REMEMBERED_POSTS
 from rc_push.stalls import HANDLER_TASK
 
 log = structlog.get_logger()
@@ -110,7 +112,9 @@ class Dispatcher:
         desk.is_paused = registered.is_paused
         desk.ahead = dict.fromkeys(registered.ahead)
         self._replays = list(registered.replays)
-        self._restore(registered.waiting)
+        named = [row.position for row in registered.waiting if row.key.startswith(CHAT)][-REMEMBERED_POSTS:]
+        unnamed = [row.position for row in registered.waiting if not row.key]
+        self._restore(registered.waiting, await self._keys_of(sorted(named + unnamed)))
 
     # ---------------------------------------------------------------------------------------------------- the life
 
@@ -191,10 +195,11 @@ class Dispatcher:
         at_ms = round(self._desk.wall() * 1000)
         async with self._desk.ledger.noted():
             few, many = split_retry(await self._parked_of(positions), self._desk.live.position)
+            keys = await self._keys_of(few)
             count = await self._change(lambda rows: rows.retry_parked(self.name, few, at_ms))
             waiting = await self._change(lambda rows: rows.waiting(self.name))
             at_work = self._desk.open | self._desk.ledger.since_noted().keys()
-            self._restore([row for row in waiting if row.position not in at_work])
+            self._restore([row for row in waiting if row.position not in at_work], keys)
         if many:
             selection = Selection(None if positions is None else frozenset(many), is_retry=True)
             await self.replay((many[0] - 1, many[-1]), selection)
@@ -229,15 +234,35 @@ class Dispatcher:
         log.info("replay_begins", handler=self.name, replay=replay.id, until=replay.until)
         return replay
 
-    def _restore(self, rows: Sequence[Unfinished]) -> None:
+    async def _keys_of(self, positions: Iterable[int]) -> dict[int, str]:
+        """Return the keys of the events at *positions*, whose posts are known from then on. Raises JournalCorrupt.
+
+        What comes later may name no more than one of these posts (`Keys`). One that cannot be read has none: whoever
+        hands it over insists, and nothing else has to wait for that.
+        """
+        keys: dict[int, str] = {}
+        for position in positions if self.config.order == "key" else ():
+            try:
+                envelope = await self._desk.journal.read_one(position)
+            except JournalCorrupt:
+                raise
+            except JournalError as exc:
+                log.error("journal_cannot_read", handler=self.name, error=str(exc))
+                continue
+            if envelope is not None:
+                keys[position] = self._desk.keys.key_of(envelope)
+        return keys
+
+    def _restore(self, rows: Sequence[Unfinished], keys: Mapping[int, str]) -> None:
         """Take up what waited before. What is overdue comes spread over a while."""
         now_ms = round(self._desk.wall() * 1000)
         overdue = sum(row.due_at_ms is None or row.due_at_ms <= now_ms for row in rows)
         spread_s = min(self._desk.config.retry.max_delay_s, (overdue - 1) / OVERDUE_PER_S)
         for row in rows:
             entry = Entry(row.position, Track(row.position) if row.is_replay else self._desk.live)
-            # A version before kept no keys. What none is known of holds back nothing else.
-            entry.key, entry.attempts, entry.calls = row.key or f"event:{row.position}", row.attempts, row.calls
+            # Another order kept none. What none is known of holds back nothing else.
+            entry.key = row.key or keys.get(row.position, f"event:{row.position}")
+            entry.attempts, entry.calls = row.attempts, row.calls
             entry.since_ms, entry.reason = row.since_ms if row.calls else 0, row.reason
             entry.is_recorded, entry.is_replay = True, row.is_replay
             self._desk.open.add(row.position)

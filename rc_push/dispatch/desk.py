@@ -61,7 +61,8 @@ class Desk:
         self.sleep, self.wall, self.now, self.uniform = sleep, wall, now, uniform
         self._note_every_s = note_every_s
         self.takers = 1 if config.order == "strict" else config.concurrency
-        self.lanes = Lanes(config.order, Keys().key_of, is_parallel=self.takers > 1)
+        self.keys = Keys()
+        self.lanes = Lanes(config.order, self.keys.key_of, is_parallel=self.takers > 1)
         self.breaker = Breaker(config.retry.first_delay_s, config.retry.max_delay_s, uniform)
         self.open: set[int] = set()
         self.ahead: dict[int, Entry | None] = {}
@@ -85,7 +86,7 @@ class Desk:
             note_every_s=self._note_every_s,
             sleep=self.sleep,
             wall=self.wall,
-            on_room=self.give_room,
+            on_room=self._ledger_has_room,
             on_given_up=self._given_up,
         )
 
@@ -222,6 +223,11 @@ class Desk:
         self.room_there.beat()
         if self.takers > 1:
             self.wake()  # what has been let go may be for others
+
+    def _ledger_has_room(self) -> None:
+        """Wake all that have waited until what has changed could be noted."""
+        self.give_room()
+        self.wake()
 
     async def wait_room(self, *, anew: bool = False) -> None:
         """Wait until there is room for more in memory; *anew*: until something has changed there."""

@@ -37,15 +37,21 @@ class Entry(Step):
     is_recorded: bool = False
     is_replay: bool = False
     lane: _Lane | None = None
+    breaks: int = 0
 
 
 @dataclass(slots=True, eq=False)
 class _Lane:
-    """The events of one *key*: *hands* are being handed over, or one is *failing*, or *given_up*; the others wait."""
+    """The events of one *key*: *hands* are being handed over, or one is *failing*; the others wait.
+
+    Also for the *given_up*: so many of which it is not noted yet that they are. What was taken together comes one
+    after the other until one *breaks* the row: the others then wait for their turn, however soon that one is over.
+    """
 
     key: str
     hands: int = 0
     given_up: int = 0
+    breaks: int = 0
     failing: Entry | None = None
     waiting: list[tuple[int, int, Entry]] = field(default_factory=list)
 
@@ -80,12 +86,12 @@ class Lanes:
 
     @property
     def is_blocked(self) -> bool:
-        """Say whether nothing at all may pass: the order is strict, and something has failed."""
+        """Say whether nothing at all may pass: the order is strict, and something has failed or is given up."""
         return self._order == "strict" and bool(self._lanes)
 
     @property
     def waiting(self) -> int:
-        """How many wait for a retry, or behind one."""
+        """How many wait for a retry, or behind one, or until it is noted that one before them is given up."""
         return len(self._due) + self.held
 
     def next_due_at(self) -> float | None:
@@ -126,13 +132,16 @@ class Lanes:
         lane = self._lanes.get(self.key(entry))
         if lane is None:
             return False
-        return lane.failing is not None or lane.given_up > 0 or (lane.hands > 0 and entry.lane is None)
+        if entry.lane is not None:  # taken with others of its lane: has one of them broken the row since?
+            return entry.breaks != lane.breaks
+        return lane.failing is not None or lane.given_up > 0 or lane.hands > 0
 
     def hold(self, entry: Entry) -> None:
         """Let *entry*, which was taken, wait in its lane."""
         lane = self._lanes[self.key(entry)]
         self._leave(entry)
         self._wait_in(lane, entry)
+        self._release(lane)  # what it waited for may be over
 
     def finish(self, entry: Entry) -> None:
         """Forget *entry*, which is done; the next of its key may come."""
@@ -147,6 +156,7 @@ class Lanes:
             lane = self._lane_for(entry)
             self._leave(entry)
             lane.given_up += 1
+            lane.breaks += 1
 
     def noted(self, entry: Entry) -> None:
         """Let the next of its key come: after a crash, too, *entry* is given up."""
@@ -167,6 +177,7 @@ class Lanes:
                 self._wait_in(lane, entry)
                 return
             lane.failing = entry
+            lane.breaks += 1
             self._held_back += [held for _, _, held in lane.waiting]
         self._count += 1
         heapq.heappush(self._due, (due_at, self._count, entry))
@@ -175,8 +186,9 @@ class Lanes:
         """Take *entries* back that were not handed over; they are the next, one of each lane at a time."""
         lanes: dict[str, _Lane] = {}
         for entry in reversed(entries):
-            if entry.lane is None:
-                self._ready.appendleft(entry)
+            if entry.lane is None:  # with the order strict, behind what blocks it
+                is_blocked = self.is_blocked and bool(self._ready) and self._ready[0].lane is not None
+                self._ready.insert(int(is_blocked), entry)
             else:  # one before it may have failed, and another taker may come for it
                 lanes[entry.lane.key] = lane = entry.lane
                 self._leave(entry)
@@ -245,7 +257,7 @@ class Lanes:
         return self._lanes.setdefault(key, _Lane(key))
 
     def _enter(self, entry: Entry, lane: _Lane) -> None:
-        entry.lane = lane
+        entry.lane, entry.breaks = lane, lane.breaks
         lane.hands += 1
 
     def _leave(self, entry: Entry) -> None:

@@ -66,6 +66,8 @@ class Taker:
         """Return what is to be handed over now; where there is nothing, arm the alarm for when there will be."""
         if self._desk.is_paused or self._desk.is_stopping or self._desk.lanes.is_empty:  # whatever comes wakes us
             return []
+        if self._desk.ledger.is_full:  # a retry, too, has something to note; room wakes us
+            return []
         now = self._desk.now()
         if now < self._desk.waits_until:
             self._alarm.wake_at(self._desk.waits_until)
@@ -76,7 +78,7 @@ class Taker:
         if self._desk.lanes.has_held_back:  # hardly ever
             self._desk.record_held_back()
         if not entries:
-            self._alarm.wake_at(self._next_due_at())
+            self._alarm.wake_at(self._next_due_at(now))
         return entries
 
     def _take_by_breaker(self, now: float, *, fresh_first: bool) -> list[Entry]:
@@ -90,11 +92,14 @@ class Taker:
             self._desk.trial = entries[0]
         return entries
 
-    def _next_due_at(self) -> float | None:
+    def _next_due_at(self, now: float) -> float | None:
         """Return when something is due by itself; None where that depends on what happens."""
-        if self._desk.breaker.state == "closed":
+        breaker = self._desk.breaker
+        if breaker.state == "half-open":
+            return None
+        if breaker.state == "closed" or breaker.is_trial_due(now):  # which had nothing to try
             return self._desk.lanes.next_due_at()
-        return self._desk.breaker.next_trial_at if self._desk.breaker.state == "open" else None
+        return breaker.next_trial_at
 
     async def _hand_over(self, entries: list[Entry], caller: Caller) -> None:
         if self._handler.handle_batch and await self._hand_over_batch(self._handler.handle_batch, entries, caller):
@@ -106,6 +111,8 @@ class Taker:
             if self._desk.lanes.holds(entry):
                 self._desk.lanes.hold(entry)
                 self._desk.record_held_back()
+                if entry is self._desk.trial:
+                    self._end_trial()
             else:
                 await self._hand_over_one(entry, caller)
 

@@ -21,20 +21,21 @@ import difflib
 import inspect
 import os
 import traceback
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 import structlog
 
-from rc_push.config import HandlerConfig
+from rc_push.config import HandlerConfig, with_lines
 from rc_push.envelope import Envelope
 from rc_push.errors import ConfigError, HandlerError, Problem, UnreachableError
 from rc_push.handlers.hand_over import Fork, end_fork
-from rc_push.handlers.settings import settings_from_table
+from rc_push.handlers.settings import problem_from, settings_from_table
 from rc_push.threads import CallThreads
 
 _log = structlog.get_logger()  # `log` here is the module of the handler of that name
@@ -43,6 +44,7 @@ GROUP = "rc_push.handlers"
 # The start of the daemon waits for its handlers, and so does its end; systemd ends what takes longer to stop than 30 s.
 OPEN_WITHIN_S = 60.0
 CLOSE_WITHIN_S = 5.0
+REACH_REMEDY = "look whether what it writes to answers"
 # Of what a plug-in says that cannot be loaded; the log has more.
 SAID_MAX_LENGTH = 1000
 
@@ -103,11 +105,11 @@ class LoadedHandler:
 def load(config: HandlerConfig, environ: Mapping[str, str] = os.environ) -> LoadedHandler:
     """Return the handler that *config* asks for, not yet open. *environ* has the secrets that its settings name.
 
-    Raises HandlerError where there is none of that name or it does not work, ConfigError with every mistake in its
-    settings.
+    Raises ConfigError where there is none of that name, or with every mistake in its settings; HandlerError where it
+    does not work.
     """
     with _blaming(config.name, "found"):
-        entry_point = _find(config.use)
+        entry_point = _find(config)
     with _blaming(config.name, "loaded", entry_point):
         handler, warnings = _construct(entry_point.load(), config, environ)
         return adapt(config.name, handler, config.concurrency, warnings)
@@ -127,17 +129,43 @@ def adapt(name: str, handler: Any, concurrency: int = 1, warnings: Sequence[Prob
     return LoadedHandler(name, handler, _as_async(handle, thread), batch, thread, tuple(warnings))
 
 
-def _find(name: str) -> EntryPoint:
+def load_all(configs: Iterable[HandlerConfig], path: Path | None = None) -> list[LoadedHandler]:
+    """Return the handlers that *configs* ask for, not yet open.
+
+    Raises ConfigError with the mistakes of all of them, each with its line in the file at *path*.
+    """
+    loaded: list[LoadedHandler] = []
+    problems: list[Problem] = []
+    for config in configs:
+        try:
+            loaded.append(load(config))
+        except (ConfigError, HandlerError) as exc:
+            problems += problems_of(exc, config)
+    if problems:
+        raise ConfigError(with_lines(problems, path), path=str(path)) if path else ConfigError(problems)
+    return loaded
+
+
+def problems_of(exc: ConfigError | HandlerError | UnreachableError, config: HandlerConfig) -> list[Problem]:
+    """Return what *exc*, raised by the handler that *config* asks for, tells, each at the key that it means."""
+    if isinstance(exc, ConfigError):
+        return exc.problems
+    otherwise = REACH_REMEDY if isinstance(exc, UnreachableError) else ""
+    return [problem_from(str(exc), config, config.settings, otherwise)]
+
+
+def _find(config: HandlerConfig) -> EntryPoint:
+    name, key = config.use, f"handlers.{config.name}.use"
     installed = entry_points(group=GROUP)
     found = {entry_point.value: entry_point for entry_point in installed if entry_point.name == name}
     if len(found) > 1:
         rivals = " and ".join(_origin(entry_point) for entry_point in found.values())
-        raise HandlerError(f"{name!r} is offered by {rivals}; uninstall all but one")
+        raise ConfigError([Problem(key, f"{name!r} is offered by {rivals}", "uninstall all but one")])
     if not found:
         names = sorted(installed.names)
         nearest = difflib.get_close_matches(name, names, 1)
         hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-        raise HandlerError(f"no handler {name!r} is installed; {hint}there are: {', '.join(names)}")
+        raise ConfigError([Problem(key, f"no handler {name!r} is installed", f"{hint}there are: {', '.join(names)}")])
     return found.popitem()[1]
 
 

@@ -39,11 +39,20 @@ def is_note(path: Path) -> bool:
     return path.name.startswith(".") and path.name.endswith(".batch")
 
 
-class BatchNote:
-    """The note for the file at *path*. Without one, where it cannot be kept, a torn line is cut away."""
+def missing_of_line(lines: bytes, written: int) -> bytes:
+    """Return what is missing of the line that *written* bytes of *lines* end in; empty where they end with one."""
+    return b"" if lines[written - 1 : written] == b"\n" else lines[written : lines.find(b"\n", written) + 1]
 
-    def __init__(self, path: Path) -> None:
+
+class BatchNote:
+    """The note for the file at *path*. Without one, where it cannot be kept, a torn line is cut away.
+
+    Where *path* is made of an event, *template* is what is told of it.
+    """
+
+    def __init__(self, path: Path, template: str = "") -> None:
         self._path = note_path(path)
+        self._told = template or str(self._path)
         self._fd: int | None = None
         self._size = 0
 
@@ -106,10 +115,10 @@ class BatchNote:
             return b""
         if len(lines) != length or zlib.crc32(lines) != checksum or os.pread(fd, written, start) != lines[:written]:
             return b""
-        return lines[written : lines.find(b"\n", written) + 1]
+        return missing_of_line(lines, written)
 
     def _give_up(self, reason: str | None) -> None:
-        log.warning("batch_note_not_kept", path=str(self._path), error=reason)
+        log.warning("batch_note_not_kept", path=self._told, error=reason)
 
     def _read(self) -> tuple[tuple[bytes, int, int, int, int, int], bytes] | None:
         if self._fd is None:

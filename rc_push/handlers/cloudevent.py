@@ -89,7 +89,12 @@ def _is_text(value: object) -> bool:
 def _time(envelope: Envelope) -> datetime:
     """Return when RingCentral sent it; where that is no time, when it reached us."""
     ms = ms_from_iso(envelope.timestamp)
-    return envelope.received_at if ms is None else datetime.fromtimestamp(ms / 1000, UTC)
+    if ms is None:
+        return envelope.received_at
+    try:
+        return datetime.fromtimestamp(ms / 1000, UTC)
+    except (ValueError, OverflowError, OSError):  # in UTC, or rounded, it lies outside of the calendar
+        return envelope.received_at
 
 
 class _Body(msgspec.Struct):

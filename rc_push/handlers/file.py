@@ -59,15 +59,18 @@ class FileHandler:
         self._constant = settings.path.constant
         self._line = line_maker(settings.format, settings.line)
         self._rotation = Rotation(settings.rotate_bytes, settings.rotate_every, settings.keep, settings.gzip)
+        self._template = "" if self._constant else str(self._path)
         self._files = LineFiles(
             self._rotation,
             fsync=_fsync(settings.fsync),
             is_json=settings.format != "text",
             folder=None if self._constant else self._path.folder,
+            template=self._template,
         )
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="file-handler")
         self._tidier = CallThreads("file-handler-tidy")
-        self._tidying: set[asyncio.Task[None]] = set()
+        self._rotated: set[Path] = set()
+        self._tidying: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         """Open the file and repair its end. Raises HandlerError, naming the remedy."""
@@ -77,8 +80,8 @@ class FileHandler:
     async def __aexit__(self, *_: object) -> None:
         await self._in_thread(self._files.close)
         self._thread.shutdown(wait=False)
-        for task in self._tidying:
-            task.cancel()
+        if self._tidying:
+            self._tidying.cancel()
         self._tidier.stop()
 
     async def handle(self, envelope: Envelope) -> None:
@@ -106,11 +109,17 @@ class FileHandler:
         return by_file
 
     def _tidy(self, paths: set[Path]) -> None:
-        """Let what was rotated be compressed and removed, beside everything else."""
-        for path in paths:
-            task = asyncio.create_task(self._tidier.run(self._rotation.tidy, path))
-            self._tidying.add(task)
-            task.add_done_callback(self._tidying.discard)
+        """Let what was rotated be compressed and removed, beside everything else.
+
+        Of more files than may be open at a time, each is named with nearly every batch.
+        """
+        self._rotated |= paths
+        if self._rotated and (self._tidying is None or self._tidying.done()):
+            self._tidying = asyncio.create_task(self._tidy_all())
+
+    async def _tidy_all(self) -> None:
+        while self._rotated:
+            await self._tidier.run(self._rotation.tidy, self._rotated.pop(), self._template)
 
     async def _in_thread(self, call: Callable[Parameters, T], *args: Parameters.args, **_: Parameters.kwargs) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call, *args)

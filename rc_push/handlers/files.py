@@ -20,6 +20,7 @@ from rc_push.folders import make_folder
 from rc_push.handlers.batch_note import is_note
 from rc_push.handlers.json_lines import DIRECTORY_MODE, JsonLinesFile
 from rc_push.handlers.rotation import ROTATED, Rotation, rotate
+from rc_push.handlers.told_path import telling, without_path
 
 log = structlog.get_logger()
 
@@ -39,7 +40,8 @@ class LineFiles:
     """Files that this process alone appends to; each is opened when it gets its first line, few are open at a time.
 
     Where *folder* is given, folders below it are created whenever they are missing; it itself only by `open`, since a
-    disk that is not mounted must not be mistaken for an empty one.
+    disk that is not mounted must not be mistaken for an empty one. Where paths are made of events, *template* is what
+    is told of them.
     """
 
     def __init__(
@@ -49,10 +51,12 @@ class LineFiles:
         fsync: Fsync,
         is_json: bool,
         folder: Path | None = None,
+        template: str = "",
         now: Callable[[], datetime] = _now,
     ) -> None:
         self._rotation = rotation
         self._folder = folder
+        self._template = template
         self._fsync = fsync
         self._is_json = is_json
         self._now = now
@@ -71,12 +75,13 @@ class LineFiles:
     def close(self) -> None:
         """Close all."""
         while self._open:
-            self._open.popitem()[1][0].close()
+            self._forget(next(iter(self._open)))
 
     def reopen(self) -> None:
         """Open what is now at the paths. Raises HandlerError; the next lines try again."""
-        for file, _ in self._open.values():
-            file.reopen()
+        for path, (file, _) in self._open.items():
+            with telling(path, self._template):
+                file.reopen()
 
     def append(self, batches: Mapping[Path, Sequence[bytes]]) -> set[Path]:
         """Append lines, by file; of one file all or none. Raises OSError or HandlerError.
@@ -87,9 +92,10 @@ class LineFiles:
         for path, lines in batches.items():
             file = self._file(path)
             try:
-                for part in lines if self._fsync == "always" else [b"".join(lines)]:
-                    self._rotate(path, len(part))
-                    file.append(part)
+                with telling(path, self._template):
+                    for part in lines if self._fsync == "always" else [b"".join(lines)]:
+                        self._rotate(path, len(part))
+                        file.append(part)
             except FileNotFoundError:
                 if self._folder:  # the next try creates it anew
                     self._forget(path)
@@ -106,10 +112,12 @@ class LineFiles:
         if file is None:
             if self._folder and not self._folder.is_dir():
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._folder))
-            file = JsonLinesFile(path, fsync=self._fsync != "never", is_json=self._is_json)
-            file.open()
-            if self._rotation:
-                self._untidy.add(path.resolve())
+            fsync = self._fsync != "never"
+            file = JsonLinesFile(path, fsync=fsync, is_json=self._is_json, template=self._template)
+            with telling(path, self._template):
+                file.open()
+                if self._rotation:
+                    self._untidy.add(_real(path))
         self._open[path] = (file, self._now())
         self._open.move_to_end(path)
         while len(self._open) > OPEN_MAX:
@@ -120,7 +128,7 @@ class LineFiles:
         """End the file where it is time; the next append begins a new one. Where that fails, it goes on."""
         if not self._rotation:
             return
-        real, now = path.resolve(), self._now()  # a link stays a link
+        real, now = _real(path), self._now()
         try:
             if self._rotation.is_due(real, more_bytes, now):
                 rotate(real, now)
@@ -128,7 +136,8 @@ class LineFiles:
             self._stuck.discard(path)
         except OSError as exc:
             if path not in self._stuck:  # it is tried before every batch
-                log.error("file_not_rotated", path=str(path), error=str(exc))
+                error = str(without_path(exc, self._template))
+                log.error("file_not_rotated", path=self._template or str(path), error=error)
             self._stuck.add(path)
 
     def _close_idle(self) -> None:
@@ -139,8 +148,14 @@ class LineFiles:
 
     def _forget(self, path: Path) -> None:
         file, _ = self._open.pop(path)
-        file.close()
         self._stuck.discard(path)
+        with telling(path, self._template):
+            file.close()
+
+
+def _real(path: Path) -> Path:
+    """Return where the file at *path* is: a link stays a link. `Path.resolve` names the path where links are a ring."""
+    return Path(os.path.realpath(path))
 
 
 def prepare(folder: Path, *, fsync: bool = True) -> None:

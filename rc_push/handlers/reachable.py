@@ -28,8 +28,13 @@ _FORBIDDEN = tuple(
         ),
     )
 )
-# Whose last four bytes are an IPv4 address: IPv4-compatible (RFC 4291, 2.5.5.1), NAT64 (RFC 6052).
-_EMBEDDING = (ipaddress.IPv6Network("::/96"), ipaddress.IPv6Network("64:ff9b::/96"))
+# Whose last four bytes are an IPv4 address: IPv4-compatible (RFC 4291, 2.5.5.1), IPv4-translated (RFC 2765, 2.1), NAT64
+# (RFC 6052).
+_EMBEDDING = tuple(map(ipaddress.IPv6Network, ("::/96", "::ffff:0:0:0/96", "64:ff9b::/96")))
+# NAT64 of a network of one's own (RFC 8215). How long its prefix is, 48, 56, 64 or 96 bits, is for the network to say;
+# so where the IPv4 address begins is one of these bytes, the ninth of the address not counted (RFC 6052, 2.2).
+_LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
+_LOCAL_NAT64_AT = (6, 7, 8, 11)
 
 
 class AddressForbidden(OSError):
@@ -57,10 +62,13 @@ def guarded_socket(info: tuple[Any, ...]) -> socket.socket:
 
 
 def _meanings(address: Address) -> list[Address]:
-    """Return *address*, without its zone, and the IPv4 address that it stands for."""
+    """Return *address*, without its zone, and the IPv4 addresses that it may stand for."""
     if isinstance(address, ipaddress.IPv4Address):
         return [address]
     bare = ipaddress.IPv6Address(int(address))
+    if bare in _LOCAL_NAT64:
+        counted = bare.packed[:8] + bare.packed[9:]
+        return [bare, *(ipaddress.IPv4Address(counted[at : at + 4]) for at in _LOCAL_NAT64_AT)]
     embedded = bare.ipv4_mapped or bare.sixtofour
     if embedded is None and any(bare in network for network in _EMBEDDING):
         embedded = ipaddress.IPv4Address(int(bare) & 0xFFFFFFFF)

@@ -7,6 +7,7 @@ the oldest removed, beside everything else. Blocking. Knows files by their names
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gzip
 import os
 import re
@@ -14,12 +15,13 @@ import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import structlog
 
 from rc_push.folders import sync_folder_if_possible
 from rc_push.handlers.json_lines import FILE_MODE
+from rc_push.handlers.told_path import without_path
 
 log = structlog.get_logger()
 
@@ -61,15 +63,17 @@ class Rotation:
         written_at = datetime.fromtimestamp(file.st_mtime, UTC)
         return self.period is not None and f"{written_at:{_FORMATS[self.period]}}" < f"{now:{_FORMATS[self.period]}}"
 
-    def tidy(self, path: Path) -> None:
+    def tidy(self, path: Path, template: str = "") -> None:
         """Compress what was rotated of *path*, and remove what is too old. What fails is logged, and tried next time.
 
-        Safe to repeat: a crash leaves either the file or its compressed form, or a part that is begun anew.
+        Safe to repeat: a crash leaves either the file or its compressed form, or a part that is begun anew. Where
+        *path* is made of an event, *template* is what is told of it.
         """
         try:
             rotated = [old for *_, old in _rotated(path)]
             for part in [old for old in rotated if old.suffix == ".part"]:
-                part.unlink()
+                if not self.compress or not _plain(part).exists():  # else it may be being written
+                    part.unlink()
             kept = [old for old in rotated if old.suffix != ".part"]
             for old in kept[: max(0, len(kept) - self.keep)]:
                 old.unlink()
@@ -77,7 +81,8 @@ class Rotation:
                 if old.suffix != ".gz":
                     _compress(old)
         except OSError as exc:
-            log.error("rotated_files_not_tidied", path=str(path), error=str(exc))
+            error = str(without_path(exc, template))
+            log.error("rotated_files_not_tidied", path=template or str(path), error=error)
 
 
 def rotate(path: Path, now: datetime) -> None:
@@ -99,10 +104,20 @@ def _rotated(path: Path) -> list[tuple[str, int, Path]]:
     return sorted(found)
 
 
+def _plain(part: Path) -> Path:
+    """Return the file whose compressed form is being written to *part*."""
+    return part.with_name(part.name.removesuffix(".gz.part"))
+
+
 def _compress(path: Path) -> None:
-    """Put the compressed form of the file at *path* in its place. Raises OSError."""
+    """Put the compressed form of the file at *path* in its place, unless somebody does already. Raises OSError.
+
+    After a reload the handler before may still be at it, in its thread.
+    """
     packed, part = path.with_name(f"{path.name}.gz"), path.with_name(f"{path.name}.gz.part")
     with path.open("rb") as lines:
+        if not _is_ours_alone(lines) or not path.exists():
+            return
         before = os.fstat(lines.fileno())
         fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
         with os.fdopen(fd, "wb") as raw:
@@ -113,7 +128,18 @@ def _compress(path: Path) -> None:
                 shutil.copyfileobj(lines, file, _COPY_BYTES)
             raw.flush()
             os.fsync(fd)
-    os.utime(part, ns=(before.st_atime_ns, before.st_mtime_ns))
-    part.rename(packed)
-    sync_folder_if_possible(path.parent)  # after a power cut there could be neither, else
-    path.unlink()
+        os.utime(part, ns=(before.st_atime_ns, before.st_mtime_ns))
+        part.rename(packed)
+        sync_folder_if_possible(path.parent)  # after a power cut there could be neither, else
+        path.unlink()
+
+
+def _is_ours_alone(file: BinaryIO) -> bool:
+    """Lock *file*; return False where another has locked it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # not every network file system can lock
+        return True
+    return True

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,8 +42,21 @@ def settings_from_table(
     try:
         return msgspec.convert(config.settings, declared, dec_hook=_Types(environ)), problems
     except msgspec.ValidationError as exc:  # the plug-in's own __post_init__
-        found, _, remedy = str(exc).partition("; ")
-        raise ConfigError([Problem(key, found, remedy or f"see the settings of {config.use!r}")]) from None
+        raise ConfigError([problem_from(str(exc), config, fields)]) from None
+
+
+def problem_from(text: str, config: HandlerConfig, names: Container[str], otherwise: str = "") -> Problem:
+    """Return what *text*, `what; the remedy`, tells of a handler: of the setting in *names* with which it begins.
+
+    Where it has no remedy, that is *otherwise*.
+    """
+    key = f"handlers.{config.name}"
+    found, _, remedy = text.removeprefix(f"{key}: ").partition("; ")
+    first = re.match(r"\w+", found)
+    if first and first[0] in names:
+        key = f"{key}.{first[0]}"
+        found = found.removeprefix(f"{first[0]}: ")
+    return Problem(key, found, remedy or otherwise or f"see the settings of {config.use!r}")
 
 
 def _problems(

@@ -35,6 +35,7 @@ CONNECT_TIMEOUT_S = 10.0
 SILENCE_S = 60.0
 HEADERS = {"Accept": "application/json", "Content-Type": "application/json", "User-Agent": f"rc-push/{__version__}"}
 URL_REMEDY = "copy all of it from the settings of the team's incoming webhook"
+JOINER = "\u2060"
 # Shorter parts of a URL are no secrets, and could stand in any text.
 SECRET_MIN_LENGTH = 8
 
@@ -138,9 +139,12 @@ def _says_no(body: bytes) -> bool:
 def _harmless(value: str) -> str:
     """Return *value* so that it mentions nobody: `![:Person](id)` and `![:Team](id)` call people up.
 
-    Whoever can send an event, by SMS for example, could call a whole team. A word joiner, of no width, stops it.
+    Whoever can send an event, by SMS for example, could call a whole team. A word joiner, of no width, stops it, also
+    where the mention would be made of *value* and what stands beside it.
     """
-    return value.replace("[:", "[\u2060:")
+    before = JOINER if value.startswith(":") else ""
+    after = JOINER if value.endswith("[") else ""
+    return before + value.replace("[:", f"[{JOINER}:") + after
 
 
 def _secrets_in(url: str) -> list[Secret]:

@@ -10,6 +10,7 @@ import email.utils
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
@@ -106,7 +107,9 @@ def retry_after_s(value: str, now_s: float) -> float | None:
         delay_s = RETRY_AFTER_MAX_S if len(value) > len(str(int(RETRY_AFTER_MAX_S))) else float(value)
     else:
         try:
-            delay_s = email.utils.parsedate_to_datetime(value).timestamp() - now_s
+            at = email.utils.parsedate_to_datetime(value)
+            # Without a zone, as in asctime's form, it is in UTC. Source: RFC 9110, section 5.6.7.
+            delay_s = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() - now_s
         except (ValueError, OverflowError):
             return None
     return min(max(delay_s, RETRY_AFTER_MIN_S), RETRY_AFTER_MAX_S)

@@ -51,13 +51,15 @@ class WebhookClient:
         import aiohttp  # noqa: PLC0415 - 100 ms and 11 MiB, for who has such a handler
         import yarl  # noqa: PLC0415 - aiohttp's own
 
+        from rc_push.handlers.webhook_connector import WebhookConnector  # noqa: PLC0415 - see above
+
         is_https = urlsplit(self._url).scheme == "https"
         self._context = context_from(self._tls) if is_https else None
         self._address = yarl.URL(self._url, encoded=True)  # as it was written: a signature may count every character
         self._proxy = proxy_for(self._url)
         self._errors = (aiohttp.ClientError, OSError)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
+            connector=WebhookConnector(
                 limit=0,  # who calls us sets it
                 keepalive_timeout=KEEP_IDLE_S,
                 socket_factory=None if self._allow_link_local else guarded_socket,

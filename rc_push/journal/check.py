@@ -40,7 +40,10 @@ _RULES = (
             "SELECT name || ' is at ' || position FROM handlers"
             " WHERE position > (SELECT ifnull(max(seq), 0) FROM sqlite_sequence WHERE name = 'events')"
         ),
-        "an old copy was put back: rc-push handlers forget NAME, or put the newer journal back",
+        (
+            "an old copy was put back: take the handler out of the file, rc-push handlers forget NAME, and put it in"
+            " again; or put the newer journal back"
+        ),
     ),
     (
         "an event that waits or is parked is gone",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -111,12 +111,11 @@ class Journal:
 
     async def read(self, after: int, limit: int) -> list[Envelope]:
         """Return the events behind the position *after*, at most *limit*."""
-        if self._reader is None:
-            raise self._closed()
+        reader = self._opened()
         recent = self.at_hand(after, limit)
         if recent is not None:
             return recent
-        return await self._in_reader(self._reader.after, after, limit)
+        return await self._in_reader(reader.after, after, limit)
 
     async def read_one(self, position: int) -> Envelope | None:
         """Return the event at *position*; None where it is no more."""
@@ -125,9 +124,7 @@ class Journal:
 
     async def look(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """Have *query* read from one consistent state; return what it returns. Raises JournalError."""
-        reader = self._reader
-        if reader is None:
-            raise self._closed()
+        reader = self._opened()
 
         def look() -> T:
             with reader.snapshot() as db:
@@ -142,48 +139,66 @@ class Journal:
 
     async def load_session(self, account: str) -> bytes | None:
         """Return the saved OAuth session of *account*."""
-        session: bytes | None = await self._write(lambda store: store.oauth_session(account))
+        session: bytes | None = await self._write(lambda store: store.kept.load("oauth_sessions", account))
         return session
 
     async def save_session(self, account: str, session: bytes) -> None:
         """Keep the OAuth session of *account*."""
-        await self._write(lambda store: store.save_oauth_session(account, session))
+        await self._write(lambda store: store.kept.save("oauth_sessions", account, session))
 
     async def load_webhook(self, subscription: str) -> bytes | None:
         """Return what is kept of the webhook of *subscription*."""
-        state: bytes | None = await self._write(lambda store: store.webhook(subscription))
+        state: bytes | None = await self._write(lambda store: store.kept.load("webhooks", subscription))
         return state
 
     async def save_webhook(self, subscription: str, state: bytes) -> None:
         """Keep the webhook of *subscription*."""
-        await self._write(lambda store: store.save_webhook(subscription, state))
+        await self._write(lambda store: store.kept.save("webhooks", subscription, state))
 
     async def load_limits(self, account: str) -> bytes | None:
         """Return how much of the limits of *account* is used up, as it was saved."""
-        state: bytes | None = await self._write(lambda store: store.rest_limits(account))
+        state: bytes | None = await self._write(lambda store: store.kept.load("rest_limits", account))
         return state
 
     async def save_limits(self, account: str, limits: bytes) -> None:
         """Keep how much of the limits of *account* is used up."""
-        await self._write(lambda store: store.save_rest_limits(account, limits))
+        await self._write(lambda store: store.kept.save("rest_limits", account, limits))
 
     async def note_created(self, account: str, subscription_id: str) -> None:
         """Keep the id of a subscription that we have created at RingCentral."""
         at_ms = round(time.time() * 1000)
-        await self._write(lambda store: store.note_created(account, subscription_id, at_ms))
+        await self._write(lambda store: store.kept.note_created(account, subscription_id, at_ms))
+
+    async def created_subscriptions(self, account: str) -> set[str]:
+        """Return the ids of the subscriptions that we have created at RingCentral with *account*."""
+        return await self._in_reader(self._opened().created_subscriptions, account)
+
+    async def cursors(self) -> list[Cursor]:
+        """Return where every subscription stands."""
+        return await self._in_reader(self._opened().cursors)
+
+    async def load_webhooks(self) -> dict[str, bytes]:
+        """Return what is kept of webhooks, by our subscriptions' names."""
+        return await self._in_reader(self._opened().webhooks)
 
     async def register_handler(self, name: str, since_ms: int | None = None) -> Registered:
         """Return where the handler *name* stands; one that is new begins with what was received since *since_ms*.
 
         None: with what comes from now on.
         """
-
-        def register(store: Store) -> Registered:
-            start = None if since_ms is None else store.positions_before(since_ms, None)[0]
-            return store.progress.register(name, start, store.head())
-
-        registered: Registered = await self._write(register)
+        registered: Registered = await self._write(
+            lambda store: store.progress.register(name, _start(store, since_ms), store.head())
+        )
         return registered
+
+    async def make_known(self, handlers: Mapping[str, int | None]) -> None:
+        """Have *handlers* that are new begin each as `register_handler` says: all of them, or none."""
+
+        def make_known(store: Store) -> None:
+            for name, since_ms in handlers.items():
+                store.progress.make_known(name, _start(store, since_ms), store.head())
+
+        await self._write(make_known)
 
     async def positions_before(self, since_ms: int, until_ms: int | None) -> tuple[int, int]:
         """Return the newest positions of what was received before *since_ms*, and before *until_ms* (None: all)."""
@@ -269,9 +284,13 @@ class Journal:
     async def prove(self) -> None:
         """Return once both threads have answered and the disk has taken a commit. Raises JournalError."""
         await self._write(Store.prove)
+        await self._in_reader(self._opened().after, self.head, 1)
+
+    def _opened(self) -> Reader:
+        """Return what reads. Raises JournalError where the journal is closed."""
         if self._reader is None:
             raise self._closed()
-        await self._in_reader(self._reader.after, self.head, 1)
+        return self._reader
 
     async def _in_reader(self, call: Callable[..., T], *args: object) -> T:
         try:
@@ -324,3 +343,8 @@ class Journal:
             self._crowded.set()
         else:
             self._crowded.clear()
+
+
+def _start(store: Store, since_ms: int | None) -> int | None:
+    """Return the position before what was received since *since_ms*; None where that is None: the head."""
+    return None if since_ms is None else store.positions_before(since_ms, None)[0]

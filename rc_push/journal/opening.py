@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from rc_push.errors import JournalCorrupt, JournalError, JournalFull, JournalInUse, JournalTooNew
-from rc_push.folders import make_folder
+from rc_push.folders import is_folder, make_folder
 
 APPLICATION_ID = 0x72635075  # "rcPu"
 BUSY_TIMEOUT_S = 5.0
@@ -28,26 +28,30 @@ NO_ROOM = "no room on the disk; free some, what waits is then stored"
 LOOK = "look at the disk, and at what the kernel says of it"
 # Its primary codes for what a user can do something about.
 REMEDIES = {
+    sqlite3.SQLITE_READONLY: "run this as a user who can write it and its folder, where SQLite makes files beside it",
     sqlite3.SQLITE_BUSY: "another program holds it, and has to let it go (only rc-push may write it)",
     sqlite3.SQLITE_IOERR: LOOK,
     sqlite3.SQLITE_CANTOPEN: "look at the rights to its folder, and at how long its path is: SQLite takes 512 bytes",
 }
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+# What Python's module raises of a damaged text, with the text: in a column; in a message that quotes a name.
+UNDECODABLE = "Could not decode to UTF-8"
+SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 DAMAGED_REMEDY = "`rc-push run` moves it aside, never deletes it, and goes on with what can be read"
 
 
-def open_alone(path: Path, first: Callable[[Path], None] | None = None) -> tuple[int, sqlite3.Connection]:
+def open_alone(path: Path, first: Callable[[Path], None]) -> tuple[int, sqlite3.Connection]:
     """Return the one connection that writes the journal at *path*, created and migrated, and what holds its lock.
 
     *first* is called under the lock, before the file is opened; it may raise OSError. Raises JournalInUse,
     JournalTooNew, or JournalError naming the remedy.
     """
+    _refuse_folder(path)
     is_ours = Path(f"{path}.lock").exists()
-    lock = _take_lock(path)
+    lock = take_lock(path)
     try:
-        if first is not None:
-            first(path)
-        return lock, _open_for_writing(path)
+        first(path)
+        return lock, open_locked(path)
     except OSError as exc:
         os.close(lock)
         raise JournalError(f"{path}: {exc.strerror}; {LOOK}, and at the rights to {path.parent}") from exc
@@ -63,11 +67,18 @@ def open_alone(path: Path, first: Callable[[Path], None] | None = None) -> tuple
         raise
 
 
-def journal_error_from(exc: sqlite3.Error, path: Path) -> JournalError:
-    """Return what SQLite's *exc* means for a user."""
-    code = getattr(exc, "sqlite_errorcode", None) or 0
+def code_of(exc: Exception) -> int:
+    """Return SQLite's extended code; 0 where Python's module itself has raised it."""
+    return getattr(exc, "sqlite_errorcode", None) or 0
+
+
+def journal_error_from(exc: Exception, path: Path) -> JournalError:
+    """Return what *exc*, one of `SQLITE_ERRORS`, means for a user."""
+    code = code_of(exc)
     if code in DISK_FULL:
         return JournalFull(f"{path}: {NO_ROOM}")
+    if isinstance(exc, UnicodeDecodeError) or str(exc).startswith(UNDECODABLE):
+        return JournalCorrupt(f"{path}: the journal is damaged (a text in it is none); {DAMAGED_REMEDY}")
     if code & 0xFF in DAMAGED:
         return JournalCorrupt(f"{path}: the journal is damaged ({exc}); {DAMAGED_REMEDY}")
     remedy = REMEDIES.get(code & 0xFF)
@@ -76,18 +87,42 @@ def journal_error_from(exc: sqlite3.Error, path: Path) -> JournalError:
 
 def connect_read_only(path: Path) -> sqlite3.Connection:
     """Return a connection that can only read. Raises JournalError where there is no journal that we understand."""
-    uri = f"file:{quote(str(path))}?mode=ro"
+    _refuse_folder(path)
+    uri = f"file:{quote(str(path))}?mode=ro" + ("&immutable=1" if _is_at_rest(path) else "")
     try:
         db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
-    except sqlite3.Error as exc:
+    except SQLITE_ERRORS as exc:
         raise _cannot_read(path, exc) from exc
     with _closed_on_error(db, path):
-        if _known_version(db, path) == 0:  # the file is there, the daemon has not come to fill it
+        version, known = _known_version(db, path), len(_migrations())
+        if version == 0:  # the file is there, the daemon has not come to fill it
             raise _cannot_read(path)
+        if version < known:
+            why = f"written by an older rc-push (schema {version}, now {known})"
+            remedy = "restart the daemon that uses it, or run one on it: that brings it up to date"
+            raise JournalError(f"{path}: {why}; {remedy}")
     return db
 
 
-def _cannot_read(path: Path, error: sqlite3.Error | None = None) -> JournalError:
+def _is_at_rest(path: Path) -> bool:
+    """Say whether nobody writes the journal at *path*, and nobody could: a folder closed to us, and nothing in its log.
+
+    SQLite would make its files beside it all the same, and fail. While somebody writes, his -shm file is there.
+    """
+    log, index = Path(f"{path}-wal"), Path(f"{path}-shm")
+    try:
+        is_busy = index.exists() or (log.exists() and log.stat().st_size > 0)
+    except OSError:  # opening it says why
+        return False
+    return not is_busy and not os.access(path.parent, os.W_OK, effective_ids=True)
+
+
+def _refuse_folder(path: Path) -> None:
+    if is_folder(path):
+        raise JournalError(f"{path}: this is a directory; name a file under [journal], such as {path}/journal.db")
+
+
+def _cannot_read(path: Path, error: Exception | None = None) -> JournalError:
     there_is_none = JournalError(f"{path}: there is no journal yet; `rc-push run` creates it")
     try:
         path.stat()
@@ -105,7 +140,7 @@ def _closed_on_error(db: sqlite3.Connection, path: Path) -> Iterator[None]:
     """Close *db* where something fails inside, and raise SQLite's errors as ours."""
     try:
         yield
-    except sqlite3.Error as exc:
+    except SQLITE_ERRORS as exc:
         db.close()
         raise journal_error_from(exc, path) from exc
     except JournalError:
@@ -113,8 +148,11 @@ def _closed_on_error(db: sqlite3.Connection, path: Path) -> Iterator[None]:
         raise
 
 
-def _take_lock(path: Path) -> int:
-    """Return the descriptor that holds the journal for this process; the kernel lets go of it even after SIGKILL."""
+def take_lock(path: Path) -> int:
+    """Return the descriptor that holds the journal for this process; the kernel lets go of it even after SIGKILL.
+
+    Raises JournalInUse, JournalError.
+    """
     try:
         make_folder(path.parent, 0o700)
         lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE)
@@ -132,14 +170,15 @@ def _take_lock(path: Path) -> int:
     return lock
 
 
-def _open_for_writing(path: Path) -> sqlite3.Connection:
+def open_locked(path: Path) -> sqlite3.Connection:
+    """Return the connection that writes the journal at *path*, whose lock this process holds. Raises JournalError."""
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE))
         path.chmod(MODE)  # SQLite gives its -wal and -shm files the same mode
         db = sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
     except OSError as exc:
         raise JournalError(f"{path}: {exc.strerror}; give this user the right to write it") from exc
-    except sqlite3.Error as exc:
+    except SQLITE_ERRORS as exc:
         raise journal_error_from(exc, path) from exc
     with _closed_on_error(db, path):
         version = _known_version(db, path)

@@ -98,11 +98,11 @@ class Registered:
     ahead: frozenset[int] = frozenset()
 
 
-def unfinished_of(db: sqlite3.Connection, where: str, values: Sequence[object], limit: int = -1) -> list[Unfinished]:
-    """Return the rows of `unfinished` that the SQL condition *where* names, in order, at most *limit* (-1: all)."""
+def unfinished_of(db: sqlite3.Connection, where: str, values: Sequence[object]) -> list[Unfinished]:
+    """Return the rows of `unfinished` that the SQL condition *where* names, in order."""
     columns = "position, state, is_replay, key, attempts, calls, since, changed_at, due_at, reason"
-    sql = f"SELECT {columns} FROM unfinished WHERE {where} ORDER BY position LIMIT ?"  # noqa: S608 - our own words
-    rows = db.execute(sql, (*values, limit))
+    sql = f"SELECT {columns} FROM unfinished WHERE {where} ORDER BY position"  # noqa: S608 - our own words
+    rows = db.execute(sql, values)
     return [Unfinished(row[0], row[1], bool(row[2]), *row[3:]) for row in rows]
 
 
@@ -117,17 +117,21 @@ class ProgressRows:
         """Look names up again: the transaction that may have made them was rolled back."""
         self._ids.clear()
 
+    def make_known(self, name: str, start: int | None, head: int) -> None:
+        """Have the handler *name* begin behind *start*, or at the *head*, where it is new."""
+        if self._db.execute("SELECT 1 FROM handlers WHERE name = ?", (name,)).fetchone():
+            return
+        position = head if start is None else start
+        self._db.execute(
+            "INSERT INTO handlers (name, position, stored_before) VALUES (?, ?,"
+            " (SELECT ifnull(sum(stored + told), 0) FROM subscriptions)"
+            " - (SELECT count(*) FROM events WHERE position > ?))",
+            (name, position, position),
+        )
+
     def register(self, name: str, start: int | None, head: int) -> Registered:
         """Return where the handler *name* stands; one that is new begins behind *start*, or at the *head*."""
-        known = self._db.execute("SELECT 1 FROM handlers WHERE name = ?", (name,)).fetchone()
-        if not known:
-            position = head if start is None else start
-            self._db.execute(
-                "INSERT INTO handlers (name, position, stored_before) VALUES (?, ?,"
-                " (SELECT ifnull(sum(stored + told), 0) FROM subscriptions)"
-                " - (SELECT count(*) FROM events WHERE position > ?))",
-                (name, position, position),
-            )
+        self.make_known(name, start, head)
         position, is_paused = self._db.execute(
             "SELECT position, is_paused FROM handlers WHERE name = ?", (name,)
         ).fetchone()

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from rc_push.envelope import Cursor, Envelope, Gap, Source, iso_from_ms
 from rc_push.errors import JournalCorrupt, JournalError
 from rc_push.journal.figures import position_before
-from rc_push.journal.opening import DAMAGED_REMEDY, LOOK, connect_read_only, journal_error_from
+from rc_push.journal.opening import DAMAGED_REMEDY, LOOK, SQLITE_ERRORS, connect_read_only, journal_error_from
 from rc_push.journal.segments import SegmentReader
 
 T = TypeVar("T")
@@ -113,23 +113,31 @@ class Reader:
             return
         position = self._before(since_ms)
         until = _ENDLESS if until_ms is None else self._before(until_ms)
-        while events := [event for event in self.after(position, 256) if event.position <= until]:
+        while True:
+            events = [event for event in self.after(position, 256) if event.position <= until]
             yield from events
-            position = events[-1].position
+            if events:
+                position = events[-1].position
+            elif not self._has_any(position, until):  # else all that was read has been removed meanwhile
+                return
+
+    def _has_any(self, after: int, until: int) -> bool:
+        rows = self._query("SELECT 1 FROM events WHERE position > ? AND position <= ? LIMIT 1", (after, until))
+        return any(rows)
 
     def newest(self, limit: int, *, since_ms: int = 0, type_glob: str = "*") -> list[Envelope]:
         """Return the newest *limit* events received since *since_ms* whose type matches *type_glob*, oldest first."""
         # Without the position, a quiet hour would be looked for in all of the journal.
         rows = self._query(
             f"{_EVENTS} WHERE position > ? AND received_at >= ? AND type GLOB ? ORDER BY position DESC LIMIT ?",
-            (self._before(since_ms) if since_ms else 0, since_ms, type_glob, min(limit, _ENDLESS)),
+            (self._before(since_ms) if since_ms else 0, since_ms, _text(type_glob), min(limit, _ENDLESS)),
         )
         return list(self._envelopes(rows))[::-1]
 
     def find(self, id_: str) -> list[Envelope]:
         """Return the events whose position or uuid is *id_*; one uuid can stand under several subscriptions."""
         position = int(id_) if id_.isdecimal() and len(id_) < 19 else -1  # noqa: PLR2004 - SQLite's largest integer
-        rows = self._query(f"{_EVENTS} WHERE {_IS_FOUND} ORDER BY position", (position, id_))
+        rows = self._query(f"{_EVENTS} WHERE {_IS_FOUND} ORDER BY position", (position, _text(id_)))
         return list(self._envelopes(rows))
 
     def gaps(self, *, since_ms: int = 0) -> Iterator[Gap]:
@@ -194,7 +202,7 @@ class Reader:
             finally:
                 if self._db.in_transaction:  # SQLite ends it itself where it cannot read on
                     self._db.execute("ROLLBACK")
-        except sqlite3.Error as exc:
+        except SQLITE_ERRORS as exc:
             raise journal_error_from(exc, self.path) from exc
 
     def _before(self, at_ms: int) -> int:
@@ -203,14 +211,14 @@ class Reader:
     def _ask(self, query: Callable[[sqlite3.Connection], T]) -> T:
         try:
             return query(self._db)
-        except sqlite3.Error as exc:
+        except SQLITE_ERRORS as exc:
             raise journal_error_from(exc, self.path) from exc
 
     def _query(self, sql: str, values: tuple[object, ...] = ()) -> Generator[tuple[Any, ...], None, None]:
         try:
             for row in self._db.execute(sql, values):  # noqa: UP028 - it would close the cursor after the database
                 yield row
-        except sqlite3.Error as exc:
+        except SQLITE_ERRORS as exc:
             raise journal_error_from(exc, self.path) from exc
 
     def _envelopes(self, rows: Iterable[tuple[Any, ...]]) -> Iterator[Envelope]:
@@ -245,4 +253,12 @@ class Reader:
                 " JOIN subscriptions s ON s.id = o.subscription"
             )
             self._sources = {row[0]: Source(*row[1:]) for row in rows}
+        if id_ not in self._sources:
+            what = "it is not known where an event came from"
+            raise JournalCorrupt(f"{self.path}: the journal is damaged ({what}); {DAMAGED_REMEDY}")
         return self._sources[id_]
+
+
+def _text(value: str) -> str:
+    """Return *value*, with codes for what is no text (a command line need not be UTF-8). No event has such a name."""
+    return value.encode("utf-8", "backslashreplace").decode()

@@ -53,7 +53,8 @@ def files_of(path: Path) -> list[Path]:
 class SegmentWriter:
     """The segments of one journal, as its one writer has them. Used from one thread.
 
-    `write`, `sync`, then the transaction's commit, then `keep`; or `discard`, where any of these went wrong.
+    `write`, `sync`, then the transaction's commit, then `keep`; or `discard`, where any of these went wrong, or
+    `doubt`, where nobody knows whether the commit is on the disk.
     """
 
     def __init__(self, path: Path) -> None:
@@ -64,6 +65,7 @@ class SegmentWriter:
         self._end = 0
         self._is_touched = False  # by what is not committed
         self._is_new = False
+        self._doubtful: list[int] = []
 
     def close(self) -> None:
         """Close what is open."""
@@ -74,7 +76,8 @@ class SegmentWriter:
     def write(self, payloads: Sequence[bytes], head: int, max_bytes: int = SEGMENT_MAX_BYTES) -> tuple[int, int]:
         """Write *payloads* one behind the other; return the segment and the place of the first.
 
-        A segment of *max_bytes* is full; a new one gets the name *head*. Raises JournalFull, JournalError.
+        A segment of *max_bytes* is full; a new one gets the name *head*, or the next that is free. Raises JournalFull,
+        JournalError.
         """
         if self.current is not None and self._end >= max_bytes and not self._is_touched:
             self.close()
@@ -99,18 +102,31 @@ class SegmentWriter:
             raise self._error_from(exc) from exc
 
     def keep(self) -> None:
-        """Note that what was written is committed."""
+        """Note that what was written is committed, and has taken the place of what was in doubt."""
+        if self._is_touched:
+            self.remove(self._doubtful)
+            self._doubtful = []
         self._is_touched = self._is_new = False
 
     def discard(self) -> None:
         """Forget what was not committed, and write no more there: nobody knows what a failed write or fsync leaves."""
+        self.remove(self._leave())
+
+    def doubt(self) -> None:
+        """Write no more to what was not committed, but let it stay: after a crash, SQLite's log may hold it.
+
+        Where the fsync fails, all has been written. The next commit writes over it.
+        """
+        self._doubtful += self._leave()
+
+    def _leave(self) -> list[int]:
+        """Let go of the segment that was written to; return it where nothing in it was committed."""
         if self.current is None or not self._is_touched:
-            return
+            return []
         os.close(self._file)
         segment, self.current = self.current, None
         self._is_touched = False
-        if self._is_new:
-            self.remove([segment])
+        return [segment] if self._is_new else []
 
     def remove(self, segments: Iterable[int]) -> None:
         """Remove *segments*, to which no event points any more."""
@@ -162,13 +178,13 @@ class SegmentWriter:
         return os.pwrite(self._file, blocks, place)
 
     def _begin(self, head: int) -> int:
-        folder = folder_of(self.path)
-        folder.mkdir(mode=0o700, exist_ok=True)
-        file = file_of(self.path, head)
-        file.unlink(missing_ok=True)  # no event points to it; and it may be one with what `salvage` keeps
-        self._file = _opened(file)
-        self.current, self._end, self._is_new = head, 0, True
-        return head
+        folder_of(self.path).mkdir(mode=0o700, exist_ok=True)
+        segment = head
+        while os.path.lexists(file_of(self.path, segment)):  # in doubt, or left over and one with what `salvage` keeps
+            segment += 1
+        self._file = _opened(file_of(self.path, segment))
+        self.current, self._end, self._is_new = segment, 0, True
+        return segment
 
     def _error_from(self, exc: OSError) -> JournalError:
         if exc.errno in (errno.ENOSPC, errno.EDQUOT):

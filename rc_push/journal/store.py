@@ -19,7 +19,15 @@ from rc_push.envelope import Batch, Cursor, Envelope, Gap, Source, envelope_of_g
 from rc_push.errors import JournalFull
 from rc_push.journal import figures, retention
 from rc_push.journal.aside import take_back
-from rc_push.journal.opening import APPLICATION_ID, journal_error_from, open_alone
+from rc_push.journal.kept import KeptRows
+from rc_push.journal.opening import (
+    APPLICATION_ID,
+    SQLITE_ERRORS,
+    code_of,
+    journal_error_from,
+    open_alone,
+    open_locked,
+)
 from rc_push.journal.progress import ProgressRows
 from rc_push.journal.segments import SEGMENT_MAX_BYTES, SEGMENT_MIN_BYTES, SegmentWriter
 
@@ -27,8 +35,6 @@ from rc_push.journal.segments import SEGMENT_MAX_BYTES, SEGMENT_MIN_BYTES, Segme
 ROWS_AT_ONCE = (256, 32, 1)
 # What a row takes beside its text, about: the other columns, and its place in the index.
 ROW_BYTES = 150
-# How long it is known of a subscription at RingCentral that it was ours; one that nobody renews lives minutes.
-CREATED_KEPT_MS = 30 * 86_400_000
 
 _INSERT = "INSERT INTO events (subscription, source, uuid, type, received_at, payload) VALUES "
 _ON_CONFLICT = " ON CONFLICT (subscription, uuid) DO NOTHING"
@@ -61,26 +67,29 @@ class Store:
     Where *max_bytes* is set, it takes no events that would make it larger.
     """
 
-    def __init__(self, path: Path, *, wall: Callable[[], float] = time.time, is_salvage: bool = False) -> None:
+    def __init__(self, path: Path, *, wall: Callable[[], float] = time.time, is_locked: bool = False) -> None:
         """Open the journal at *path*, creating and migrating it. A salvage that was cut off is undone before.
 
-        Raises JournalInUse, JournalTooNew, or JournalError naming the remedy.
+        Neither is that done nor the lock taken where it *is_locked*: a salvage is at work, and holds it. Raises
+        JournalInUse, JournalTooNew, or JournalError naming the remedy.
         """
         self.path = path
         self.max_bytes: int | None = None
         self._wall = wall
-        self._lock, self._db = open_alone(path, None if is_salvage else take_back)
+        self._lock, self._db = (-1, open_locked(path)) if is_locked else open_alone(path, take_back)
         self._segments = SegmentWriter(path)
         self._emptied: list[int] = []
         self._subscriptions: dict[str, int] = {}
         self._sources: dict[Source, int] = {}
         self.progress = ProgressRows(self._db)
+        self.kept = KeptRows(self._db)
 
     def close(self) -> None:
         """Close the journal and let go of its lock. The journal is whole without it, too."""
         self._segments.close()
         self._db.close()
-        os.close(self._lock)
+        if self._lock >= 0:
+            os.close(self._lock)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -93,7 +102,9 @@ class Store:
             yield
             self._segments.sync()  # before what points to it
             self._db.execute("COMMIT")
-        except sqlite3.Error as exc:
+        except SQLITE_ERRORS as exc:
+            if code_of(exc) & 0xFF == sqlite3.SQLITE_IOERR:
+                self._segments.doubt()
             self._roll_back()
             raise journal_error_from(exc, self.path) from exc
         except BaseException:
@@ -112,7 +123,7 @@ class Store:
         try:
             self._db.execute("VACUUM")
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        except sqlite3.Error as exc:
+        except SQLITE_ERRORS as exc:
             raise journal_error_from(exc, self.path) from exc
 
     @contextmanager
@@ -125,7 +136,7 @@ class Store:
                     yield self._db
             finally:
                 self._db.execute("PRAGMA foreign_keys = ON")
-        except sqlite3.Error as exc:
+        except SQLITE_ERRORS as exc:
             raise journal_error_from(exc, self.path) from exc
 
     def append(self, batch: Batch) -> Appended:
@@ -183,53 +194,6 @@ class Store:
         """Write what is there already: the transaction has to reach the disk, and nothing has changed."""
         # A row that is updated to what it was is not written; a number of the header is.
         self._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-
-    def oauth_session(self, account: str) -> bytes | None:
-        """Return the tokens of *account*, as they were saved."""
-        row = self._db.execute("SELECT session FROM oauth_sessions WHERE account = ?", (account,)).fetchone()
-        return bytes(row[0]) if row else None
-
-    def save_oauth_session(self, account: str, session: bytes) -> None:
-        """Keep the tokens of *account*."""
-        self._db.execute(
-            "INSERT INTO oauth_sessions (account, session) VALUES (?,?)"
-            " ON CONFLICT (account) DO UPDATE SET session = excluded.session",
-            (account, session),
-        )
-
-    def webhook(self, subscription: str) -> bytes | None:
-        """Return what is kept of the webhook of *subscription*."""
-        row = self._db.execute("SELECT state FROM webhooks WHERE subscription = ?", (subscription,)).fetchone()
-        return bytes(row[0]) if row else None
-
-    def save_webhook(self, subscription: str, state: bytes) -> None:
-        """Keep the webhook of *subscription*."""
-        self._db.execute(
-            "INSERT INTO webhooks (subscription, state) VALUES (?,?)"
-            " ON CONFLICT (subscription) DO UPDATE SET state = excluded.state",
-            (subscription, state),
-        )
-
-    def rest_limits(self, account: str) -> bytes | None:
-        """Return how much of the limits of *account* is used up, as it was saved."""
-        row = self._db.execute("SELECT state FROM rest_limits WHERE account = ?", (account,)).fetchone()
-        return bytes(row[0]) if row else None
-
-    def save_rest_limits(self, account: str, state: bytes) -> None:
-        """Keep how much of the limits of *account* is used up."""
-        self._db.execute(
-            "INSERT INTO rest_limits (account, state) VALUES (?,?)"
-            " ON CONFLICT (account) DO UPDATE SET state = excluded.state",
-            (account, state),
-        )
-
-    def note_created(self, account: str, subscription_id: str, at_ms: int) -> None:
-        """Keep the id of a subscription that we have created at RingCentral; forget those of long ago."""
-        self._db.execute("DELETE FROM created_subscriptions WHERE created_at < ?", (at_ms - CREATED_KEPT_MS,))
-        self._db.execute(
-            "INSERT INTO created_subscriptions (id, account, created_at) VALUES (?,?,?) ON CONFLICT DO NOTHING",
-            (subscription_id, account, at_ms),
-        )
 
     def positions_before(self, since_ms: int, until_ms: int | None) -> tuple[int, int]:
         """Return `figures.position_before` of both instants; the head where *until_ms* is None."""
@@ -342,11 +306,11 @@ class Store:
 
     def _record_gap(self, subscription: int, gap: Gap) -> bool:
         """Record *gap*; say whether it is news: of open ones there is one a subscription."""
-        if gap.until_ms is None:  # the first says since when, the last says why
+        if gap.until_ms is None:  # the one that reaches back furthest says since when, the last says why
             known = self._db.execute(
-                "UPDATE gaps SET reason = iif(certainty = 'certain', reason, ?),"
+                "UPDATE gaps SET since = min(since, ?), reason = iif(certainty = 'certain', reason, ?),"
                 " certainty = iif(certainty = 'certain', certainty, ?) WHERE subscription = ? AND until IS NULL",
-                (gap.reason, gap.certainty, subscription),
+                (gap.since_ms, gap.reason, gap.certainty, subscription),
             )
             if known.rowcount:
                 return False

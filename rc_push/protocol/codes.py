@@ -50,8 +50,8 @@ def _stop(kind: Kind, remedy: str, status: int, means: str) -> Code:
     return Code(status, means, "stop", kind, remedy)
 
 
-def _login(means: str, status: int = 401) -> Code:
-    return Code(status, means, "log in", "credentials", _TOKEN)
+def _login(means: str) -> Code:
+    return Code(401, means, "log in", "credentials", _TOKEN)
 
 
 CODES: dict[str, Code] = {

@@ -10,8 +10,9 @@ A frame is a JSON array, ``[meta]`` or ``[meta, body]`` (protocol.md 4.3):
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast, get_args, get_origin
 
 import msgspec
 
@@ -20,6 +21,8 @@ MULTIPART_MARK = ",--Boundary"
 
 STATUS_DIGITS = 3
 ARRAY = ord("[")
+# What JSON has between its parts (RFC 8259).
+BLANKS = " \t\r\n"
 
 T = TypeVar("T")
 
@@ -109,18 +112,37 @@ def notification_in(data: bytes) -> bytes | None:
 
 
 def decode_tolerantly(data: bytes, type_: type[T]) -> T:
-    """Return the JSON object *data* as *type_*, whose defaults stand in for nulls and what is missing.
+    """Return the JSON object *data* as *type_*, whose defaults stand in for what is null, missing or does not fit.
 
-    Numbers may be text. Raises ValueError (msgspec's are), RecursionError.
+    Numbers may be text, and texts numbers. Raises ValueError (msgspec's are), RecursionError.
     """
-    raw = json.loads(data)
-    return msgspec.convert(_without_nulls(raw), type_, strict=False)
+    # A number that is left as text is taken where a number is expected, too.
+    raw = json.loads(data, parse_int=str, parse_float=str)
+    return cast("T", _fitted(raw, type_))
 
 
-def _without_nulls(raw: Any) -> Any:
-    if isinstance(raw, dict):
-        return {key: _without_nulls(value) for key, value in raw.items() if value is not None}
-    return [_without_nulls(value) for value in raw if value is not None] if isinstance(raw, list) else raw
+def _fitted(raw: Any, type_: Any) -> Any:
+    """Return *raw* as *type_*, without the items and fields in it that do not fit. Raises msgspec.ValidationError."""
+    if isinstance(raw, str):
+        raw = raw.encode("utf-8", "backslashreplace").decode()  # half an emoji could not be stored
+    elif isinstance(raw, list) and get_origin(type_) is list:
+        fits = [_fitted_or_none(item, *get_args(type_)) for item in raw]
+        raw = [fit for fit in fits if fit is not None]
+    elif isinstance(raw, dict) and isinstance(type_, type) and issubclass(type_, msgspec.Struct):
+        fields = msgspec.structs.fields(type_)
+        found = {field.encode_name: _fitted_or_none(raw.get(field.encode_name), field.type) for field in fields}
+        raw = {name: fit for name, fit in found.items() if fit is not None}
+    fitted = msgspec.convert(raw, type_, strict=False)
+    if isinstance(fitted, float) and not math.isfinite(fitted):
+        raise msgspec.ValidationError("not a finite number")  # "NaN" and "inf" can stand in a text, too
+    return fitted
+
+
+def _fitted_or_none(raw: Any, type_: Any) -> Any:
+    try:
+        return _fitted(raw, type_)
+    except msgspec.ValidationError:
+        return None
 
 
 def encode(meta: dict[str, Any], body: bytes | None = None) -> bytes:
@@ -148,7 +170,19 @@ def _decode_leniently(data: bytes) -> Frame | BadFrame:
         return BadFrame(data, "no type")
     if mark:
         return Frame(meta, msgspec.Raw((mark[1:] + tail).encode()))
-    return Frame(meta, msgspec.Raw(json.dumps(value[1]).encode() if len(value) > 1 else b""))
+    return Frame(meta, msgspec.Raw(_second_in(text).encode() if len(value) > 1 else b""))
+
+
+def _second_in(text: str) -> str:
+    """Return the second element of the array *text*, which is known to begin with an object, as it stands there.
+
+    Written anew, long numbers would be rounded and repeated keys be gone.
+    """
+    scan = json.JSONDecoder().raw_decode
+    _, end = scan(text, text.index("{"))
+    rest = text[end:].lstrip(BLANKS).removeprefix(",").lstrip(BLANKS)
+    _, end = scan(rest)
+    return rest[:end]
 
 
 def _meta_from_dict(raw: dict[str, Any]) -> Meta:
@@ -172,6 +206,11 @@ def _status_from(raw: Any) -> int:
 
 def _wsc_from(raw: dict[str, Any]) -> Wsc | None:
     token, sequence = raw.get("token"), raw.get("sequence")
-    if not isinstance(token, str) or not token:
+    if not isinstance(token, str) or not token or token != without_surrogates(token):
         return None
     return Wsc(token, sequence if isinstance(sequence, int) else 0)
+
+
+def without_surrogates(text: str) -> str:
+    """Return *text* without the lone surrogates that JSON can bring and UTF-8 cannot take back."""
+    return text.encode("utf-8", "replace").decode()

@@ -7,8 +7,10 @@ the gateway).
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
@@ -19,6 +21,8 @@ from rc_push.protocol.codes import ANY_CREDENTIALS, CODES, OAUTH_REMEDIES, TRANS
 SILENCE_S = 30.0
 MESSAGE_MAX_CHARS = 300
 CODE_MAX_CHARS = 40
+# Shorter secrets cannot be told from ordinary words.
+SECRET_MIN_CHARS = 8
 
 # RFC 6749 and RingCentral's OAuthInvalidRequest. Other services put any text into "error".
 OAUTH_ERRORS = frozenset(
@@ -45,12 +49,20 @@ class _Refusal:
     oauth_error: str = ""
 
 
-def error_from_response(status: int, body: bytes, *, where: str = "", retry_after_s: float | None = None) -> RestError:
+def error_from_response(
+    status: int,
+    body: bytes,
+    *,
+    where: str = "",
+    retry_after_s: float | None = None,
+    secrets: Collection[str] = (),
+) -> RestError:
     """Return what the refused answer of *status* with *body* means; raise nothing, whatever the body is.
 
-    *where* names the request for people. *retry_after_s* is what the server asked for, in seconds.
+    *where* names the request for people. *retry_after_s* is what the server asked for, in seconds. None of *secrets* is
+    in what is returned.
     """
-    refusal = _refusal_from(body)
+    refusal = _refusal_from(body, secrets)
     code, message = refusal.code or refusal.oauth_error, refusal.message
     # The gateway's own status of an error is not documented, so that codes count there as the status does for REST.
     row = CODES.get(refusal.code)
@@ -108,7 +120,7 @@ def _permission_in(message: str) -> str:
     return f"the permission {found[1]}" if found else "the missing permission"
 
 
-def _refusal_from(body: bytes) -> _Refusal:
+def _refusal_from(body: bytes, secrets: Collection[str]) -> _Refusal:
     """Return what *body* says, in one of two shapes (protocol.md 1.2, 2.6); nothing where it is neither.
 
     {"errorCode":"CMN-102","message":"…","errors":[{"errorCode":"CMN-102","message":"…"}]}
@@ -122,9 +134,10 @@ def _refusal_from(body: bytes) -> _Refusal:
         return _Refusal()
     first = _first_of(raw.get("errors"))
     oauth_error = raw.get("error")
+    message = raw.get("message") or raw.get("error_description") or first.get("message")
     return _Refusal(
-        code=_clean(raw.get("errorCode") or first.get("errorCode"), CODE_MAX_CHARS),
-        message=_clean(raw.get("message") or raw.get("error_description") or first.get("message"), MESSAGE_MAX_CHARS),
+        code=clean(raw.get("errorCode") or first.get("errorCode"), CODE_MAX_CHARS, secrets),
+        message=clean(message, MESSAGE_MAX_CHARS, secrets),
         oauth_error=oauth_error if isinstance(oauth_error, str) and oauth_error in OAUTH_ERRORS else "",
     )
 
@@ -133,8 +146,11 @@ def _first_of(errors: Any) -> dict[str, Any]:
     return errors[0] if isinstance(errors, list) and errors and isinstance(errors[0], dict) else {}
 
 
-def _clean(text: Any, max_chars: int) -> str:
-    """Return *text* as one short line: it goes to terminals and logs."""
+def clean(text: Any, max_chars: int, secrets: Collection[str] = ()) -> str:
+    """Return *text* as one short line without *secrets*: it goes to terminals and logs, and a server may quote."""
     if not isinstance(text, str):
         return ""
+    for secret in secrets:
+        if len(secret) >= SECRET_MIN_CHARS:
+            text = text.replace(secret, "***").replace(quote(secret, safe=""), "***")
     return " ".join("".join(char if char.isprintable() else " " for char in text).split())[:max_chars]

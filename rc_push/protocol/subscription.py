@@ -10,11 +10,15 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
+from msgspec.structs import replace
 
 from rc_push.errors import ProtocolError, RestError
 from rc_push.protocol.frames import decode_tolerantly
 
 PATH = "/restapi/v1.0/subscription"
+# The longest life that RingCentral gives a subscription, in seconds: a webhook's, 20 years in its older specifications.
+LIFE_MAX_S = 630_720_000.0
+OTHER_FILTERS = "RingCentral holds other event filters than those of the file"
 
 T = TypeVar("T", bound="SubscriptionInfo")
 # An event filter's path, and its query's pairs in order.
@@ -46,6 +50,8 @@ class DeliveryMode(msgspec.Struct, frozen=True, rename="camel"):
 class SubscriptionInfo(msgspec.Struct, frozen=True, rename="camel"):
     """RingCentral's answer. Only *id* is needed: the rest has been missing from real answers.
 
+    *expires_in* is in seconds, from 0 to LIFE_MAX_S whatever the answer says.
+
     {"uri":"/restapi/v1.0/subscription/2db5…","id":"2db5…","status":"Active","expiresIn":86399,
      "eventFilters":["/team-messaging/v1/posts"],"disabledFilters":[{"filter":"…","reason":"SUB-412","message":"…"}],
      "deliveryMode":{"transportType":"WebSocket","encryption":false}}
@@ -74,6 +80,16 @@ def refused_from(info: SubscriptionInfo) -> str:
     return "" if info.status in ("", "Active") else f"RingCentral reports the status {info.status[:40]}"
 
 
+def missing_from(info: SubscriptionInfo, asked: Sequence[str]) -> str:
+    """Return what of the event filters *asked* for RingCentral does not serve, for people; empty where all is well."""
+    return refused_from(info) or ("" if is_held(asked, info) else OTHER_FILTERS)
+
+
+def is_all_refused(info: SubscriptionInfo, asked: Sequence[str]) -> bool:
+    """Say whether RingCentral has the subscription, and serves none of the event filters that were *asked* for."""
+    return not info.event_filters and len(info.disabled_filters) >= max(1, len(asked))
+
+
 def is_gone(exc: RestError) -> bool:
     """Say whether *exc* means that the subscription is not there any more (protocol.md 3.3)."""
     if exc.error_code == "CMN-102":
@@ -97,6 +113,11 @@ def is_held(held: Sequence[str], info: SubscriptionInfo) -> bool:
     """
     theirs = filters_of(info)
     return not theirs or _stand_for_each_other(held, theirs)
+
+
+def is_changed(held: Sequence[str] | None, info: SubscriptionInfo) -> bool:
+    """Say whether RingCentral, by its answer *info*, holds other event filters than *held*; None: it has told none."""
+    return held is not None and not is_held(held, info)
 
 
 def filters_of(info: SubscriptionInfo) -> list[str]:
@@ -156,4 +177,6 @@ def info_as(type_: type[T], body: bytes) -> T:
         raise ProtocolError(f"subscription answer: {str(exc)[:100]}") from None
     if not info.id:
         raise ProtocolError("subscription answer without an id")
-    return info
+    if info.expires_in is None or 0 <= info.expires_in <= LIFE_MAX_S:
+        return info
+    return replace(info, expires_in=min(max(0.0, info.expires_in), LIFE_MAX_S))

@@ -15,14 +15,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
+from msgspec.structs import force_setattr
 
-from rc_push.errors import ProtocolError, UnreachableError
+from rc_push.errors import ProtocolError, RestError, UnreachableError
 from rc_push.protocol import frames
 from rc_push.protocol.frames import BadFrame, Frame, Wsc
 from rc_push.protocol.liveness import PATIENCE, Patience, Rate
+from rc_push.protocol.refusals import CODE_MAX_CHARS, MESSAGE_MAX_CHARS, clean, error_from_response
 
 # Heartbeat after this much silence: pings do not count for the gateway's idle limit (ringcentral-python#68). Each at
 # the most: where many events come, both are half the deadline that follows from their rate.
@@ -31,6 +33,8 @@ HEARTBEAT_ANSWER_S = 10.0
 # Nothing may be sent before ConnectionDetails has come (protocol.md 4.2).
 DETAILS_WITHIN_S = 20.0
 REQUEST_ANSWER_S = 30.0
+# Far more than anything that was ever told: 100 messages, 50 connections, 10 requests (protocol.md 4.4).
+COUNT_MAX = 1_000_000
 
 IDLE_TIMEOUT = "WSG-902"
 ABSOLUTE_TIMEOUT = "WSG-903"
@@ -40,7 +44,10 @@ NO_SUBSCRIPTION = "WSG-1005"
 
 
 class ConnectionDetails(msgspec.Struct, frozen=True, rename="camel"):
-    """The body of the server's first message: the limits that hold for this session, in seconds and counts."""
+    """The body of the server's first message: the limits that hold for this session, in seconds and counts.
+
+    Counts are taken for no less than 1 and no more than COUNT_MAX, whatever it says.
+    """
 
     creation_time: str = ""
     max_connections_per_session: int = 50
@@ -51,6 +58,11 @@ class ConnectionDetails(msgspec.Struct, frozen=True, rename="camel"):
     max_active_requests: int = 10
     recovery_state: str = ""
     recovery_error_code: str = ""
+
+    def __post_init__(self) -> None:
+        """Bound the counts: what follows from them is divided by, waited for and asked within."""
+        for name in ("max_connections_per_session", "recovery_buffer_size", "max_active_requests"):
+            force_setattr(self, name, min(max(getattr(self, name), 1), COUNT_MAX))
 
 
 # ---------------------------------------------------------------------------------------------------------------- facts
@@ -73,12 +85,20 @@ class Notified:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The answer to the request *message_id* came. *ok* = it is a ClientRequest with a 2xx status."""
+    """The answer to the request *message_id* came. *ok* = it is a ClientRequest with a 2xx status.
+
+    *secrets* are those that the body may quote.
+    """
 
     message_id: str
     ok: bool
     status: int
     body: bytes
+    secrets: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
+
+    def refusal(self, where: str) -> RestError:
+        """Return what it means where it is not *ok*; *where* names the request for people."""
+        return error_from_response(self.status, self.body, where=where, secrets=self.secrets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +115,10 @@ class ErrorReceived:
     code: str
     message: str
 
+    def __str__(self) -> str:
+        """Return both for people."""
+        return f"{self.code} {self.message}".strip() or "no reason that can be read"
+
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
@@ -110,6 +134,7 @@ Fact = Connected | Notified | Answered | HeartbeatAnswered | ErrorReceived | Unk
 class ClientSession:
     """Our side of one connection. Offers *wsc* for recovery where it has one, and keeps the newest that comes.
 
+    *access_token* is the one it was opened with: neither this nor *wsc* is told where the server quotes them.
     *rate_per_s* is what was known of the rate of events before. Whoever takes the facts counts events (`heard`): what
     was kept for us and comes all at once is none.
     """
@@ -120,6 +145,7 @@ class ClientSession:
         now: float,
         new_id: Callable[[], str],
         wsc: Wsc | None = None,
+        access_token: str = "",
         rate_per_s: float = 0.0,
         patience: Patience = PATIENCE,
     ) -> None:
@@ -130,6 +156,7 @@ class ClientSession:
         self._patience = patience
         self._new_id = new_id
         self._offered_wsc = wsc is not None
+        self._given = {access_token, wsc.token if wsc else ""}
         self._outbox: deque[bytes] = deque()
         self._waiting: dict[str, float] = {}
         self._heartbeat: _Heartbeat | None = None
@@ -246,14 +273,14 @@ class ClientSession:
         if meta.messageId in self._waiting:
             del self._waiting[meta.messageId]
             ok = meta.type == frames.CLIENT_REQUEST and 200 <= meta.status < 300  # noqa: PLR2004 - HTTP's 2xx
-            return Answered(meta.messageId, ok, meta.status, body)
+            return Answered(meta.messageId, ok, meta.status, body, self._secrets())
         if meta.type == frames.HEARTBEAT:
             return self._receive_heartbeat(meta.messageId, data)
         if meta.type.lower() == "error":
-            code, message = _error_from_body(body)
-            if code == MALFORMED_WSC:
+            error = _error_from_body(body, self._secrets())
+            if error.code == MALFORMED_WSC:
                 self.wsc = None
-            return ErrorReceived(code, message)
+            return error
         return Unknown(meta.type, data)
 
     def _receive_details(self, meta: frames.Meta, body: bytes) -> Fact:
@@ -261,7 +288,8 @@ class ClientSession:
             details = frames.decode_tolerantly(body or b"{}", ConnectionDetails)
         except (ValueError, RecursionError) as exc:
             return BadFrame(body, f"ConnectionDetails: {str(exc)[:100]}")  # not the meta: it holds the recovery token
-        self.details = details
+        code = clean(details.recovery_error_code, CODE_MAX_CHARS, self._secrets())
+        self.details = details = msgspec.structs.replace(details, recovery_error_code=code)
         recovered = None
         if details.recovery_state:
             recovered = details.recovery_state == "Successful"
@@ -289,6 +317,9 @@ class ClientSession:
     def _is_newer(self, wsc: Wsc) -> bool:
         return self.wsc is None or wsc.sequence > self.wsc.sequence
 
+    def _secrets(self) -> frozenset[str]:
+        return frozenset(self._given | {self.wsc.token if self.wsc else ""})
+
 
 @dataclass(frozen=True, slots=True)
 class _Heartbeat:
@@ -308,9 +339,11 @@ class _ErrorBody(msgspec.Struct, rename="camel"):
     message: str = ""
 
 
-def _error_from_body(body: bytes) -> tuple[str, str]:
+def _error_from_body(body: bytes, secrets: frozenset[str]) -> ErrorReceived:
     try:
-        error = msgspec.json.decode(body, type=_ErrorBody)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return "", body[:100].decode("utf-8", "replace")
-    return error.error_code, error.message
+        error = frames.decode_tolerantly(body, _ErrorBody)
+    except (ValueError, RecursionError):
+        return ErrorReceived("", "")  # not the body: anything can stand there
+    return ErrorReceived(
+        clean(error.error_code, CODE_MAX_CHARS, secrets), clean(error.message, MESSAGE_MAX_CHARS, secrets)
+    )

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from rc_push.protocol import frames
-from rc_push.protocol.frames import BadFrame
+from rc_push.protocol.frames import BadFrame, without_surrogates
 from rc_push.protocol.wsg import (
     ABSOLUTE_TIMEOUT,
     IDLE_TIMEOUT,
@@ -166,11 +166,13 @@ class ServerSession:
         if isinstance(frame, BadFrame):
             return frame
         if frame.meta.type == frames.HEARTBEAT:
-            self._say(frames.encode({"type": frames.HEARTBEAT, "messageId": _sendable(frame.meta.messageId)}))
+            self._say(frames.encode({"type": frames.HEARTBEAT, "messageId": without_surrogates(frame.meta.messageId)}))
             return HeartbeatReceived()
         if frame.meta.type == frames.CLIENT_REQUEST:
             meta = frame.meta
-            return Requested(_sendable(meta.messageId), meta.method.upper(), meta.path, meta.query, bytes(frame.body))
+            return Requested(
+                without_surrogates(meta.messageId), meta.method.upper(), meta.path, meta.query, bytes(frame.body)
+            )
         return Unknown(frame.meta.type, data)
 
     def answer(
@@ -250,11 +252,6 @@ class ServerSession:
 
     def _meta(self, kind: str, message_id: str, status: int) -> dict[str, Any]:
         return {"type": kind, "messageId": message_id, "status": status, "headers": {"RCRequestId": message_id}}
-
-
-def _sendable(text: str) -> str:
-    """Return *text* without the lone surrogates that JSON can bring and UTF-8 cannot take back."""
-    return text.encode("utf-8", "replace").decode()
 
 
 def _plain(seconds: float) -> float:

@@ -1,4 +1,4 @@
-"""How is the simulator steered? The calls under `/simulator/`, for HTTP and for scripts alike (design.md 9)."""
+"""How is the simulator steered? The calls under `/simulator/`, for HTTP and for scripts alike (docs/simulator.md)."""
 
 from __future__ import annotations
 

@@ -96,6 +96,6 @@ def not_found(parameter: str) -> Refused:
     return rest_error(404, "CMN-102", message, parameterName=parameter)
 
 
-def invalid(parameter: str, status: int = 400) -> Refused:
+def invalid(parameter: str) -> Refused:
     """Return the refusal of a value that makes no sense."""
-    return rest_error(status, "CMN-101", f"Parameter [{parameter}] value is invalid", parameterName=parameter)
+    return rest_error(400, "CMN-101", f"Parameter [{parameter}] value is invalid", parameterName=parameter)

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from rc_push.envelope import iso_from_ms
 from rc_push.simulator import filters
 from rc_push.simulator.clock import Clock
 from rc_push.simulator.faults import Duplicate, Garbage, PubNubGarbage, Reorder, Zombie
@@ -135,7 +136,8 @@ class Emitter:
     def _send_chunk(self, targets: list[_Target], bodies: list[bytes]) -> list[str]:
         """Give *bodies* to all *targets* and record it; return the uuids."""
         world = self._world
-        at_ms, timestamp = world.clock.wall_ms(), world.clock.iso().encode()
+        at_ms = world.clock.wall_ms()
+        timestamp = iso_from_ms(at_ms).encode()
         shared = list(world.uuids.take(len(bodies)))
         uuids = shared
         world.emitted_count += len(bodies)

@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from rc_push.envelope import iso_from_ms
 from rc_push.protocol.wsg_server import Limits, ServerSession
 from rc_push.simulator.channels import Channels
 from rc_push.simulator.clock import Clock
@@ -228,13 +229,13 @@ class World:
             if left_s > threshold_s:
                 await asyncio.sleep(left_s - threshold_s)
                 continue
-            (uuid_,) = self.uuids.take(1)
-            self.emitted.setdefault(subscription.id, []).append((uuid_, self.clock.wall_ms()))
+            (uuid_,), at_ms = self.uuids.take(1), self.clock.wall_ms()
+            self.emitted.setdefault(subscription.id, []).append((uuid_, at_ms))
             self.emitted_count += 1
             payload = {
                 "uuid": uuid_,
                 "event": event_filter,
-                "timestamp": self.clock.iso(),
+                "timestamp": iso_from_ms(at_ms),
                 "subscriptionId": subscription.id,
                 "ownerId": subscription.user.extension_id,
                 "body": {"expiresIn": max(0, round(left_s))},

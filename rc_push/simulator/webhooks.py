@@ -6,7 +6,6 @@ Knows HTTP as a client, what makes an answer good, and when RingCentral gives up
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import math
 import secrets
 import ssl
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from rc_push.config import is_loopback
 from rc_push.envelope import iso_from_ms
 from rc_push.simulator.answers import Refused, rest_error
 from rc_push.simulator.clock import Clock
@@ -169,7 +169,7 @@ class Webhook:
     async def validate(self) -> None:
         """Look whether somebody is there. Raises Refused (SUB-520 to 525)."""
         parts = urlsplit(self.address)
-        is_exempt = self.sender.knobs.webhook_https == "not-loopback" and _is_loopback(parts.hostname or "")
+        is_exempt = self.sender.knobs.webhook_https == "not-loopback" and is_loopback(parts.hostname or "")
         if parts.scheme != "https" and not is_exempt:
             raise rest_error(400, "SUB-523", "HTTPS is required")
         validation = str(uuid.uuid4())
@@ -289,10 +289,3 @@ async def _slowly(payload: bytes, delay_s: float) -> AsyncIterator[bytes]:
     for begin in range(0, len(payload), size):
         yield payload[begin : begin + size]
         await asyncio.sleep(delay_s / SLOW_PIECES)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

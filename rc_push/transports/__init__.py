@@ -29,8 +29,8 @@ class Evidence:
 
     *proven_at* (epoch seconds) is when the server last showed that it serves the subscription: it confirmed it, or sent
     an event of it. `live` without a younger proof than *good_for_s* is not live (`at`). *is_served*: `degraded` means
-    no more than that some filters are refused; the others are served. *rotations* counts the connections of this link
-    that took over from the one before.
+    no more than that some filters are refused; the others are served, unless *is_all_refused*. *rotations* counts the
+    connections of this link that took over from the one before.
     """
 
     state: State
@@ -40,6 +40,7 @@ class Evidence:
     rotations: int = field(default=0, compare=False)
     expiries: Expiries = field(default=Expiries(), compare=False)
     is_served: bool = field(default=False, compare=False)
+    is_all_refused: bool = field(default=False, compare=False)
 
     @classmethod
     def served(
@@ -48,12 +49,21 @@ class Evidence:
         refused: str,
         proven_at: float,
         *,
+        is_all_refused: bool = False,
         good_for_s: float = math.inf,
         expiries: Expiries = Expiries(),
     ) -> Evidence:
         """Return that the server serves the subscription, but for what it has *refused* (empty = nothing)."""
         state: State = "degraded" if refused else "live"
-        return cls(state, refused or why, proven_at, good_for_s, expiries=expiries, is_served=True)
+        return cls(
+            state,
+            refused or why,
+            proven_at,
+            good_for_s,
+            expiries=expiries,
+            is_served=True,
+            is_all_refused=is_all_refused,
+        )
 
     @property
     def good_until(self) -> float:
@@ -67,6 +77,10 @@ class Evidence:
             return self
         why = f"no proof for {now - self.proven_at:.0f} s that RingCentral serves the subscription"
         return replace(self, state="degraded", why=why, is_served=False)
+
+
+# How long `leave` may wait for RingCentral, in seconds: its limits must hold up nobody else.
+LEAVE_WITHIN_S = 3.0
 
 
 class Stream(Protocol):

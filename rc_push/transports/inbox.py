@@ -124,10 +124,14 @@ class Inbox:
         self._alarm = None
         self._arrived.beat()
 
-    async def wait_end(self) -> None:
-        """Wait until the connection is over and all of it is here, whatever the bound."""
+    def lift_bound(self) -> None:
+        """Take all that comes from now on, however much: who reads is about to end the connection."""
         self._is_bounded = False
         self._go_on()
+
+    async def wait_end(self) -> None:
+        """Wait until the connection is over and all of it is here, whatever the bound."""
+        self.lift_bound()
         while not self._closed:
             await self._ended.wait()
 

@@ -16,7 +16,6 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import msgspec
 import structlog
@@ -24,12 +23,13 @@ import structlog
 from rc_push.backoff import delays_s
 from rc_push.config import SubscriptionConfig
 from rc_push.envelope import Batch, Cursor, Gap, Source, ms_from_iso
-from rc_push.errors import RcPushError, RefusedError, delay_asked_for_s
+from rc_push.errors import ProtocolError, RcPushError, RefusedError, delay_asked_for_s
 from rc_push.protocol import pubnub as wire
-from rc_push.protocol.subscription import SubscriptionInfo, refused_from
-from rc_push.transports import Evidence, Expiries
+from rc_push.protocol.subscription import SubscriptionInfo, is_changed
+from rc_push.transports import LEAVE_WITHIN_S, Evidence, Expiries
 from rc_push.transports.changes import Changes
 from rc_push.transports.poll import Poller
+from rc_push.transports.pubnub_gaps import QUEUE_MS, Gaps
 from rc_push.transports.pubnub_messages import Opener
 from rc_push.transports.pubnub_state import LIFE_S, NAME, Channel, State, channel_from, state_from
 from rc_push.transports.pubnub_subscription import PubNubSubscription
@@ -42,6 +42,10 @@ log = structlog.get_logger()
 RENEW_BEFORE_S = 120.0
 # Renewals of many subscriptions spread over this.
 RENEW_SPREAD_S = 15.0
+# How soon after a sleep of the machine it is noticed that a renewal is due.
+LOOK_EVERY_S = 5.0
+# A link whose poll has failed waits so long for a renewal: the next link, two minutes later, may be too late for it.
+LAST_RENEWAL_WITHIN_S = 30.0
 # A message that our keys do not open is worth a renewal, unless the last one told them so shortly before.
 KEYS_TRUSTED_S = 30.0
 # How far before the moment since which it can be in use a new channel is read from: clocks differ.
@@ -52,7 +56,8 @@ DRAIN_RETRY_S = 10.0
 IDLE_SLACK_MS = 2000
 # … and a message that nothing older is missing, but RingCentral documents no order.
 ORDER_SLACK_MS = 1000
-QUEUE_MS = round(wire.QUEUE_S * 1000)
+# So far ahead of PubNub's clock, as it was when last asked, no place can be, however wrong the clocks go.
+PLACE_AHEAD_MAX_MS = 86_400_000
 # A link runs so long beside the one from which it takes over, for messages that are under way when it begins.
 OVERLAP_S = 5.0
 
@@ -120,14 +125,16 @@ class PubNubLink:
         self._seen_at_ms = min(cursor.seen_at_ms, self._now_ms()) if cursor else None
         self._source = Source(subscription.account, subscription.name, NAME)
         self._opener = Opener(self._source, self._state.keys)
+        self._gaps = Gaps(subscription.name)
         self._pollers: dict[str, Poller] = {}
         self._polls: dict[tuple[str, str], asyncio.Task[_Polled]] = {}
         self._changes = Changes()
         self._changed = asyncio.Event()
         self._is_woken = False
-        self._is_reached = False
+        self._ahead_ms = math.inf  # by how far PubNub's clock is ahead of ours, once it has said so
         self._confirmed_at = -math.inf
         self._hurry = asyncio.Event()
+        self._tried = asyncio.Event()  # set while a renewal that has failed waits to be tried again
         self._keeper = asyncio.create_task(self._keep(), name="pubnub-keep")
 
     @property
@@ -158,13 +165,33 @@ class PubNubLink:
         self._changed.set()
 
     async def leave(self) -> Batch:
-        """Stop reading, and end the subscription, after which the channel gets nothing any more."""
+        """Stop reading, and end the subscription, after which the channel gets nothing any more.
+
+        Where RingCentral does not do so within LEAVE_WITHIN_S, it ends by itself: its limits must hold up nobody else.
+        """
         batch = await self.close()
-        if self.subscription_id:
-            await self._subscription.end(self.subscription_id)
-            self._state = State()
-            batch = self._with_cursor(batch)
-        return batch
+        was_there = await self._end() if self.subscription_id else None
+        if was_there is None:
+            return batch
+        if not was_there:
+            now_ms = self._now_ms()
+            self._state.forget(now_ms)
+            batch.gaps += self._gaps.between(self._state, self._seen_at_ms or 0, now_ms)
+        self._state = State()
+        return self._with_cursor(batch)
+
+    async def _end(self) -> bool | None:
+        """End the subscription; say whether it was still there, None where RingCentral does not say."""
+        why = f"no answer within {LEAVE_WITHIN_S:.0f} s"
+        try:
+            async with asyncio.timeout(LEAVE_WITHIN_S):
+                return await self._subscription.end(self.subscription_id)
+        except TimeoutError:
+            pass
+        except RcPushError as exc:
+            why = str(exc)
+        log.warning("subscription_not_ended", subscription=self._config.name, id=self.subscription_id, error=why)
+        return None
 
     async def close(self) -> Batch:
         """Stop reading. Nothing is lost: what comes now waits in the channel for the next poll."""
@@ -209,13 +236,30 @@ class PubNubLink:
             asked_at_ms = self._now_ms()
             try:
                 answer = await self._poller(channel).poll(channel.address, channel.timetoken, channel.region)
+                self._check_place(answer)
                 return _Polled(answer, asked_at_ms, self._now_ms())
             except RcPushError:
+                if channel.replaced_at_ms is None:
+                    await self._try_last_renewal()
                 if channel.replaced_at_ms is None:
                     raise
                 if asked_at_ms > channel.replaced_at_ms + QUEUE_MS:
                     return _Polled(None, asked_at_ms, self._now_ms())
             await asyncio.sleep(DRAIN_RETRY_S)
+
+    def _check_place(self, answer: wire.Answer) -> None:
+        """Raise ProtocolError where *answer* says to go on where nothing comes, as far as it is from PubNub's clock."""
+        if wire.ms_from_timetoken(answer.timetoken) > self._now_ms() + self._ahead_ms + PLACE_AHEAD_MAX_MS:
+            raise ProtocolError("PubNub says to go on more than a day ahead of its own clock")
+
+    async def _try_last_renewal(self) -> None:
+        """Have the subscription renewed before this link ends, unless it was not long ago, or that has just failed."""
+        if not self._state.is_aging(self._now_ms()) or self._tried.is_set():
+            return
+        self._hurry.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_RENEWAL_WITHIN_S):
+                await self._tried.wait()
 
     def _poller(self, channel: Channel) -> Poller:
         if channel.subscriber_key not in self._pollers:
@@ -251,7 +295,7 @@ class PubNubLink:
         answer = polled.answer
         if answer is None:
             until_ms = channel.replaced_at_ms or polled.at_ms
-            batch.gaps.append(self._gap(channel.since_ms(), until_ms, "away for too long", "certain"))
+            batch.gaps.append(self._gaps.gap(channel.since_ms(), until_ms, "away for too long", "certain"))
             self._state.channels.remove(channel)
             return True
         envelopes, unreadables, is_closed = self._opener.open(answer.messages, polled.at_ms)
@@ -262,24 +306,9 @@ class PubNubLink:
             return False
         batch.envelopes += envelopes
         batch.unreadables += unreadables
-        batch.gaps += self._gaps_before(channel, answer, polled)
+        batch.gaps += self._gaps.before(channel, answer, polled.asked_at_ms, polled.at_ms)
         self._move(channel, answer, polled)
         return True
-
-    def _gaps_before(self, channel: Channel, answer: wire.Answer, polled: _Polled) -> list[Gap]:
-        """Return what may be missing between our place and *answer*, by what PubNub's queue keeps."""
-        gaps, since_ms = [], channel.since_ms()
-        away_ms = polled.asked_at_ms - (channel.read_at_ms or channel.seen_at_ms)
-        if channel.seen_at_ms and away_ms > QUEUE_MS:
-            kept_since_ms = since_ms + away_ms - QUEUE_MS
-            gaps.append(self._gap(since_ms, kept_since_ms, "away for too long", "certain"))
-            since_ms = kept_since_ms
-        if len(answer.messages) >= wire.QUEUE_MESSAGES:
-            until_ms = answer.messages[0].published_at_ms or 0
-            if until_ms < since_ms:  # our clock is ahead of PubNub's, or it was not said
-                until_ms = polled.at_ms
-            gaps.append(self._gap(since_ms, until_ms, "queue full", "possible"))
-        return gaps
 
     def _move(self, channel: Channel, answer: wire.Answer, polled: _Polled) -> None:
         """Move our place behind *answer*.
@@ -317,8 +346,11 @@ class PubNubLink:
                     raise
                 delay_s = max(next(delays), delay_asked_for_s(exc))
                 self._note_failure(exc, delay_s)
+                self._tried.set()
                 await asyncio.sleep(delay_s)
                 delay_s = 0.0
+            self._tried.set()  # whoever waits for it is told of a success, too
+            self._tried.clear()
 
     def _first_delay_s(self) -> float:
         """Return when to confirm what the cursor knows; the renewals of many subscriptions never burst at a start."""
@@ -335,9 +367,16 @@ class PubNubLink:
         return max(0.0, life_s - min(RENEW_BEFORE_S, life_s / 3) - spread_s)
 
     async def _wait_for_hurry(self, delay_s: float) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(delay_s):
-                await self._hurry.wait()
+        """Wait for so long by whichever clock is first: the monotonic one stands still while the machine sleeps."""
+        loop = asyncio.get_running_loop()
+        due_at, due_at_ms = loop.time() + delay_s, self._now_ms() + delay_s * 1000
+        while not self._hurry.is_set():
+            left_s = min(due_at - loop.time(), (due_at_ms - self._now_ms()) / 1000)
+            if left_s <= 0:
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(left_s, LOOK_EVERY_S)):
+                    await self._hurry.wait()
 
     def _note_failure(self, exc: RcPushError, delay_s: float) -> None:
         # What is served still comes, until the subscription ends.
@@ -354,9 +393,12 @@ class PubNubLink:
         self._confirmed_at = -math.inf
         if not state.subscription_id:
             return await self._obtain()
-        has_our_filters = state.event_filters == list(self._config.event_filters)
-        extend = self._subscription.renew if has_our_filters else self._subscription.update
-        info = await extend(state.subscription_id)
+        info = await self._subscription.renew(state.subscription_id)
+        if info and is_changed(state.held or None, info):
+            await self._admit_change()
+        if info and state.event_filters != list(self._config.event_filters):
+            state.held = []  # what the answer to this one says counts from now on
+            info = await self._subscription.update(state.subscription_id)
         if info is None:
             log.warning("subscription_gone", subscription=self._config.name)
             state.forget(self._now_ms())  # it may have been there when we asked: a login can take a minute
@@ -379,28 +421,23 @@ class PubNubLink:
         lost_until_ms = began_at_ms if was_here_before else None
         return await self._switch_to(info, asked_at_ms, read_from_ms, lost_until_ms=lost_until_ms)
 
+    async def _admit_change(self) -> None:
+        """Have it stored that the subscription is not what it was, before it gets our event filters again.
+
+        Since the renewal before, something may be missing; the confirmation closes that gap.
+        """
+        state = self._state
+        state.event_filters, state.held = [], []
+        self.evidence = replace(self.evidence, state="degraded", why="subscription changed", is_served=False)
+        batch = self._batch()
+        batch.gaps = [self._gaps.gap(state.renewed_at_ms, None, "subscription changed", "possible")]
+        await self._put(batch).wait()
+
     async def _store_intention(self) -> None:
         """Have the moment stored before the subscription is created, so that a crash in between is a known gap."""
         if self._seen_at_ms is None:
             self._seen_at_ms = self._now_ms()
             await self._put(self._batch()).wait()
-
-    def _gaps_until(self, began_at_ms: int) -> list[Gap]:
-        """Return what is missing up to *began_at_ms*, when the subscription that we have now began.
-
-        The one before ended when it was to expire, if not earlier: that it was alive, its last message proves.
-        """
-        state = self._state
-        if not state.expires_at_ms:
-            gaps = [self._gap(self._seen_at_ms or 0, began_at_ms, "no subscription known", "certain")]
-        else:
-            # A message from later shows that it was renewed, and only the answer got lost.
-            ended_at_ms = min(max(state.expires_at_ms, state.ends_at_ms, state.alive_at_ms()), began_at_ms)
-            gaps = [
-                self._gap(state.alive_at_ms(), ended_at_ms, "subscription expired", "possible"),
-                self._gap(ended_at_ms, began_at_ms, "subscription expired", "certain"),
-            ]
-        return [gap for gap in gaps if gap.since_ms != gap.until_ms]
 
     async def _switch_to(
         self, info: SubscriptionInfo, asked_at_ms: int, read_from_ms: int, *, lost_until_ms: int | None = None
@@ -412,24 +449,38 @@ class PubNubLink:
         state, answered_at_ms = self._state, self._now_ms()
         told, key = channel_from(info)
         channel = state.find(told) or told
-        if channel is told or not self._is_reached:
-            here = await self._poller(told).poll(told.address, "0", 0)
-            self._is_reached = True
-            state.behind_ms = max(0, wire.ms_from_timetoken(here.timetoken) - self._now_ms())
+        life_ms = round((LIFE_S if info.expires_in is None else info.expires_in) * 1000)
+        if channel is not told and lost_until_ms is None:  # it lives on, whether PubNub can be reached or not
+            state.live_on(life_ms, asked_at_ms, answered_at_ms, self._now_ms())
+        here, gaps = await self._handshake(told)
+        if channel is told:
             told.begin_at(here, (self._now_ms() - read_from_ms) / 1000 + BEGIN_EARLIER_S)
-        gaps = [] if lost_until_ms is None else self._gaps_until(lost_until_ms)  # by how far our clock is now behind
+        if lost_until_ms is not None:
+            # Only now: the handshake has told by how far our clock is behind.
+            gaps += self._gaps.between(state, self._seen_at_ms or 0, lost_until_ms)
         state.switch_to(channel, key, self._now_ms())
         self._opener = Opener(self._source, state.keys)
-        state.subscription_id = info.id
-        state.event_filters = list(self._config.event_filters)
-        state.refused = refused_from(info)
-        life_ms, now_ms = round((LIFE_S if info.expires_in is None else info.expires_in) * 1000), self._now_ms()
-        # A clock that was put back meanwhile makes it live no longer.
-        state.renewed_at_ms = min(asked_at_ms, now_ms)
-        state.expires_at_ms = state.renewed_at_ms + life_ms
-        state.ends_at_ms = min(answered_at_ms, now_ms) + life_ms
+        state.take(info, list(self._config.event_filters))
+        state.live_on(life_ms, asked_at_ms, answered_at_ms, self._now_ms())
         self._confirm_to_all(gaps)
         return self._renew_in_s()
+
+    async def _handshake(self, channel: Channel) -> tuple[wire.Answer, list[Gap]]:
+        """Ask PubNub where it stands, and set our places back that are ahead of that: from there, nothing comes.
+
+        Return its answer, and what may be missing: all since it was asked before.
+        """
+        state, asked_at_ms, before = self._state, self._now_ms(), self._state.places()
+        here = await self._poller(channel).poll(channel.address, "0", 0)
+        self._ahead_ms = wire.ms_from_timetoken(here.timetoken) - self._now_ms()
+        state.behind_ms = max(0, self._ahead_ms)
+        gaps = []
+        for deaf in state.set_back(before, here):
+            if poll := self._polls.pop(deaf.id, None):
+                poll.cancel() or poll.exception()  # one that is done is taken for looked at
+            gaps = [self._gaps.gap(state.placed_at_ms, self._now_ms(), "channel was deaf", "possible")]
+        state.placed_at_ms = asked_at_ms
+        return here, gaps
 
     def _confirm_to_all(self, gaps: list[Gap]) -> None:
         """Say that the subscription is alive, and PubNub within reach."""
@@ -438,6 +489,7 @@ class PubNubLink:
             "subscription renewed",
             self._state.refused,
             now,
+            is_all_refused=self._state.is_all_refused,
             good_for_s=max(0.0, ends_at - now),
             expiries=Expiries(subscription_at=ends_at),
         )
@@ -463,9 +515,6 @@ class PubNubLink:
         state = msgspec.json.encode(self._state)
         batch.cursor = Cursor(self._config.name, NAME, self._seen_at_ms or self._now_ms(), state)
         return batch
-
-    def _gap(self, since_ms: int, until_ms: int, reason: str, certainty: Literal["certain", "possible"]) -> Gap:
-        return Gap(self._config.name, NAME, since_ms, max(since_ms, until_ms), reason, certainty)
 
     def _now_ms(self) -> int:
         return round(self._wall() * 1000)

@@ -12,7 +12,7 @@ from rc_push.envelope import Cursor
 from rc_push.errors import ProtocolError
 from rc_push.protocol import pubnub as wire
 from rc_push.protocol.crypto import Decryptor
-from rc_push.protocol.subscription import SubscriptionInfo
+from rc_push.protocol.subscription import SubscriptionInfo, filters_of, is_all_refused, refused_from
 from rc_push.transports.seen import later
 
 log = structlog.get_logger()
@@ -22,6 +22,8 @@ NAME = "pubnub"
 LIFE_S = 900.0
 # A channel that another has replaced is read until it is found empty this long after that.
 DRAIN_S = 60.0
+# Clocks of PubNub's regions may differ by so much, so that a place can be ahead of where another one stands.
+SKEW_MS = 10_000
 # The present key and the one before: what was encrypted with that can be on its way, or wait in a channel.
 KEYS_KEPT = 2
 
@@ -74,7 +76,9 @@ class State(msgspec.Struct, omit_defaults=True):
     *renewed_at_ms* is when the request was sent whose answer is the last that we know: RingCentral may have changed
     anything since then. *heard_at_ms* is when the last message was published, by PubNub's clock: then it was alive.
     *behind_ms* is by how much ours is behind that. It can end from *expires_at_ms* on, and has ended by *ends_at_ms*:
-    its life began between that request and its answer.
+    its life began between that request and its answer. *held* are the event filters as RingCentral first told them,
+    which can be in other words than ours in *event_filters*; empty where it has not. *placed_at_ms* is when PubNub was
+    last asked where it stands: our places were not ahead of that then.
     """
 
     subscription_id: str = ""
@@ -87,6 +91,27 @@ class State(msgspec.Struct, omit_defaults=True):
     keys: list[str] = []
     channels: list[Channel] = []
     behind_ms: int = 0
+    is_all_refused: bool = False
+    held: list[str] = []
+    placed_at_ms: int = 0
+
+    def take(self, info: SubscriptionInfo, event_filters: list[str]) -> None:
+        """Take in what RingCentral's answer *info* says of the subscription, which was asked for *event_filters*."""
+        self.subscription_id = info.id
+        self.event_filters = event_filters
+        self.held = self.held or filters_of(info)
+        self.refused = refused_from(info)
+        self.is_all_refused = is_all_refused(info, event_filters)
+
+    def live_on(self, life_ms: int, asked_at_ms: int, answered_at_ms: int, now_ms: int) -> None:
+        """Note a renewal. A clock that was put back since it was asked for makes it live no longer than *life_ms*."""
+        self.renewed_at_ms = min(asked_at_ms, now_ms)
+        self.expires_at_ms = self.renewed_at_ms + life_ms
+        self.ends_at_ms = min(answered_at_ms, now_ms) + life_ms
+
+    def is_aging(self, now_ms: int) -> bool:
+        """Say whether a third of its life is over: 300 s, after which three more attempts to renew it fit in."""
+        return now_ms >= self.renewed_at_ms + (self.expires_at_ms - self.renewed_at_ms) // 3
 
     def alive_at_ms(self) -> int:
         """Return when the subscription was certainly alive, by our clock; 0 where none is known."""
@@ -106,6 +131,22 @@ class State(msgspec.Struct, omit_defaults=True):
         """Return the channel that we read already under the name of *channel*."""
         return next((known for known in self.channels if known.id == channel.id), None)
 
+    def places(self) -> list[tuple[Channel, str]]:
+        """Return the channels, each with our place in it."""
+        return [(channel, channel.timetoken) for channel in self.channels]
+
+    def set_back(self, places: list[tuple[Channel, str]], here: wire.Answer) -> list[Channel]:
+        """Set back what was ahead of *here* already before that was asked for, as far as the queue reaches; return it.
+
+        What told such a place may have told wrong when it was published, too.
+        """
+        limit_ms = wire.ms_from_timetoken(here.timetoken) + SKEW_MS
+        ahead = [channel for channel, timetoken in places if wire.ms_from_timetoken(timetoken) > limit_ms]
+        for channel in ahead:
+            channel.begin_at(here, wire.QUEUE_S)
+            self.heard_at_ms = 0
+        return ahead
+
     def switch_to(self, channel: Channel, key: str, now_ms: int) -> None:
         """Go on with *channel* and *key*, which may be the known ones."""
         if not self.channels or self.channels[-1] is not channel:
@@ -122,6 +163,7 @@ class State(msgspec.Struct, omit_defaults=True):
         self.expires_at_ms = min(self.expires_at_ms, now_ms + round(LIFE_S * 1000))
         self.ends_at_ms = min(self.ends_at_ms, now_ms + round(LIFE_S * 1000))
         self.renewed_at_ms = min(self.renewed_at_ms, now_ms)
+        self.placed_at_ms = min(self.placed_at_ms, now_ms)
         self.behind_ms = max(self.behind_ms, self.heard_at_ms - now_ms)
         for channel in self.channels:
             channel.seen_at_ms = min(channel.seen_at_ms, now_ms)
@@ -130,6 +172,7 @@ class State(msgspec.Struct, omit_defaults=True):
     def forget(self, now_ms: int) -> None:
         """Note that the subscription is gone: it ended when it was to expire, or has ended early, by now."""
         self.subscription_id = ""
+        self.held = []
         self.expires_at_ms = min(self.expires_at_ms, now_ms)
         self.ends_at_ms = min(self.ends_at_ms, now_ms)
 

@@ -4,7 +4,7 @@
    the first one's cursor is what a crash goes on from, and the first one's server side still has everything.
 2. Both run beside each other for a while, for what is under way at RingCentral when the second begins.
 3. What was held is stored together with the second one's cursor: from now on that counts, crash or not.
-4. The first one ends its subscription and closes; what it still brings is stored as well.
+4. Once that is stored, the first one ends its subscription and closes; what it still brings is stored as well.
 
 Whatever came over both is stored once. Knows a transport and its links by their interfaces; knows nothing of the
 journal. How a second connection comes to be: `successor.py`; from one transport to another: `moving.py`.
@@ -94,8 +94,10 @@ class RotatingLink:
 
     async def read(self) -> Batch:
         """Return the next batch (see `Link.read`)."""
-        if self._past and self._past.leaving.done():
-            return self._last_of(self._past)
+        if self._past:
+            self._past.is_switched.set()
+            if self._past.leaving.done():
+                return self._last_of(self._past)
         successor = self._successor
         if successor:
             successor.check()
@@ -129,6 +131,7 @@ class RotatingLink:
         if self._past:
             self._past.leaving.cancel()
             await asyncio.wait([self._past.leaving])
+            await self._past.connection.release()  # a task that had not begun has done nothing
         await self._present.release()
 
     # ------------------------------------------------------------------------------------------------ taking over
@@ -167,18 +170,24 @@ class RotatingLink:
         self._successor = None
         old, self._present = self._present, connection
         is_other = old.link.subscription_id != connection.link.subscription_id
-        leaving = self._loop.create_task(self._leave(old, is_lost=is_lost, is_other=is_other), name="rotation-leave")
-        self._past = _Past(leaving, overlap, self._seen_at_ms, self._now_ms())
+        is_switched = asyncio.Event()
+        leave = self._leave(old, is_switched, is_lost=is_lost, is_other=is_other)
+        leaving = self._loop.create_task(leave, name="rotation-leave")
+        self._past = _Past(old, leaving, is_switched, overlap, self._seen_at_ms, self._now_ms())
         self._overlap, self._overlap_until = overlap, math.inf
         self._rotations += 1
         log.info("connection_rotated", subscription=self._owner.subscription, why=successor.why, number=self._rotations)
         self._note(overlap.sift("new", held))
         return held
 
-    async def _leave(self, old: Connection, *, is_lost: bool, is_other: bool) -> Batch:
-        """End the first connection, and its subscription where that *is_other*; return the last of it."""
+    async def _leave(self, old: Connection, is_switched: asyncio.Event, *, is_lost: bool, is_other: bool) -> Batch:
+        """End the first connection, and its subscription where that *is_other*; return the last of it.
+
+        Not before *is_switched*: until the second one's cursor is stored, a crash goes on from the first one.
+        """
         batch = Batch(self._owner.subscription)
         try:
+            await is_switched.wait()
             if not is_lost:
                 batch = await (old.link.leave() if is_other else old.link.close())
         except RcPushError as exc:
@@ -203,6 +212,7 @@ class RotatingLink:
         await self._abandon()
         batch, last = Batch(self._owner.subscription), await end()
         if self._past:
+            self._past.is_switched.set()
             await asyncio.wait([self._past.leaving])
             batch.add(self._last_of(self._past))
         batch.add(self._look_at(last))
@@ -236,9 +246,14 @@ class RotatingLink:
 
 @dataclass(frozen=True, slots=True)
 class _Past:
-    """The connection before, on its way out: seen to have brought all up to *seen_at_ms* when the switch was."""
+    """The connection before, on its way out: seen to have brought all up to *seen_at_ms* when the switch was.
 
+    *is_switched* once the switch is stored.
+    """
+
+    connection: Connection
     leaving: asyncio.Task[Batch]
+    is_switched: asyncio.Event
     overlap: Overlap
     seen_at_ms: int | None
     switched_at_ms: int

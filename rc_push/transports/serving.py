@@ -13,7 +13,6 @@ from typing import Literal
 
 from rc_push.errors import CredentialsRefused, ProtocolError, RateLimited, RestError, delay_asked_for_s
 from rc_push.protocol import subscription as subscriptions
-from rc_push.protocol.refusals import error_from_response
 from rc_push.protocol.wsg import Answered
 from rc_push.transports.websocket_state import State
 
@@ -82,14 +81,14 @@ class Proof:
         """Return what *answer* means."""
         self._asking = ""
         if not answer.ok:
-            return self._refused(error_from_response(answer.status, answer.body, where="subscription"), now)
+            return self._refused(answer.refusal("subscription"), now)
         try:
             info = subscriptions.info_from(answer.body)
         except ProtocolError as exc:
             return Verdict("unknown", str(exc))
         if info.id != self._state.subscription_id:
             return self._doubt("subscription replaced", now)
-        if self._state.held is not None and not subscriptions.is_held(self._state.held, info):
+        if subscriptions.is_changed(self._state.held, info):
             return self._doubt("subscription changed", now)
         self._take(info, now)
         return Verdict("held", "subscription confirmed again")
@@ -99,9 +98,8 @@ class Proof:
         state = self._state
         if state.held is None:
             state.held = subscriptions.filters_of(info)
-        state.refused = subscriptions.refused_from(info)
-        if not subscriptions.is_held(self._event_filters, info):
-            state.refused = state.refused or "RingCentral holds other event filters than those of the file"
+        state.refused = subscriptions.missing_from(info, self._event_filters)
+        state.is_all_refused = subscriptions.is_all_refused(info, self._event_filters)
         self._is_doubted = self.is_unanswerable = False
         self.note(now)
 

@@ -54,6 +54,8 @@ class Socket(ClientConnection, asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End. Called by the loop."""
+        if not hasattr(self, "inbox"):  # it never began: TLS has failed
+            return
         super().connection_lost(exc)
         self.inbox.end(self.protocol.close_exc)
 
@@ -89,6 +91,7 @@ class Socket(ClientConnection, asyncio.BufferedProtocol):
         if end < len(HTTP_HEAD_END):
             self._needed = len(data) + 1
             return 0 if len(data) < HTTP_HEAD_MAX_BYTES else self._give_library(data)
+        self._needed = 1  # what follows may be less than the head was
         self._give_library(data[:end])
         self._take = self._take_frames if self.protocol.state is State.OPEN else self._give_library
         return end + self._take(data[end:])

@@ -59,10 +59,12 @@ async def called_if_there(
         raise
 
 
-async def end(account: Rest, subscription_id: str) -> None:
-    """Delete a subscription; one that is gone is nobody's concern."""
+async def end(account: Rest, subscription_id: str) -> bool:
+    """Delete a subscription; say whether it was there."""
     try:
         await account.request("DELETE", f"{PATH}/{subscription_id}")
     except RestError as exc:
         if not is_gone(exc):
             raise
+        return False
+    return True

@@ -8,14 +8,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from typing import NoReturn
 
 import structlog
 
 from rc_push.backoff import delays_s
 from rc_push.envelope import Batch, Cursor
-from rc_push.errors import RcPushError, UnreachableError, delay_asked_for_s
+from rc_push.errors import UnreachableError, delay_asked_for_s, told
 from rc_push.transports import Link, LinkTransport
 from rc_push.transports.overlap import Overlap
+from rc_push.waiting import is_cancelled
 
 log = structlog.get_logger()
 
@@ -72,7 +74,7 @@ class Successor:
         return self.overlap is not None and self.overlap.confirmed_at_ms is not None
 
     def check(self) -> None:
-        """Raise what ended it, where that is no ordinary failure."""
+        """Raise what ended it. No failure of a connection does; without this, nothing would ever take over."""
         if self._task.done():
             self._task.result()
 
@@ -103,15 +105,29 @@ class Successor:
         """Try until it is there, then hold what it brings, until cancelled."""
         delays = delays_s()
         while True:
-            try:
-                await self._hold()
-            except RcPushError as exc:
-                await self._let_go()
-                delay_s = max(next(delays), delay_asked_for_s(exc))
-                log.warning("rotation_failed", error=str(exc), next_try_s=round(delay_s, 1))
+            ended = await self._attempt()
+            delay_s = max(next(delays), delay_asked_for_s(ended))
+            _tell_of(ended, delay_s)
+            del ended  # its frames hold the connection
             await self._sleep(delay_s)
 
-    async def _hold(self) -> None:
+    async def _attempt(self) -> Exception:
+        """Hold what one connection brings; return how it ended. Only our own cancellation goes through."""
+        ended: Exception = UnreachableError("the connection was given up from within", phase="read")
+        try:
+            try:
+                await self._hold()
+            finally:
+                if not is_cancelled():  # then it may be taken over
+                    await self._let_go()
+        except asyncio.CancelledError:
+            if is_cancelled():
+                raise
+        except Exception as exc:  # noqa: BLE001 - whatever ends the second one must not end the first
+            ended = exc
+        return ended
+
+    async def _hold(self) -> NoReturn:
         """Connect, and take in what comes. Ends by an exception."""
         self._connection = connection = await Connection.open(self._transport, None)
         self.overlap = overlap = self._new_overlap()
@@ -148,3 +164,13 @@ class Successor:
         connection, self._connection = self._connection, None
         if connection:
             await connection.release()
+
+
+def _tell_of(exc: Exception, delay_s: float) -> None:
+    expected = type(exc).__module__ == "rc_push.errors"
+    log.warning(
+        "rotation_failed",
+        error=told(exc),
+        next_try_s=round(delay_s, 1),
+        exc_info=None if expected else exc,
+    )

@@ -27,7 +27,7 @@ class Twins:
     """What two connections have brought. What `sift` lets pass is taken for stored."""
 
     def __init__(self) -> None:
-        self._sides: dict[Side, _Brought] = {"old": _Brought(), "new": _Brought()}
+        self._sides: dict[Side, _Kept] = {"old": _Kept(), "new": _Kept()}
         self._has_one_uuid = False
 
     def sift(self, side: Side, envelopes: Iterable[Envelope]) -> list[Envelope]:
@@ -36,18 +36,55 @@ class Twins:
         Each one there has one twin here, however many say the same.
         """
         mine, theirs = self._sides[side], self._sides["new" if side == "old" else "old"]
-        new = [envelope for envelope in envelopes if envelope.uuid not in mine.uuids]
-        self._has_one_uuid = self._has_one_uuid or any(envelope.uuid in theirs.uuids for envelope in new)
+        new = [envelope for envelope in envelopes if not mine.has_brought(envelope)]
+        self._has_one_uuid = self._has_one_uuid or any(map(theirs.has_brought, new))
         kept = []
         for envelope in envelopes:
-            if envelope.uuid in mine.twins:  # sent again over this side
+            if mine.has_given_up(envelope):  # sent again over this side
                 continue
-            if not self._has_one_uuid and envelope.uuid not in mine.uuids and theirs.take_twin(envelope):
-                mine.twins.add(envelope.uuid)
+            if not self._has_one_uuid and not mine.has_brought(envelope) and theirs.take_twin(envelope):
+                mine.give_up(envelope)
                 continue
             mine.add(envelope)
             kept.append(envelope)
         return kept
+
+    def forget(self) -> None:
+        """Forget what had come before this was called the last time.
+
+        By calls and not by times: what waits for a slow disk is sifted long after it was received.
+        """
+        for kept in self._sides.values():
+            kept.forget()
+
+
+class _Kept:
+    """What one connection has brought, since the last `forget` and in the time before it."""
+
+    def __init__(self) -> None:
+        self._spans = [_Brought(), _Brought()]
+
+    def forget(self) -> None:
+        self._spans = [_Brought(), self._spans[0]]
+
+    def add(self, envelope: Envelope) -> None:
+        """Take *envelope* in, once."""
+        if not self.has_brought(envelope):
+            self._spans[0].add(envelope)
+
+    def give_up(self, envelope: Envelope) -> None:
+        """Take note of *envelope*, of which the other connection has brought a twin."""
+        self._spans[0].twins.add(envelope.uuid)
+
+    def has_brought(self, envelope: Envelope) -> bool:
+        return any(envelope.uuid in span.uuids for span in self._spans)
+
+    def has_given_up(self, envelope: Envelope) -> bool:
+        return any(envelope.uuid in span.twins for span in self._spans)
+
+    def take_twin(self, envelope: Envelope) -> bool:
+        """Say whether there is a twin of *envelope*; from now on there is one less."""
+        return any(span.take_twin(envelope) for span in self._spans)
 
 
 class _Brought:
@@ -61,9 +98,8 @@ class _Brought:
 
     def add(self, envelope: Envelope) -> None:
         """Take *envelope* in; its key costs a look into its body, so that it has to wait until one is asked for."""
-        if envelope.uuid not in self.uuids:
-            self.uuids.add(envelope.uuid)
-            self._unsorted.append(envelope)
+        self.uuids.add(envelope.uuid)
+        self._unsorted.append(envelope)
 
     def take_twin(self, envelope: Envelope) -> bool:
         """Say whether there is a twin of *envelope*; from now on there is one less."""

@@ -39,6 +39,10 @@ class Kept(Protocol):
         """Keep its webhook."""
         ...
 
+    async def load_webhooks(self) -> dict[str, bytes]:
+        """Return what is kept of all webhooks."""
+        ...
+
 
 class Ways:
     """Makes the transports of one daemon. *otherwise* makes those that are no webhooks."""

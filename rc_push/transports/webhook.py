@@ -21,7 +21,7 @@ from rc_push.envelope import Batch, Cursor, Envelope, Gap, Source, Unreadable, m
 from rc_push.errors import ConfigError, Problem, RcPushError
 from rc_push.event_types import REMINDER
 from rc_push.payload import envelope_from_payload
-from rc_push.transports import Evidence
+from rc_push.transports import LEAVE_WITHIN_S, Evidence
 from rc_push.transports.changes import Changes
 from rc_push.transports.subscription_calls import Rest
 from rc_push.transports.webhook_keeper import LOOK_EVERY_S, Keeper
@@ -182,10 +182,13 @@ class WebhookLink:
         return batch if self._seen.at_ms is None else self._with_cursor(batch, is_clean=self.is_proven)
 
     async def leave(self) -> Batch:
-        """End the subscription, and then do what `close` does."""
+        """End the subscription, within LEAVE_WITHIN_S or not at all, and then do what `close` does."""
         await self._cancel()
         try:
-            await self._keeper.end()
+            async with asyncio.timeout(LEAVE_WITHIN_S):
+                await self._keeper.end()
+        except TimeoutError:
+            log.warning("webhook_not_deleted", subscription=self._config.name, error="no answer in time")
         except RcPushError as exc:  # RingCentral gives up by itself when nobody answers
             log.warning("webhook_not_deleted", subscription=self._config.name, error=str(exc))
         return await self.close()

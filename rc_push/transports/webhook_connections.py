@@ -60,9 +60,9 @@ class Connections(web.Server):
         self._options = options
         super().__init__(self._first, **options)
 
-    def __call__(self) -> Connection:
-        """Make one."""
-        return Connection(self, self._doorkeeper, self._options)
+    def made_for(self, peer: str) -> Connection:
+        """Make one, for *peer*."""
+        return Connection(self, peer, self._doorkeeper, self._options)
 
     async def _first(self, request: web.BaseRequest) -> web.StreamResponse:
         if isinstance(request.protocol, Connection):
@@ -71,40 +71,26 @@ class Connections(web.Server):
 
 
 class Connection(web.RequestHandler):
-    """One connection."""
+    """One connection. Its *peer* is whom it was accepted from: of one that was reset, the system does not know it."""
 
-    def __init__(self, server: Connections, doorkeeper: Doorkeeper, options: dict[str, Any]) -> None:
+    def __init__(self, server: Connections, peer: str, doorkeeper: Doorkeeper, options: dict[str, Any]) -> None:
         loop = asyncio.get_running_loop()
         super().__init__(server, loop=loop, **options)
+        self.peer = peer
+        self.ended: asyncio.Future[None] = loop.create_future()
         self._doorkeeper = doorkeeper
-        self._peer: str | None = None
         self._silence: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Let it in, or end it."""
-        name = transport.get_extra_info("peername")
-        peer = str(name[0]) if isinstance(name, tuple) else ""
-        if not self._doorkeeper.let_in(peer):
-            assert isinstance(transport, asyncio.WriteTransport)  # noqa: S101 - all of a server's are
-            transport.abort()
-            return
-        self._peer = peer
+        """Begin to wait for a request."""
         super().connection_made(transport)
         self._silence = asyncio.get_running_loop().call_later(HEADERS_WITHIN_S, self._end_silence)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget it."""
         self.has_come()
-        if self._peer is None:
-            return
-        self._doorkeeper.let_out(self._peer)
-        self._peer = None
+        self.ended.set_result(None)
         super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        """Take what comes, unless it was not let in."""
-        if self._peer is not None:
-            super().data_received(data)
 
     def has_come(self) -> None:
         """Note that its first request is there."""

@@ -19,9 +19,16 @@ from rc_push.backoff import delays_s
 from rc_push.config import SubscriptionConfig
 from rc_push.envelope import Batch, Gap
 from rc_push.errors import RcPushError, RefusedError, delay_asked_for_s
-from rc_push.protocol.subscription import are_same_filters, refused_from
+from rc_push.protocol.subscription import (
+    are_same_filters,
+    filters_of,
+    is_all_refused,
+    is_changed,
+    is_held,
+    missing_from,
+)
 from rc_push.transports import Evidence, Expiries
-from rc_push.transports.webhook_state import NAME, Hook, Seen, State, Store, new_hook
+from rc_push.transports.webhook_state import NAME, Hook, Seen, State, Store, new_hook, state_from
 from rc_push.transports.webhook_subscription import DAY_S, WebhookInfo, WebhookSubscription
 
 log = structlog.get_logger()
@@ -68,8 +75,9 @@ class Keeper:
 
     @property
     def is_served(self) -> bool:
-        """Say whether RingCentral, as far as is known, has not given up."""
-        return bool(self.subscription_id) and not self._ended_because
+        """Say whether RingCentral, as far as is known, has not given up, and has our event filters."""
+        hook = self._state.hook
+        return hook is not None and bool(hook.id) and self._has_our_filters(hook) and not self._ended_because
 
     def remind(self) -> None:
         """Renew now: RingCentral has reminded us."""
@@ -122,18 +130,42 @@ class Keeper:
         self._hurry.clear()
         if hook is None or not hook.id or hook.address != self._config.address:
             return await self._obtain()
+        asked_at_ms = self._seen.now_ms()
         info = await self._calls.read(hook.id)
         if info and info.is_ended:
             return await self._replace(hook, info.why_ended, info.ended_at_ms)
+        if info and self._is_changed(hook, info):
+            await self._admit_change(hook)
         if info and (is_reminded or self._is_due(hook) or not self._has_our_filters(hook)):
-            asked_at_ms = self._seen.now_ms()
-            with self._validating():
-                info = await self._calls.extend(hook.id)
-            if info:
-                hook.asked_at_ms, hook.event_filters = asked_at_ms, list(self._config.event_filters)
+            info = await self._extend(hook)
         if info is None:
             return await self._replace(hook, "the subscription is gone", None)
-        return await self._confirm(hook, info)
+        return await self._confirm(hook, info, asked_at_ms)
+
+    def _is_changed(self, hook: Hook, info: WebhookInfo) -> bool:
+        """Say whether somebody has changed the event filters.
+
+        Not where they are those of the file: then we have put these to it, and the answer got lost.
+        """
+        return is_changed(hook.held or None, info) and not is_held(self._config.event_filters, info)
+
+    async def _extend(self, hook: Hook) -> WebhookInfo | None:
+        """Renew *hook*, with our event filters; None = it is gone."""
+        asked_at_ms = self._seen.now_ms()
+        with self._validating():
+            info = await self._calls.extend(hook.id)
+        if info:
+            hook.asked_at_ms, hook.event_filters, hook.held = asked_at_ms, list(self._config.event_filters), []
+        return info
+
+    async def _admit_change(self, hook: Hook) -> None:
+        """Admit that somebody has changed the event filters, for good, before ours are put to it: see `is_served`."""
+        log.warning("webhook_changed", subscription=self._config.name, id=hook.id)
+        since_ms = min(hook.held_at_ms, self._seen.now_ms())
+        gap = self._gap(since_ms, None, "subscription changed", "possible")
+        await self._put(Batch(self._config.name, gaps=[gap])).wait()
+        hook.event_filters, hook.held = [], []
+        await self._save()
 
     async def _replace(self, hook: Hook, why: str, ended_at_ms: int | None) -> float:
         """Have another in the place of *hook*, which RingCentral does not serve any more."""
@@ -154,39 +186,71 @@ class Keeper:
         return await self._obtain()
 
     async def _obtain(self) -> float:
-        """Have RingCentral make one; where it already has, and we missed its answer, take that."""
+        """Have RingCentral make one. What it may have made before, and we missed its answer, is not taken for ours."""
         await self._store_intention()
-        state, hook = self._state, self._state.hook
+        state, before = self._state, self._state.hook
+        if before and before.id:
+            state.past.append(before)
+        elif before:
+            await self._end_unanswered(before)
         address, event_filters = self._config.address or "", list(self._config.event_filters)
-        if hook and hook.address != address:
-            state.past += [hook] if hook.id else []
-            hook = None
-        found = await self._calls.find(hook) if hook else None
-        if hook is None:
-            hook = new_hook(address, event_filters, self._seen.now_ms())
-        state.hook = hook
-        if found:
-            log.info("subscription_adopted", subscription=self._config.name, id=found.id)
-            return await self._confirm(hook, found)
-        hook.event_filters = event_filters
+        hook = state.hook = new_hook(address, event_filters, self._seen.now_ms())
         await self._save()  # before RingCentral knows the token: whatever happens then, a post with it is ours
+        asked_at_ms = self._seen.now_ms()
         with self._validating():
             info = await self._calls.create(hook)
         self._seen.heard_at_ms = self._seen.now_ms()
         hook.asked_at_ms = self._seen.heard_at_ms
         log.info("webhook_created", subscription=self._config.name, id=info.id, address=address)
-        return await self._confirm(hook, info)
+        return await self._confirm(hook, info, asked_at_ms)
 
-    async def _confirm(self, hook: Hook, info: WebhookInfo) -> float:
-        """Take over what RingCentral says of a subscription that it serves. Return when to look again, in seconds."""
+    async def _end_unanswered(self, hook: Hook) -> None:
+        """Delete what RingCentral has made of *hook*, if it has; where it can be another's of ours, leave it.
+
+        One whose token is not ours any more is answered 401 until RingCentral gives up.
+        """
+        found = await self._calls.find(hook)
+        if not found:
+            return
+        # Asked only now: what is there was asked for before it was listed, and that had been kept before.
+        kept = await self._store.load_webhooks()
+        others = [
+            other
+            for name, saved in kept.items()
+            for other in state_from(saved, name).hooks()
+            if name != self._config.name or other.id
+        ]
+        if any(not other.id and other.address == hook.address for other in others):
+            log.warning("webhook_left_behind", subscription=self._config.name, ids=found)
+            return
+        ours = set(found) - {other.id for other in others}
+        if ours and self._told_of != hook.token:
+            self._told_of = hook.token
+            gap = self._gap(self._seen.now_ms(), None, "webhook made anew", "possible")
+            self._put(Batch(self._config.name, gaps=[gap]))
+            log.info("webhook_made_anew", subscription=self._config.name, ids=sorted(ours))
+        for id_ in ours:
+            await self._calls.delete(id_)
+
+    async def _confirm(self, hook: Hook, info: WebhookInfo, asked_at_ms: int) -> float:
+        """Take over what RingCentral says of a subscription that it serves, asked at *asked_at_ms*.
+
+        Return when to look again, in seconds.
+        """
         now_ms = self._seen.now_ms()
-        hook.id = info.id
+        hook.id, hook.held, hook.held_at_ms = info.id, hook.held or filters_of(info), asked_at_ms
         life_ms = round(1000 * (info.expires_in or self._config.expires_in_days * DAY_S))
         hook.expires_at_ms = info.expires_at_ms or now_ms + life_ms
         await self._save()
         self._seen.move(now_ms)
         expiries = Expiries(subscription_at=hook.expires_at_ms / 1000)
-        self.evidence = Evidence.served("subscription confirmed", refused_from(info), now_ms / 1000, expiries=expiries)
+        self.evidence = Evidence.served(
+            "subscription confirmed",
+            missing_from(info, self._config.event_filters),
+            now_ms / 1000,
+            is_all_refused=is_all_refused(info, self._config.event_filters),
+            expiries=expiries,
+        )
         self.is_proven, self._ended_because = True, ""
         self._put(Batch(self._config.name, closes_gaps_at_ms=now_ms))
         await self._end_past()

@@ -117,7 +117,7 @@ class Posts:
 
     def _note_refused(self, body: bytes, at_ms: int) -> None:
         """Note that an event is not stored, by when it was sent: RingCentral may not send it again."""
-        sent_at_ms = self._sent_at_ms(body) or at_ms
+        sent_at_ms = min(self._sent_at_ms(body) or at_ms, at_ms)  # no gap reaches into the future
         self._note_missing(sent_at_ms, sent_at_ms)
 
     def _note_missing(self, since_ms: int, until_ms: int) -> None:

@@ -10,18 +10,19 @@ import asyncio
 import hmac
 import ipaddress
 import os
-from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import structlog
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from rc_push.config.webhook import UNIX_PEER, Place
 from rc_push.errors import UnreachableError
-from rc_push.transports.webhook_connections import Connections, Doorkeeper
+from rc_push.measures import Refusals
+from rc_push.transports.webhook_connections import Connection, Connections, Doorkeeper
+from rc_push.transports.webhook_door import Door
 from rc_push.transports.webhook_posts import BUSY, OK
 from rc_push.transports.webhook_tls import Certificate
 
@@ -33,19 +34,16 @@ BODY_MAX_BYTES = 1 << 20
 BODY_WITHIN_S = 5.0
 # All of an answer to a validation has to fit into 1 024 bytes (protocol.md 6).
 VALIDATION_MAX_CHARS = 512
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 CONTENT_TYPES = ("application/json", "text/json")
 # RingCentral keeps a connection; a proxy does, too.
 KEEP_ALIVE_S = 75.0
 # What a refused body gets to run out, so that the answer is seen before the connection ends.
 LINGER_S = 0.5
-TLS_WITHIN_S = 5.0
-BACKLOG = 1024
 STOP_WITHIN_S = 1.0
 # The certificate's files are looked at so often, and what was refused is told.
 LOOK_EVERY_S = 5.0
 TELL_EVERY_S = 60.0
-# For the proxy: put its user into our group.
-SOCKET_MODE = 0o660
 
 _HEADERS = {"Content-Type": "application/json", "Server": "rc-push"}
 
@@ -79,7 +77,10 @@ class Desk(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ServerStatistics:
-    """What a server has done. *refused* counts by reason, connections that were not let in among them."""
+    """What a server has done. *refused* counts by reason, connections that were not let in among them.
+
+    No reason is named as secrets are: the log would hide its count.
+    """
 
     answered: int
     validated: int
@@ -96,8 +97,7 @@ class WebhookServer:
         self._certificate = certificate
         self._answered = self._validated = 0
         self._noted_at = -TELL_EVERY_S
-        self._refused: Counter[str] = Counter()
-        self._told: Counter[str] = Counter()
+        self._refused = Refusals()
         self._doorkeeper = Doorkeeper(self._refused)
         self._connections = Connections(
             self._answer,
@@ -106,14 +106,13 @@ class WebhookServer:
             keepalive_timeout=KEEP_ALIVE_S,
             lingering_time=LINGER_S,
         )
-        self._server: asyncio.Server | None = None
+        self._door = Door(place, self._connections, self._doorkeeper, certificate.context if certificate else None)
         self._looking: asyncio.Task[None] | None = None
 
     @property
     def port(self) -> int:
         """The port; of interest where the file says 0."""
-        assert self._server is not None  # noqa: S101 - it is open
-        return int(self._server.sockets[0].getsockname()[1])
+        return self._door.port
 
     def statistics(self) -> ServerStatistics:
         """Return what it has done so far."""
@@ -121,32 +120,22 @@ class WebhookServer:
 
     async def open(self) -> None:
         """Listen. Raises UnreachableError where that is impossible."""
-        context = self._certificate.context if self._certificate else None
-        options: dict[str, Any] = {"ssl": context, "backlog": BACKLOG}
-        if context:
-            options["ssl_handshake_timeout"] = TLS_WITHIN_S
-        loop = asyncio.get_running_loop()
         try:
-            if self.place.path:
-                self._server = await loop.create_unix_server(self._connections, self.place.path, **options)
-                os.chmod(self.place.path, SOCKET_MODE)  # noqa: PTH101 - a socket
-            else:
-                self._server = await loop.create_server(self._connections, self.place.host, self.place.port, **options)
+            await self._door.open()
         except OSError as exc:
             what = f"listen = {str(self.place)!r}: {exc.strerror or exc}"
             raise UnreachableError(f"{what}; end what uses it, or name another", phase="listen") from None
-        self._looking = loop.create_task(self._look(), name="webhook-look")
-        log.info("webhook_listens", listen=str(self.place), tls=context is not None)
+        self._looking = asyncio.get_running_loop().create_task(self._look(), name="webhook-look")
+        log.info("webhook_listens", listen=str(self.place), tls=self._certificate is not None)
 
     async def close(self) -> None:
         """Stop. What is being answered gets a moment."""
         if self._looking:
             self._looking.cancel()
-        if self._server:
-            self._server.close()
-            if self.place.path:
-                with suppress(OSError):
-                    os.unlink(self.place.path)  # noqa: PTH108 - a socket
+        await self._door.close()
+        if self.place.path:
+            with suppress(OSError):
+                os.unlink(self.place.path)  # noqa: PTH108 - a socket
         self._connections.pre_shutdown()
         await self._connections.shutdown(STOP_WITHIN_S)
         self._tell()
@@ -163,7 +152,7 @@ class WebhookServer:
             return self._validate(request, validation, verification)
         desk = self._desk_of(verification) or self._desk_of(validation)  # protocol.md 6: two spellings are documented
         if desk is None:
-            return self._refuse(401, "no verification token" if verification is None else "wrong token", request)
+            return self._refuse(401, "no verification" if verification is None else "wrong verification", request)
         loop = asyncio.get_running_loop()
         began_at = loop.time()
         body, status, why = await self._read(request)
@@ -184,6 +173,9 @@ class WebhookServer:
             return None, 413, "too large"
         try:
             async with asyncio.timeout(BODY_WITHIN_S):
+                if _expects_word(request):
+                    await request.writer.write(CONTINUE)
+                    request.writer.output_size = 0  # for the library, an answer has not begun
                 return await request.read(), OK, ""
         except web.HTTPRequestEntityTooLarge:
             return None, 413, "too large"
@@ -263,11 +255,9 @@ class WebhookServer:
                 tell_at = loop.time() + TELL_EVERY_S
 
     def _tell(self) -> None:
-        """Say what was refused since the last time: one line, whoever tries to fill the log."""
-        news = self._refused - self._told
-        self._told = self._refused.copy()
-        if news:
-            log.warning("webhook_refused", listen=str(self.place), refused=dict(news))
+        """Say what was refused since the last time."""
+        if news := self._refused.news():
+            log.warning("webhook_refused", listen=str(self.place), refused=news)
 
 
 class WebhookServers:
@@ -299,13 +289,16 @@ class WebhookServers:
                     del self._servers[key]
                     await server.close()
 
-    def statistics(self) -> dict[str, ServerStatistics]:
-        """Return what each has done so far."""
-        return {key: server.statistics() for key, (server, _) in self._servers.items()}
+
+def _expects_word(request: web.BaseRequest) -> bool:
+    """Say whether the body comes when we have asked for it only (RFC 9110, 10.1.1)."""
+    return request.version >= HttpVersion11 and request.headers.get("Expect", "").lower() == "100-continue"
 
 
 def _peer_of(request: web.BaseRequest) -> str:
-    return request.remote or UNIX_PEER
+    connection = request.protocol
+    assert isinstance(connection, Connection)  # noqa: S101 - there are no others
+    return connection.peer or UNIX_PEER
 
 
 def _is_trusted(peer: str, trusted: Sequence[str]) -> bool:

@@ -38,18 +38,25 @@ class Store(Protocol):
         """Keep *state* durably."""
         ...
 
+    async def load_webhooks(self) -> dict[str, bytes]:
+        """Return what was saved last for each subscription."""
+        ...
+
 
 class Hook(msgspec.Struct, omit_defaults=True):
     """One webhook subscription at RingCentral. *id* is empty as long as RingCentral has not said it.
 
-    *event_filters* are those that we asked for, *asked_at_ms* is when we began to ask for it.
+    *event_filters* are those that we asked for, *held* those that RingCentral then said it has, by which its later
+    answers are measured; at *held_at_ms* it last did. *asked_at_ms* is when we began to ask for it.
     """
 
     token: str
     address: str
     id: str = ""
     event_filters: list[str] = []
+    held: list[str] = []
     asked_at_ms: int = 0
+    held_at_ms: int = 0
     expires_at_ms: int = 0
 
     def __repr__(self) -> str:

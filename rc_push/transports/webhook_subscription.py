@@ -1,4 +1,4 @@
-"""Which webhook subscription at RingCentral serves us? Found, created, renewed, deleted.
+"""Which webhook subscription at RingCentral serves us? Created, renewed, looked for, deleted.
 
 Knows the calls and what their answers mean; knows nothing of servers, tasks or the journal.
 """
@@ -84,19 +84,20 @@ class WebhookSubscription:
                 raise
             raise RestError(exc.status, exc.error_code, f"{exc.message}; {remedy}", where=exc.where) from None
 
-    async def find(self, hook: Hook) -> WebhookInfo | None:
-        """Return the one that RingCentral has made of *hook*, though its answer got lost; None = there is none."""
+    async def find(self, hook: Hook) -> list[str]:
+        """Return the ids of those that can be what RingCentral has made of *hook*, though its answer got lost.
+
+        RingCentral shows no token, so those of others that post to the same address look the same.
+        """
         owner_id = str(self._account.statistics().owner_id)
-        for info in await listed(self._account, WebhookInfo):
-            mode = info.delivery_mode
-            if (
-                mode.transport_type == TRANSPORT_TYPE
-                and mode.address == hook.address
-                and (ms_from_iso(info.creation_time) or 0) >= hook.asked_at_ms - CLOCK_SLACK_MS
-                and are_same_filters(hook.event_filters, filters_of(info), owner_id)
-            ):
-                return info
-        return None
+        return [
+            info.id
+            for info in await listed(self._account, WebhookInfo)
+            if info.delivery_mode.transport_type == TRANSPORT_TYPE
+            and info.delivery_mode.address == hook.address
+            and (ms_from_iso(info.creation_time) or 0) >= hook.asked_at_ms - CLOCK_SLACK_MS
+            and are_same_filters(hook.event_filters, filters_of(info), owner_id)
+        ]
 
     async def read(self, subscription_id: str) -> WebhookInfo | None:
         """Return what RingCentral says of it; None = it is gone."""

@@ -13,7 +13,7 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from rc_push.config import NetworkConfig, SubscriptionConfig
 from rc_push.envelope import Cursor
-from rc_push.errors import UnreachableError
+from rc_push.errors import ProtocolError, UnreachableError
 from rc_push.network import SharedTls
 from rc_push.protocol.frames import Wsc
 from rc_push.protocol.liveness import PATIENCE, Patience
@@ -70,7 +70,9 @@ class WebSocketTransport:
         token = await self._account.wstoken()
         socket = await self._open(uri_with(token, state.wsc))
         bounds = Bounds(self._patience, token.replace_within)
-        link = WebSocketLink(socket, self.subscription, cursor, state, wall=self._wall, bounds=bounds)
+        link = WebSocketLink(
+            socket, self.subscription, cursor, state, wall=self._wall, bounds=bounds, access_token=token.token
+        )
         try:
             yield link
         finally:
@@ -91,7 +93,13 @@ class WebSocketTransport:
 
 
 def uri_with(token: WsToken, wsc: Wsc | None) -> str:
-    """Return the gateway's URI with its secrets in the query, where RingCentral wants them."""
-    parts = urlsplit(token.uri)
+    """Return the gateway's URI with its secrets in the query, where RingCentral wants them.
+
+    Raises ProtocolError where RingCentral has told none.
+    """
+    try:
+        parts = urlsplit(token.uri)
+    except ValueError:
+        raise ProtocolError("the uri of the gateway, as RingCentral tells it, is no address") from None
     query = {"access_token": token.token} | ({"wsc": wsc.token} if wsc else {})
     return urlunsplit(parts._replace(query="&".join(filter(None, (parts.query, urlencode(query))))))

@@ -28,8 +28,8 @@ from rc_push.payload import envelope_from_payload, when_and_whose
 from rc_push.protocol import subscription as subscriptions
 from rc_push.protocol import wsg
 from rc_push.protocol.frames import HEARTBEAT, BadFrame, notification_in
-from rc_push.protocol.refusals import error_from_response, over_gateway
-from rc_push.transports import Evidence, Expiries
+from rc_push.protocol.refusals import over_gateway
+from rc_push.transports import LEAVE_WITHIN_S, Evidence, Expiries
 from rc_push.transports.inbox import Received
 from rc_push.transports.lifetime import NO_BOUNDS, Bounds, Lifetime
 from rc_push.transports.recovery import Recovery
@@ -51,8 +51,6 @@ RESUBSCRIBE_EVERY_S = 60.0
 # A connection runs so long beside the one from which it takes over, or for a share of its life where that is short: for
 # events that are under way at RingCentral when it begins.
 OVERLAP_S, OVERLAP_SHARE = 5.0, 0.05
-# What the server has to say to a DELETE, at the end.
-LEAVE_WITHIN_S = 3.0
 # Where frames come without a pause, what is due is looked for so often.
 LOOK_EVERY_S = 0.5
 # So often it is told that events prove the subscription, however many come.
@@ -71,6 +69,7 @@ class WebSocketLink:
         *,
         wall: Callable[[], float],
         bounds: Bounds = NO_BOUNDS,
+        access_token: str = "",
     ) -> None:
         self.evidence = Evidence("connecting", "waiting for ConnectionDetails")
         self._socket = socket
@@ -87,6 +86,7 @@ class WebSocketLink:
             now=self._loop.time(),
             new_id=_new_id,
             wsc=state.wsc,
+            access_token=access_token,
             rate_per_s=state.rate_per_s,
             patience=bounds.patience,
         )
@@ -169,6 +169,7 @@ class WebSocketLink:
 
     async def close(self) -> Batch:
         """Close in agreement: all that the server sent before its close frame is in the returned batch."""
+        self._inbox.lift_bound()  # the server's close frame comes after all that it has sent
         await self._socket.close()
         await self._inbox.wait_end()
         batch = self._batch_from(self._inbox.take())
@@ -337,7 +338,7 @@ class WebSocketLink:
             case wsg.HeartbeatAnswered():
                 self._heartbeat_answered(fact, at_ms, batch)
             case wsg.ErrorReceived():
-                self._ending = ProtocolError(f"the gateway ends the connection: {fact.code} {fact.message}"[:200])
+                self._ending = ProtocolError(f"the gateway ends the connection: {fact}"[:200])
             case BadFrame():
                 self._unreadable(Unreadable.of(fact.raw, fact.reason, self._live, at_ms), batch)
             case wsg.Unknown() if fact.type == HEARTBEAT:
@@ -352,7 +353,7 @@ class WebSocketLink:
         self._has_left = fact.ok
         if fact.ok or self._state.held is None:
             return
-        if subscriptions.is_gone(error_from_response(fact.status, fact.body, where="subscription")):
+        if subscriptions.is_gone(fact.refusal("subscription")):
             batch.gaps.append(self._gap(min(self._ours_at_ms, at_ms), None, "subscription lost", "possible"))
 
     # ------------------------------------------------------------------------------------- the session and what it had
@@ -406,7 +407,7 @@ class WebSocketLink:
     def _subscription_answered(self, fact: wsg.Answered, at_ms: int, batch: Batch) -> None:
         self._subscribing = ""
         if not fact.ok:
-            self._ending = over_gateway(error_from_response(fact.status, fact.body, where="subscription"))
+            self._ending = over_gateway(fact.refusal("subscription"))
             return
         try:
             info = subscriptions.info_from(fact.body)
@@ -418,6 +419,7 @@ class WebSocketLink:
         self._state.subscription_id = info.id
         self._state.event_filters = list(self._subscription.event_filters)
         self._state.refused = subscriptions.refused_from(info)
+        self._state.is_all_refused = subscriptions.is_all_refused(info, self._subscription.event_filters)
         self._subscribed_at = self._loop.time()
         if info.expires_in is not None:
             self._expiries = replace(self._expiries, subscription_at=self._wall() + info.expires_in)
@@ -447,7 +449,12 @@ class WebSocketLink:
         if self.evidence.state == "live":
             why = self.evidence.why
         self.evidence = Evidence.served(
-            why, self._state.refused, at_ms / 1000, good_for_s=self._good_for_s, expiries=self._expiries
+            why,
+            self._state.refused,
+            at_ms / 1000,
+            is_all_refused=self._state.is_all_refused,
+            good_for_s=self._good_for_s,
+            expiries=self._expiries,
         )
 
     @property

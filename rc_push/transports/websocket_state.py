@@ -20,10 +20,10 @@ class State(msgspec.Struct, omit_defaults=True):
     """The session and its subscription, all empty where none is known.
 
     *event_filters* are those that we asked for, *held* those that the server said it holds when we asked it again
-    (None = it never told), *refused* which of them it does not serve. *proven_at_ms* is when it last showed that it
-    serves the subscription at all: by an answer, or by an event. *rate_per_s* is the rate of events then.
-    *was_refused*: it has refused to tell, as where login or subscription are over. *behind_ms* is by how much our clock
-    is behind RingCentral's, as far as is known.
+    (None = it never told), *refused* which of them it does not serve, *is_all_refused* that these are all.
+    *proven_at_ms* is when it last showed that it serves the subscription at all: by an answer, or by an event.
+    *rate_per_s* is the rate of events then. *was_refused*: it has refused to tell, as where login or subscription are
+    over. *behind_ms* is by how much our clock is behind RingCentral's, as far as is known.
     """
 
     wsc: Wsc | None = None
@@ -31,6 +31,7 @@ class State(msgspec.Struct, omit_defaults=True):
     event_filters: list[str] = []
     held: list[str] | None = None
     refused: str = ""
+    is_all_refused: bool = False
     proven_at_ms: int = 0
     rate_per_s: float = 0.0
     was_refused: bool = False
@@ -39,6 +40,7 @@ class State(msgspec.Struct, omit_defaults=True):
     def forget_subscription(self) -> None:
         """Note that there is none, or will be another."""
         self.subscription_id, self.held, self.refused, self.was_refused = "", None, "", False
+        self.is_all_refused = False
 
 
 def state_from(cursor: Cursor | None) -> State:

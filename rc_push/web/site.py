@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from rc_push.measures import Refusals
+
 JSON = "application/json"
 
 
@@ -37,13 +39,14 @@ class Site:
     """*pages* by their paths. *hosts* are names of this machine, beside its addresses; *token* is what one must have.
 
     The name has to be right since a browser can be led to a loopback address under a stranger's name (DNS rebinding);
-    an address is no such name.
+    an address is no such name. *refused* counts what was not answered, by reason.
     """
 
     def __init__(self, pages: Mapping[str, Page], hosts: Iterable[str] = (), token: str | None = None) -> None:
         self._pages = pages
         self._hosts = {"localhost", *(host.lower() for host in hosts)}
         self._token = token
+        self.refused = Refusals()
 
     async def __call__(self, scope: Any, _receive: Any, send: Any) -> None:
         """Answer one request (ASGI)."""
@@ -63,15 +66,21 @@ class Site:
     async def _answer(self, method: str, path: str, headers: Iterable[tuple[bytes, bytes]]) -> Answer:
         hosts = [value for name, value in headers if name == b"host"]
         if len(hosts) != 1 or not self._is_ours(hosts[0].decode("latin-1")):
-            return json_answer(421, {"error": "no name of this machine; ask by its address, or see [web] hosts"})
+            return self._refuse(
+                "host", 421, {"error": "no name of this machine; ask by its address, or see [web] hosts"}
+            )
         if not self._has_token([value for name, value in headers if name == b"authorization"]):
             challenge = {"www-authenticate": 'Bearer realm="rc-push"'}
-            return json_answer(401, {"error": "it takes the token of [web]"}, challenge)
+            return self._refuse("bearer", 401, {"error": "it takes the token of [web]"}, challenge)
         if path not in self._pages:
-            return json_answer(404, {"error": "no such page", "pages": list(self._pages)})
+            return self._refuse("page", 404, {"error": "no such page", "pages": list(self._pages)})
         if method not in {"GET", "HEAD"}:
-            return json_answer(405, {"error": "pages can be read only"}, {"allow": "GET, HEAD"})
+            return self._refuse("method", 405, {"error": "pages can be read only"}, {"allow": "GET, HEAD"})
         return await self._pages[path]()
+
+    def _refuse(self, why: str, status: int, content: Any, headers: Mapping[str, str] | None = None) -> Answer:
+        self.refused[why] += 1
+        return json_answer(status, content, headers)
 
     def _is_ours(self, host: str) -> bool:
         name = _name_in(host)

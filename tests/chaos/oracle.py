@@ -66,6 +66,7 @@ REASONS = {
     "no subscription known": AWAY | {"machine"},
     "away for too long": {"clock", "kill long"},
     "webhook ended by RingCentral": AWAY | {"machine"},  # posts that a start on a busy machine lets fail
+    "webhook made anew": AWAY | {"machine"},
     "posts refused": AWAY | {"machine", "burst", "webhook-slow-body"},  # a start takes seconds of a run's time
 }
 
@@ -320,8 +321,7 @@ def _order(outcome: Outcome) -> Iterator[str]:
         if order == "none":
             continue
         firsts: dict[str, list[int]] = defaultdict(list)
-        # The limit: what was given up comes behind others, where a crash undoes that it was parked.
-        seen = set(outcome.given_up.get(handler, ()))
+        seen: set[int] = set()
         for line in lines:
             if line.position not in seen:
                 seen.add(line.position)

@@ -83,7 +83,6 @@ class Outcome:
     *stopped_ms* is when the daemon was told to end, with nothing left to do; 0 = it never was.
     *fresh_s* is, by subscription, how long after the faults an event arrived; None = it never did.
     *clock*: from when on the daemon's clock was wrong by how many ms. *told*: what a daemon must never say.
-    *given_up* are the positions that a handler's daemon said to have parked; a crash can have come before the journal.
     """
 
     owed: dict[str, str] = field(default_factory=dict)
@@ -95,7 +94,6 @@ class Outcome:
     audits: list[Audit] = field(default_factory=list)
     lines: dict[str, list[Line]] = field(default_factory=dict)
     parked: dict[str, set[int]] = field(default_factory=dict)
-    given_up: dict[str, set[int]] = field(default_factory=dict)
     troubles: list[Trouble] = field(default_factory=list)
     clock: list[tuple[int, int]] = field(default_factory=list)
     knobs: dict[str, Any] = field(default_factory=dict)

@@ -220,13 +220,6 @@ def test_what_comes_again_after_a_crash_has_no_order(outcome):
     assert judge(outcome) == []
 
 
-def test_what_was_given_up_before_a_crash_has_no_order(outcome):
-    hand_over_in_the_wrong_order(outcome)
-    assert checks(outcome) == ["order"]
-    outcome.given_up["steady"] = {line.position for line in outcome.lines["steady"]}
-    assert judge(outcome) == []
-
-
 def test_what_ringcentral_never_sent_and_nothing_marks_cannot_be_known(outcome):
     lose(outcome)
     outcome.withheld.add(outcome.emitted[POSITION].id)

@@ -57,6 +57,11 @@ class Kept:
         self.config = folder / "rc-push.toml"
         self.config.write_text(f"journal.path = '{self.path}'\n{HANDLERS}")
 
+    def take_out(self, name):
+        """Take the handler *name* out of the file."""
+        before, _, rest = self.config.read_text().partition(f"[handlers.{name}]")
+        self.config.write_text(before + "".join(rest.partition("[handlers.")[1:]))
+
     def fill(self):
         now_ms = round(time.time() * 1000)
         crm = Advance(6, delivered=2, filtered=1)
@@ -101,7 +106,7 @@ class Kept:
                     dispatchers.append(Dispatcher(handlers[name], loaded, journal, grace_s=0.0))
                     await dispatchers[-1].register()
                 async with ControlServer(
-                    Settings(self.config).control_path(), Operations(dispatchers, journal).table()
+                    Settings(self.config).control_path(), Operations(dispatchers, journal, handlers).table()
                 ):
                     running = [group.create_task(dispatcher.run()) for dispatcher in dispatchers]
                     is_ready.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -74,6 +75,59 @@ def test_every_mistake_of_the_file_is_listed_and_counted(check):
     assert count == "2 problems"
 
 
+def test_where_the_path_of_the_journal_may_be_what_is_wrong_the_usual_one_is_not_looked_at(
+    tmp_path, monkeypatch, capfd
+):
+    path = tmp_path / "rc-push.toml"
+    path.write_text("[journal]\npaht = '/x/journal.db'\n")
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    assert main(["-c", str(path), "check", "--offline"]) == 78
+    out = capfd.readouterr().out
+    assert "journal.paht" in out
+    assert "journal.path: " not in out
+
+
+def test_mistakes_of_the_file_hide_none_of_handlers_and_paths_and_nothing_is_told_twice(check, tmp_path):
+    (tmp_path / "file").touch()
+    code, out = check(
+        "subscriptions.team.evnt = 1\n"
+        "[handlers.x]\nuse = 'nope'\n"
+        "[handlers.y]\nuse = 'file'\npath = 'rel'\npth = 1\nfsync = 'sometimes'\ntypes = 5\n"
+        "[handlers.z]\nuse = 'forward'\nurl = 'https://x/'\nbogus = 1\n"
+        "[handlers.v]\ntypes = ['x']\n"
+        "[handlers.w]\nuse = 'log'\n",
+        "--offline",
+        "--json",
+        journal=tmp_path / "file" / "journal.db",
+    )
+    assert code == 78
+    findings = [json.loads(line) for line in out.splitlines()]
+    assert {finding["level"] for finding in findings} == {"problem"}
+    assert [(finding["line"], finding["key"]) for finding in findings] == [
+        (4, "subscriptions.team.evnt"),
+        (12, "handlers.y.types"),
+        (17, "handlers.v.use"),
+        (1, "journal.path"),
+        (6, "handlers.x.use"),
+        (9, "handlers.y.path"),
+        (10, "handlers.y.pth"),
+        (11, "handlers.y.fsync"),
+        (16, "handlers.z.bogus"),
+    ]
+
+
+def test_a_path_of_the_journal_that_is_none_is_told_and_the_default_in_its_place_is_not(check, monkeypatch):
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).startswith("/var") and real(path, mode))
+    code, out = check(journal=Path("relative"))
+    assert code == 78
+    assert out.splitlines() == ['✗ line 1: journal.path: "relative"; write an absolute path', "1 problem"]
+
+
+def test_with_a_wrong_file_no_handler_looks(looking, check, online):
+    assert "it is wrong" not in check("netwrk = 1\n[handlers.h]\nuse = 'looking'\nfinds = 'wrong'\n", "--json")[1]
+
+
 def test_a_warning_is_no_problem(check):
     code, out = check("network.proxy = 'http://u:PLANTED@x:1'")
     assert code == 0
@@ -83,7 +137,8 @@ def test_a_warning_is_no_problem(check):
 @pytest.mark.parametrize(
     ("handler", "key", "line"),
     [
-        ("use = 'no-such'", "handlers.h", None),
+        ("use = 'no-such'", "handlers.h.use", 5),
+        ("use = 'forward'\nurl = 'https://u:p@x/'", "handlers.h.url", 6),
         ("use = 'file'", "handlers.h.path", 4),
         ("use = 'file'\npath = 5", "handlers.h.path", 6),
         ("use = 'log'\ntimeut_s = 5", "handlers.h.timeut_s", 6),
@@ -133,6 +188,8 @@ class Looking:
     async def check(self):
         if self.finds == "nothing":
             await asyncio.Event().wait()
+        if self.finds == "lost":
+            raise HandlerError("finds: it is lost; look for it")
         if self.finds == "wrong":
             raise HandlerError("it is wrong; mend it")
         if self.finds == "down":
@@ -158,9 +215,10 @@ def looking(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("finds", "code", "told"),
     [
-        ("all is well", 0, ("ok", "all is well", "")),
-        ("wrong", 78, ("problem", "it is wrong", "mend it")),
-        ("down", 69, ("problem", "it is down", "start it")),
+        ("all is well", 0, ("handlers.h", None, "ok", "all is well", "")),
+        ("wrong", 78, ("handlers.h", 4, "problem", "it is wrong", "mend it")),
+        ("lost", 78, ("handlers.h.finds", 6, "problem", "it is lost", "look for it")),
+        ("down", 69, ("handlers.h", 4, "problem", "it is down", "start it")),
     ],
 )
 @pytest.mark.usefixtures("looking", "online")
@@ -168,7 +226,7 @@ def test_a_handler_looks_whether_it_would_work(check, finds, code, told):
     exit_code, out = check(f"[handlers.h]\nuse = 'looking'\nfinds = '{finds}'\n", "--json")
     assert exit_code == code
     last = json.loads(out.splitlines()[-1])
-    assert (last["key"], last["level"], last["found"], last["remedy"]) == ("handlers.h", *told)
+    assert tuple(last[name] for name in ("key", "line", "level", "found", "remedy")) == told
 
 
 def test_offline_no_handler_looks(looking, check):
@@ -179,7 +237,8 @@ def test_a_look_that_takes_for_ever_is_no_answer(looking, check, online, monkeyp
     monkeypatch.setattr("rc_push.cli.check.LOOKS_WITHIN_S", 0.01)
     code, out = check("[handlers.h]\nuse = 'looking'\nfinds = 'nothing'\n", "--json")
     assert code == 69
-    assert "no answer within 0.01 s" in out
+    last = json.loads(out.splitlines()[-1])
+    assert (last["key"], last["line"], last["found"]) == ("handlers.h", 4, "no answer within 0.01 s")
 
 
 def test_a_secret_in_the_file_is_a_warning_with_its_line(looking, check):
@@ -191,31 +250,50 @@ def test_a_secret_in_the_file_is_a_warning_with_its_line(looking, check):
 def test_a_handler_that_is_not_enabled_is_not_loaded(check):
     code, out = check("[handlers.h]\nuse = 'no-such'\nenabled = false\n")
     assert code == 0
-    assert "! handlers.h: not enabled" in out
+    assert "! line 4: handlers.h: not enabled" in out
 
 
 def test_a_journal_below_a_file_cannot_be_written(check, tmp_path):
     (tmp_path / "file").touch()
     code, out = check(journal=tmp_path / "file" / "journal.db")
     assert code == 74
-    assert f"{tmp_path}/file is no directory; name a path" in out
+    assert f"✗ line 1: journal.path: {tmp_path}/file is no directory; name a path" in out
 
 
-def test_a_directory_is_no_journal(check, tmp_path):
-    code, out = check(journal=tmp_path)
+@pytest.mark.parametrize("is_root", [False, True])
+def test_a_directory_is_no_journal(check, tmp_path, is_root):
+    directory = Path("/") if is_root else tmp_path
+    code, out = check(journal=directory)
     assert code == 74
-    assert "✗ journal.path" in out
+    assert f"✗ line 1: journal.path: {directory} is a directory; name a file, such as " in out
 
 
 def test_a_directory_that_this_user_cannot_write_is_told_with_the_command_that_helps(check, tmp_path, monkeypatch):
-    refused = tmp_path / "state"
+    refused = tmp_path / "its state"
     refused.mkdir()
     real = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != refused and real(path, mode))
-    code, out = check()
+    code, out = check(journal=refused / "journal.db")
     assert code == 74
     assert f"this user cannot write in {refused}; " in out
-    assert f"install -d -m 0700 -o USER {refused}" in out
+    assert f"install -d -m 0700 -o USER '{refused}')" in out
+
+
+def test_below_a_directory_that_this_user_may_not_enter_the_journal_cannot_be_written(check, tmp_path, monkeypatch):
+    real = Path.stat
+
+    def stat(path, **how):
+        if path.is_relative_to(tmp_path / "closed" / "state"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return real(path, **how)
+
+    (tmp_path / "closed").mkdir(0o000)
+    access = os.access
+    monkeypatch.setattr(Path, "stat", stat)
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path / "closed" and access(path, mode))
+    code, out = check(journal=tmp_path / "closed" / "state" / "journal.db")
+    assert code == 74
+    assert f"✗ line 1: journal.path: this user cannot write in {tmp_path}/closed; " in out
 
 
 def test_offline_does_not_ask_and_without_it_ringcentral_is_asked(check, online):

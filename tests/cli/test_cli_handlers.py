@@ -69,7 +69,7 @@ def test_how_long_the_oldest_has_waited_is_told(kept, command):
         ("handlers",),
         ("handlers", "pause", "crm"),
         ("handlers", "retry", "crm"),
-        ("handlers", "forget", "crm", "--yes"),
+        ("handlers", "forget", "old", "--yes"),
         ("parked",),
         ("parked", "drop", "crm", "--yes"),
         ("replay", "1", "--to", "crm"),
@@ -137,6 +137,7 @@ def test_a_handler_is_paused_and_goes_on(kept, command, is_live):
         ("handlers", "retry", "cmr"),
         ("handlers", "retry", "cmr", "--where", "true"),
         ("handlers", "forget", "cmr", "--yes"),
+        ("handlers", "forget", "cmr", "--dry-run"),
         ("parked", "--handler", "cmr"),
         ("parked", "drop", "cmr", "--yes"),
         ("replay", "1", "--to", "cmr"),
@@ -180,15 +181,44 @@ def test_a_running_daemon_hands_what_is_parked_over_again_at_once(kept, command,
 
 
 def test_a_handler_is_forgotten_only_on_purpose_and_not_while_it_runs(kept, command):
-    code, _, err = command("handlers", "forget", "crm")
-    assert (code, "say --yes" in err) == (2, True)
     with kept.daemon():
+        kept.take_out("crm")
+        code, _, err = command("handlers", "forget", "crm")
+        assert (code, "say --yes" in err) == (2, True)
         code, _, err = command("handlers", "forget", "crm", "--yes")
         assert code == 1
         assert "take it out of the file and reload first" in err
     assert row_of(kept).parked == 2
     assert command("handlers", "forget", "crm", "--yes")[0::2] == (0, "crm is forgotten\n")
     assert [row.handler for row in kept.read(handler_rows)] == ["archive"]
+
+
+def test_what_would_be_forgotten_is_told_and_nothing_of_it_is(kept, command):
+    kept.take_out("crm")
+    told = "crm at position 6 would be forgotten, and 3 events that it has not finished\n"
+    assert command("handlers", "forget", "crm", "--dry-run") == (0, "", told)
+    assert command("handlers", "forget", "crm", "--dry-run", "--yes") == (0, "", told)
+    assert "the handler archive is in the file" in command("handlers", "forget", "archive", "--dry-run")[2]
+    assert (row_of(kept).parked, row_of(kept).pending) == (2, 1)
+
+
+@pytest.mark.parametrize("more", ["", "enabled = false\n"])
+def test_a_handler_that_is_in_the_file_is_not_forgotten_whether_it_runs_or_not(kept, command, more):
+    kept.config.write_text(kept.config.read_text().replace("[handlers.crm]\n", f"[handlers.crm]\n{more}"))
+    code, out, err = command("handlers", "forget", "crm", "--yes")
+    assert (code, out) == (1, "")
+    assert err == "rc-push: the handler crm is in the file; take it out of the file first, and reload\n"
+    assert (row_of(kept).parked, row_of(kept).pending) == (2, 1)
+
+
+def test_no_handler_is_forgotten_while_the_file_does_not_tell_which_there_are(kept, command):
+    kept.take_out("crm")
+    kept.config.write_text(f"{kept.config.read_text()}types = 7\n")
+    code, _, err = command("handlers", "forget", "crm", "--yes")
+    assert code == 78
+    assert "crm is not forgotten: the file does not tell whether it is still there" in err
+    assert "handlers.archive.types" in err
+    assert row_of(kept).parked == 2
 
 
 # ------------------------------------------------------------------------------------------------------------- parked
@@ -198,8 +228,8 @@ def test_what_is_parked_is_listed_with_its_reason_and_nothing_that_a_terminal_ob
     code, out, err = command("parked")
     assert (code, err) == (0, "")
     first, second = (line.split() for line in out.splitlines())
-    assert (first[0], second[0], first[2]) == ("2", "5", "crm")
-    assert first[3:] == ["3", "attempts:", "no\\u001b", "ticket"]
+    assert (first[0], second[0]) == ("2", "5")
+    assert first[first.index("crm") + 1 :] == ["3", "attempts:", "no\\u001b", "ticket"]
 
 
 def test_what_is_parked_in_json_has_stable_keys(kept, command):
@@ -233,6 +263,23 @@ def test_an_expression_that_is_none_is_a_mistake_in_the_command(kept, command, a
     assert parked_positions(kept) == [2, 5]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told", "written"),
+    [
+        (("parked", "--where", "`false`", "drop", "crm", "--yes"), "--where", "parked drop HANDLER --where …"),
+        (("parked", "--handler", "archive", "drop", "crm", "--yes"), "--handler", "parked drop HANDLER"),
+        (("parked", "--limit", "1", "--json", "drop", "crm", "--yes"), "--limit, --json", "parked drop HANDLER"),
+        (("handlers", "--json", "retry", "crm"), "--json", "handlers retry NAME"),
+    ],
+)
+def test_an_option_of_the_list_is_refused_before_what_would_not_heed_it(kept, command, arguments, told, written):
+    code, out, err = command(*arguments)
+    assert (code, out) == (2, "")
+    assert f"Error: {told} before {arguments[-2 - ('--yes' in arguments)]} is for the list alone" in err
+    assert err.endswith(f"; write: rc-push {written}\n")
+    assert parked_positions(kept) == [2, 5]
+
+
 @pytest.mark.parametrize("is_live", [False, True])
 def test_what_is_dropped_is_gone_once_it_is_said_twice(kept, command, is_live):
     def drop():
@@ -259,3 +306,11 @@ def test_what_a_handler_that_left_the_file_has_parked_can_be_dropped_while_a_dae
         assert command("parked", "drop", "old", "--yes")[0::2] == (0, "0 events dropped\n")
         assert command("handlers", "forget", "old", "--yes")[0] == 0
     assert "old" not in {row.handler for row in kept.read(handler_rows)}
+
+
+@pytest.mark.parametrize("answer", [{}, None, 5])
+def test_what_answers_with_no_handlers_is_no_daemon(kept, command, monkeypatch, answer):
+    monkeypatch.setattr("rc_push.control.client.call", lambda *_: answer)
+    code, out, err = command("handlers")
+    assert (code, out) == (1, "")
+    assert "what answers there is no daemon of this rc-push" in err

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import re
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from rc_push.__main__ import main
-from rc_push.cli.init import HANDLER_SETTINGS, starter
+from rc_push.cli.init import HANDLER_SETTINGS, starter, state_folder
 from rc_push.config import NAMED_TABLES, TABLES, RetryConfig, load, options
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
@@ -42,6 +45,47 @@ def tables_of(text: str) -> dict[str, list[str]]:
 def test_config_example_toml_is_what_init_prints(capfd):
     assert main(["init"]) == 0
     assert capfd.readouterr().out == EXAMPLE.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("environ", "folder"),
+    [
+        ({"HOME": "/home/ann"}, "/home/ann/.local/state"),
+        ({"HOME": "/home/ann", "XDG_STATE_HOME": "/state"}, "/state"),
+        ({"HOME": "/home/ann", "XDG_STATE_HOME": ""}, "/home/ann/.local/state"),
+        ({"HOME": "/home/ann", "XDG_STATE_HOME": "state"}, "/home/ann/.local/state"),
+        ({"HOME": ""}, "/home/of-7/.local/state"),
+        ({}, "/home/of-7/.local/state"),
+        ({"HOME": "ann"}, None),
+        ({"HOME": "/home/a\nn"}, None),
+        ({"HOME": "/home/\udcff"}, None),
+    ],
+)
+def test_an_ordinary_users_paths_are_below_what_xdg_names_or_below_their_home(monkeypatch, environ, folder):
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: SimpleNamespace(pw_dir=f"/home/of-{uid}"))
+    assert state_folder(environ, 7) == (folder and Path(folder))
+    assert state_folder(environ, 0) is None
+
+
+def test_a_user_that_nobody_knows_gets_the_paths_of_the_service(monkeypatch, capfd):
+    def nobody(_):
+        raise KeyError
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    assert main(["init"]) == 0
+    assert capfd.readouterr().out == starter()
+
+
+def test_a_home_of_any_characters_stands_in_the_starter_as_toml_has_it(monkeypatch, capfd):
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    monkeypatch.setenv("XDG_STATE_HOME", '/home/a "b" \\ ü 😀')
+    assert main(["init"]) == 0
+    document = tomllib.loads(capfd.readouterr().out)
+    assert document["journal"]["path"] == '/home/a "b" \\ ü 😀/rc-push/journal.db'
+    assert document["handlers"]["events"]["path"] == '/home/a "b" \\ ü 😀/rc-push/events.jsonl'
 
 
 def test_the_starter_has_every_key_and_no_other():

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -15,6 +17,7 @@ import pytest
 import rc_push.__main__ as entry
 from rc_push.cli import COMMANDS, Settings, cli
 from rc_push.errors import ConfigError, CredentialsRefused, JournalError, Problem, UnreachableError
+from rc_push.journal.store import Store
 
 HEAVY = ["asyncio", "structlog", "msgspec", "websockets", "starlette", "uvicorn", "ringcentral", "requests", "rich"]
 
@@ -94,6 +97,21 @@ def test_wrong_usage_is_exit_code_2(arguments, capfd):
     assert "Usage: rc-push" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        ("demo", "--seconds"),
+        ("demo", "--rate"),
+        ("doctor", "--idle"),
+        ("status", "--wait-ready"),
+        ("replay", "--rate"),
+    ],
+)
+def test_what_is_no_number_is_in_no_range(command, option, capfd):
+    assert entry.main([command, option, "nan"]) == 2
+    assert f"Invalid value for '{option}': nan is no number" in capfd.readouterr().err
+
+
 def test_a_command_returns_its_exit_code_and_help_is_no_failure(monkeypatch, capfd):
     @click.command()
     def seven() -> int:
@@ -146,6 +164,35 @@ def test_that_the_reader_has_seen_enough_is_told_to_nobody(script):
     assert (done.returncode, done.stderr) == (1, b"")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "closed", "code"),
+    [
+        ("version", ">&-", 0),
+        ("version", "<&- >&- 2>&-", 0),
+        ("status", ">&-", 3),
+        ("check --offline", ">&-", 78),
+        ("run", ">&-", 78),
+        ("parked drop crm", "<&-", 2),
+        ("subscriptions prune", "<&-", 2),
+        ("explain -", "<&-", 1),
+    ],
+)
+def test_without_standard_streams_a_command_returns_the_same_code(tmp_path, arguments, closed, code):
+    (tmp_path / "c.toml").write_text(f"[journal]\npath = '{tmp_path}/journal.db'\n")
+    with closing(Store(tmp_path / "journal.db")) as store, store.transaction():
+        store.progress.register("crm", None, 0)
+    command = f"exec {shlex.quote(sys.executable)} -m rc_push -c {tmp_path}/c.toml {arguments} {closed}"
+    without = {name: value for name, value in os.environ.items() if not name.startswith("RC_")}
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, env=without, timeout=30, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
+
+
+def test_a_file_never_gets_the_number_of_a_standard_stream():
+    script = "import os, rc_push.__main__ as m; m.main(['version']); os._exit(os.open('/dev/null', os.O_RDONLY))"
+    command = f"exec {shlex.quote(sys.executable)} -c {shlex.quote(script)} <&- >&- 2>&-"
+    assert subprocess.run(["sh", "-c", command], timeout=30, check=False).returncode == 3
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
 def test_a_full_disk_behind_stdout_is_told_of_without_a_traceback():
     with Path("/dev/full").open("wb") as full:
@@ -171,6 +218,14 @@ def test_no_color_takes_the_colours_away(monkeypatch, value, color):
 
 
 # ------------------------------------------------------------------------------------------------------------- settings
+
+
+def test_a_file_that_is_there_and_cannot_be_read_is_a_mistake_in_the_configuration(tmp_path, monkeypatch, capfd):
+    """With 2, which says that the command line is wrong, systemd would start the daemon again and again."""
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)  # also for root, who can read everything but a folder
+    assert entry.main(["-c", str(tmp_path), "run"]) == 78
+    told = capfd.readouterr().err
+    assert f"{tmp_path}: cannot be read: Is a directory; name a file that this user can read" in told
 
 
 def test_settings_find_the_file_and_the_journal_without_secrets(tmp_path, monkeypatch):

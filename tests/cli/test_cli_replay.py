@@ -71,6 +71,7 @@ def test_where_nothing_is_meant_nothing_is_asked_for(kept, command):
     [
         ((), 2, "name events, or say --since"),
         (("1", "--since", "1h"), 2, "name events, or say --since"),
+        (("1", "--until", "10m"), 2, "--until belongs to --since"),
         (("--since", "1h", "--where", "body."), 2, "--where"),
         (("--since", "1h", "--rate", "nan"), 2, "--rate"),
         (("--since", "1h", "--rate", "0"), 2, "--rate"),

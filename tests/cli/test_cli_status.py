@@ -72,13 +72,14 @@ def test_the_exit_code_is_that_of_the_state(kept, command, answers, state, code)
     assert command("status")[0] == code
     done = command("status", "--json")
     assert done[0] == code
-    assert json.loads(done[1]) == document(state=state) | {"actions": []}
+    assert json.loads(done[1]) == document(state=state) | {"isRunning": True, "actions": []}
 
 
 def test_without_a_daemon_it_tells_what_the_journal_knows(kept, command):
     code, out, _ = command("status", "--json")
     found = json.loads(out)
     assert (code, found["state"], found["isReady"], found["daemon"]) == (3, "down", False, None)
+    assert not found["isRunning"]
     assert "no daemon is running" in found["reasons"][0]
     assert {one["handler"]: (one["state"], one["parked"]) for one in found["handlers"]} == {
         "archive": ("not running", 0),
@@ -106,7 +107,13 @@ def test_without_a_daemon_and_a_journal_it_is_down_too(empty, command):
 def test_a_daemon_that_does_not_answer_is_down(kept, command, answers):
     answers.append(NoAnswer("the daemon does not answer within 5 s"))
     code, out, _ = command("status", "--json")
-    assert (code, json.loads(out)["reasons"]) == (3, ["the daemon does not answer within 5 s"])
+    found = json.loads(out)
+    assert (code, found["reasons"]) == (3, ["the daemon does not answer within 5 s"])
+    assert (found["isRunning"], found["daemon"]) == (True, None), "it has not ended"
+    shown = command("status")[1]
+    assert shown.startswith("down  rc-push does not answer; this is what the journal says")
+    assert "  rc-push does not answer: systemctl restart rc-push" in shown
+    assert "has ended" not in shown
 
 
 def test_a_daemon_that_may_not_be_asked_is_an_error(kept, command, answers):
@@ -114,6 +121,14 @@ def test_a_daemon_that_may_not_be_asked_is_an_error(kept, command, answers):
     code, out, err = command("status")
     assert (code, out) == (1, "")
     assert "is for the user" in err
+
+
+@pytest.mark.parametrize("answer", [{}, [], None, {"state": "ok", "isReady": True}])
+def test_what_answers_with_no_document_of_ours_is_no_daemon(kept, command, answers, answer):
+    answers.append(answer)
+    code, out, err = command("status")
+    assert (code, out) == (1, "")
+    assert "what answers there is no daemon of this rc-push" in err
 
 
 def test_a_paused_handler_is_told_without_a_daemon(kept, command):
@@ -205,11 +220,22 @@ def test_a_journal_with_a_limit_and_without_facts():
 @pytest.mark.parametrize(
     ("fields", "what", "do"),
     [
-        ({"daemon": None, "reasons": ["x"]}, "not at work", "systemctl start"),
+        ({"daemon": None, "isRunning": False, "reasons": ["x"]}, "not at work", "systemctl start"),
+        ({"daemon": None, "isRunning": True, "reasons": ["x"]}, "does not answer", "systemctl restart"),
         ({"config": {"mistake": "line 3: no such key"}}, "not in force", "rc-push reload"),
         ({"subscriptions": [subscription(state="down", isFinal=True)]}, "team is refused", "rc-push reload"),
         ({"subscriptions": [subscription(state="degraded")]}, "team is degraded", "rc-push check"),
         ({"subscriptions": [subscription(state="degraded", isServed=False)]}, "team is degraded", "unless it goes on"),
+        (
+            {"subscriptions": [subscription(state="degraded", isServed=False, isAllRefused=True)]},
+            "team is degraded",
+            "give the permission that is missing",
+        ),
+        (
+            {"subscriptions": [subscription(state="degraded", why="not moved to webhook yet: 400 SUB-521")]},
+            "team has not moved",
+            "the old transport goes on",
+        ),
         ({"subscriptions": [subscription(state="down")]}, "team is down", "unless it goes on"),
         ({"handlers": [handler(state="failing")]}, "crm fails", "mend"),
         ({"handlers": [handler(state="paused")]}, "crm is paused", "rc-push handlers resume crm"),

@@ -51,7 +51,7 @@ async def world(tmp_path, monkeypatch):
         hook = Hook("the-token", "https://events.example.com/ours", id=ours.id)
         with closing(Store(tmp_path / "journal.db")) as store, store.transaction():
             store.append(Batch("team"))
-            store.save_webhook("team", msgspec.json.encode(State(hook)))
+            store.kept.save("webhooks", "team", msgspec.json.encode(State(hook)))
         yield SimpleNamespace(simulator=simulator, ours=ours, theirs=theirs, path=path)
 
 
@@ -103,6 +103,18 @@ async def test_it_leaves_no_session_behind(world):
     assert all(session.is_over for session in world.simulator.state.tokens.sessions)
 
 
+@pytest.mark.parametrize("where", ["", "account main: GET /subscription"])
+async def test_what_goes_wrong_names_its_account_once(world, capsys, monkeypatch, where):
+    async def refused(*_):
+        raise ServerError(503, "CMN-201", "unavailable", where=where)
+
+    monkeypatch.setattr("rc_push.transports.subscription_calls.listed", refused)
+    assert await run(world, "webhooks") == 1
+    err = capsys.readouterr().err
+    assert err.startswith("rc-push: account main: ")
+    assert err.count("account main") == 1
+
+
 async def test_it_leaves_no_session_behind_where_the_list_is_refused_either(world, monkeypatch):
     async def refused(account, _):
         await account.access_token()
@@ -152,6 +164,16 @@ async def test_check_says_what_ringcentral_says_of_ours_and_makes_none(world, ca
     assert await run(world, "check") == 0
     assert "RingCentral has none of ours yet" in capsys.readouterr().out
     assert "POST /restapi/v1.0/subscription" not in world.simulator.state.calls
+
+
+async def test_check_says_which_event_filters_of_ours_are_refused(world, capsys):
+    refused = {"filter": "/team-messaging/v1/posts", "reason": "SUB-412", "message": "no permission"}
+    world.ours.disabled, world.ours.event_filters = [refused], world.ours.event_filters[:1]
+    assert await run(world, "check") == 0
+    assert "! subscriptions.team: event filters refused: /team-messaging/v1/posts (SUB-412)" in capsys.readouterr().out
+    world.ours.event_filters = []
+    assert await run(world, "check") == 77
+    assert "give the app or the user the missing permission" in capsys.readouterr().out
 
 
 async def test_check_looks_at_the_certificate(world, capsys, tmp_path):

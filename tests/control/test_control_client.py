@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import stat
+import threading
 import time
 from pathlib import Path
 
@@ -82,7 +83,9 @@ async def test_a_stream_that_the_client_closes_ends_at_the_daemon_too(server, op
 @pytest.mark.parametrize("make", [lambda path: None, lambda path: path.touch(), lambda path: path.mkdir()])
 def test_without_a_daemon_it_says_so(path, make):
     make(path)
-    with pytest.raises(NotRunning, match=r"no daemon is running: nobody listens at .*; start it") as caught:
+    with pytest.raises(
+        NotRunning, match=r"no daemon is running: nobody listens at .*; start it, .*has changed since"
+    ) as caught:
         call(path, "echo")
     assert caught.value.exit_code == 3
 
@@ -132,6 +135,35 @@ def test_a_hanging_daemon_that_many_wait_for_is_told_the_same(path, listener):
     finally:
         for connection in waiting:
             connection.close()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 400 Bad Request",
+        b"[]",
+        b"{}",
+        b'{"ok":1}',
+        b'{"ok":false,"error":5}',
+        b'{"ok":false,"error":"x","exitCode":"y"}',
+        b'{"colour":"red"}',
+        b"\xff",
+    ],
+)
+def test_another_program_that_answers_is_no_daemon(path, listener, answer):
+    def answered():
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1000)
+            connection.sendall(answer + b"\n")
+
+    for ask_it in (call, lambda *asked: list(stream(*asked))):
+        thread = threading.Thread(target=answered)
+        thread.start()
+        with pytest.raises(ControlError, match=f"^{path}: what answers there is no daemon of this rc-push; ") as caught:
+            ask_it(path, "echo")
+        thread.join()
+        assert caught.value.exit_code == 1
 
 
 async def test_a_daemon_that_stops_while_it_answers_is_told(serve, ops):

@@ -77,6 +77,25 @@ def test_with_the_order_strict_what_blocks_comes_before_what_was_put_back():
     assert order == [1, 2, 3, 4]
 
 
+def test_with_the_order_strict_what_was_put_back_comes_behind_what_was_let_go_meanwhile():
+    ours = lanes("strict")
+    for position in (3, 4, 5):
+        ours.add(entry(position))
+    taken = ours.take(3, 0.0)
+    parked, old = entry(6), entry(1)
+    ours.give_up(parked)  # it could not be routed
+    ours.restore(old, 0.0)  # parked once, asked for again
+    ours.noted(parked)
+    ours.finish(taken[0])
+    ours.put_back(taken[1:])
+    order = []
+    while some := ours.take(3, 0.0):
+        order += positions(some)
+        for one in some:
+            ours.finish(one)
+    assert order == [1, 4, 5]
+
+
 def test_one_that_fails_while_another_of_its_key_waits_already_waits_behind_it():
     ours = lanes()
     a1, a2 = entry(1), entry(2)
@@ -118,6 +137,32 @@ def test_what_was_taken_together_with_one_that_is_given_up_is_held_until_that_is
     assert ours.take_held_back() == [], "it is no failing one's"
     ours.noted(a1)
     assert ours.take(9, 0.0) == [a2]
+
+
+@pytest.mark.parametrize("is_parked", [True, False])
+def test_what_was_taken_together_with_one_that_broke_their_row_waits_though_that_is_settled_since(is_parked):
+    ours = lanes(is_parallel=True)
+    a1, a2, b3, a4 = (entry(1), entry(2), entry(3, "b"), entry(4))
+    for one in (a1, a2, b3, a4):
+        ours.add(one)
+    assert ours.take(4, 0.0) == [a1, a2, b3, a4]
+    if is_parked:
+        ours.give_up(a1)
+    else:
+        ours.retry(a1, 1.0)
+    ours.hold(a2)
+    if is_parked:
+        ours.noted(a1)
+    else:
+        assert ours.take(1, 1.0) == [a1], "in another taker's hands"
+    assert ours.holds(a4)
+    ours.hold(a4)
+    if not is_parked:
+        ours.finish(a1)
+    assert ours.take(1, 1.0) == [a2]
+    assert ours.take(1, 1.0) == []
+    ours.finish(a2)
+    assert ours.take(1, 1.0) == [a4]
 
 
 @pytest.mark.parametrize("fresh_first", [False, True])

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -20,6 +21,9 @@ import pytest
 from traces import POLL_S, EventsFile, wait_until
 
 from rc_push.simulator.server import Simulator
+
+NODE = Path(__file__).parent / "node"
+NODE_WITHIN_S = 90
 
 # What others have in their environment must not decide.
 OURS = ("RC_", "JOURNAL_STREAM", "NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY")
@@ -224,6 +228,24 @@ class SimulatorProcess:
                 return json.load(answer)
 
         return await asyncio.to_thread(call)
+
+
+@pytest.fixture(scope="session")
+def node_modules():
+    """What clients written for Node need; a test that cannot have it is skipped."""
+    for program in ("node", "npm"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed")
+    lock, installed = NODE / "package-lock.json", NODE / "node_modules" / ".package-lock.json"
+    if installed.exists() and installed.stat().st_mtime >= lock.stat().st_mtime:
+        return
+    command = ("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
+    try:
+        done = subprocess.run(command, cwd=NODE, capture_output=True, text=True, timeout=NODE_WITHIN_S, check=False)
+    except subprocess.TimeoutExpired:
+        pytest.skip(f"npm ci did not end within {NODE_WITHIN_S} s: no network?")
+    if done.returncode:
+        pytest.skip(f"npm ci failed: {done.stderr.strip()[-300:]}")
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -21,7 +20,6 @@ pytestmark = pytest.mark.e2e
 POSTS = "/team-messaging/v1/posts"
 NODE = Path(__file__).parent / "node"
 WITHIN_S = 20.0
-INSTALL_WITHIN_S = 90
 
 
 @pytest.fixture
@@ -211,23 +209,6 @@ class NodeClient:
         assert line, f"it has ended; it said {self.said}"
         self.said.append(json.loads(line))
         return self.said[-1]
-
-
-@pytest.fixture(scope="module")
-def node_modules() -> None:
-    for program in ("node", "npm"):
-        if shutil.which(program) is None:
-            pytest.skip(f"{program} is not installed")
-    lock, installed = NODE / "package-lock.json", NODE / "node_modules" / ".package-lock.json"
-    if installed.exists() and installed.stat().st_mtime >= lock.stat().st_mtime:
-        return
-    command = ("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
-    try:
-        done = subprocess.run(command, cwd=NODE, capture_output=True, text=True, timeout=INSTALL_WITHIN_S, check=False)
-    except subprocess.TimeoutExpired:
-        pytest.skip(f"npm ci did not end within {INSTALL_WITHIN_S} s: no network?")
-    if done.returncode:
-        pytest.skip(f"npm ci failed: {done.stderr.strip()[-300:]}")
 
 
 @contextlib.asynccontextmanager

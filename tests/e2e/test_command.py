@@ -358,6 +358,31 @@ async def test_a_program_can_tidy_up_at_sigterm(tmp_path):
     await gone(group)
 
 
+async def test_so_can_what_a_script_runs_that_ends_at_once_itself(tmp_path):
+    tidy = "trap 'sleep 0.3; echo bye; echo tidy > $0/tidy; exit 0' TERM"
+    inner = f"{tidy}; echo $PPID > $0/pid; while :; do sleep 0.05; done"
+    call = asyncio.create_task(ends(shell('sh -c "$2" "$1"; exit 1', tmp_path, inner), within_s=1.0, kill_after_s=30))
+    group = int(await written(tmp_path / "pid"))
+    began = time.monotonic()
+    error = await call
+    assert isinstance(error, TimeoutError)
+    assert (tmp_path / "tidy").exists()
+    assert detail_of(error).endswith("bye")
+    assert time.monotonic() - began < 15, "it waits for nobody else"
+    await gone(group)
+
+
+async def test_what_a_script_runs_is_killed_when_its_time_is_over(tmp_path):
+    inner = "trap '' TERM; echo $PPID > $0; while :; do sleep 0.05; done"
+    script = 'sh -c "$2" "$1"; exit 1'
+    call = asyncio.create_task(ends(shell(script, tmp_path / "pid", inner), within_s=1.0, kill_after_s=0.5))
+    group = int(await written(tmp_path / "pid"))
+    began = time.monotonic()
+    assert isinstance(await call, TimeoutError)
+    assert time.monotonic() - began < 5
+    await gone(group)
+
+
 async def test_at_a_time_out_all_of_its_group_is_killed_also_what_it_has_forked(tmp_path):
     script = (
         "trap '' TERM; (trap '' TERM; while :; do sleep 0.05; done) & "

@@ -639,6 +639,27 @@ async def test_on_a_full_disk_it_waits_says_so_and_goes_on_when_there_is_room(si
     assert await daemon.stop() == 0
 
 
+async def test_a_reload_on_a_full_disk_changes_nothing_and_says_why(simulator, small_disk, daemon):
+    daemon.journal = f'[journal]\npath = "{small_disk}/journal.db"\n'
+    await start(daemon)
+    uuids = await simulator.emitter.emit_many(Many(3000))
+    await daemon.wait_line("journal_cannot_store")
+    daemon.handlers += f'[handlers.new]\nuse = "file"\npath = "{daemon.folder}/new.jsonl"\nstart = "beginning"\n'
+    daemon.write_config()
+    done = await daemon.run("reload")
+    assert (done.returncode, "no room on the disk" in done.stderr) == (74, True)
+    assert "no room on the disk" in str((await daemon.wait_line("reload_refused"))["problems"])
+
+    await make_room(small_disk)
+    await daemon.wait_live()
+    [done] = await daemon.listed("reload")
+    assert done["restarted"] == ["handlers.new"]
+    await daemon.events.wait(uuids)
+    new = daemon.folder / "new.jsonl"
+    await daemon.wait_until(lambda: new.exists() and new.read_bytes().count(b"\n") == 3000)
+    assert await daemon.stop() == 0
+
+
 @pytest.mark.parametrize("end", ["kill", "stop"])
 async def test_ended_on_a_full_disk_it_admits_what_it_could_not_store(simulator, small_disk, daemon, end):
     daemon.journal = f'[journal]\npath = "{small_disk}/journal.db"\n'

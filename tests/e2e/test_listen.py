@@ -57,6 +57,21 @@ async def test_it_shows_events_until_ctrl_c_and_leaves_nothing_behind(simulator,
     assert "warning" not in said
 
 
+@pytest.mark.parametrize("times", [1, 2])
+async def test_it_ends_soon_and_says_so_where_the_limits_leave_no_room_to_end_the_session(
+    simulator, daemon, listen, tmp_path, times
+):
+    simulator.state.knobs.auth_limit = 2  # a login, and a token for the gateway
+    process = listen(POSTS)
+    await subscribed(simulator, daemon)
+    for _ in range(times):
+        process.send_signal(signal.SIGINT)
+        await asyncio.sleep(0.3)
+    assert await asyncio.to_thread(process.wait, 15) == 0
+    assert left_in(tmp_path) == []
+    assert process.stderr.read().splitlines()[-1] == "ended; a session at RingCentral ends by itself"
+
+
 async def test_it_ends_once_nobody_reads_and_leaves_nothing_behind(simulator, daemon, listen, tmp_path):
     """`rc-push listen … | head -1` would go on, and hand the second event over again for ever."""
     process = listen(POSTS)

@@ -141,6 +141,7 @@ def found(secret_texts, text):
     return {secret for secret in secret_texts if secret.encode() in content}
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 async def test_no_secret_leaves_the_journal_whatever_goes_wrong(simulator, planted, make_loud):
     daemons = [make_loud("text").start(), make_loud("json").start()]

@@ -202,6 +202,18 @@ async def test_with_a_token_others_are_told_nothing(daemon, web):
     assert token not in daemon.said()
 
 
+async def test_where_every_event_filter_is_refused_it_is_down_and_check_says_what_is_missing(simulator, daemon, web):
+    simulator.state.knobs.turn({"disabled_filters": "posts"})
+    daemon.start()
+    await daemon.wait_line("subscription_state", state="degraded")
+    code, document = await status(daemon)
+    assert (code, document["state"], document["isReady"]) == (3, "down", False)
+    assert not document["subscriptions"][0]["isServed"]
+    assert (await web("/readyz"))[0] == 503
+    checked = await daemon.run("check")
+    assert (checked.returncode, "SUB-412" in checked.stdout) == (77, True)
+
+
 async def test_a_reload_turns_the_pages_off_and_on_and_a_mistake_is_told(daemon, web):
     with_pages = daemon.more
     daemon.start()

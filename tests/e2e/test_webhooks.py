@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import shutil
+import socket
 import subprocess
 
 import pytest
@@ -143,6 +145,7 @@ async def test_moving_is_one_line_and_loses_nothing(simulator, daemon, port, mov
     (audit, *_) = await daemon.listed("audit")
     assert audit["difference"] == 0
     assert audit["duplicate"] > 0  # both were there
+    assert "transport changed" not in [gap["reason"] for gap in await daemon.listed("gaps")]
 
 
 async def test_a_reload_moves_without_a_restart(simulator, daemon, port):
@@ -158,6 +161,7 @@ async def test_a_reload_moves_without_a_restart(simulator, daemon, port):
     await daemon.events.wait([uuid])
     assert daemon.events.events[-1]["rcPush"]["transport"] == "websocket"
     assert [entry.webhook for entry in simulator.state.subscriptions.values()] == [None]
+    assert "transport changed" not in [gap["reason"] for gap in await daemon.listed("gaps")]
 
 
 async def test_every_answer_comes_in_time_while_the_disk_is_slow(simulator, daemon, tmp_path):
@@ -218,6 +222,51 @@ async def test_ten_thousand_connections_harm_no_other_transport(simulator, daemo
     assert await daemon.stop() == 0
 
 
+def certify(simulator, folder):
+    """Write chain.pem and key.pem for this machine, of an authority that the simulator trusts."""
+    authority = trustme.CA()
+    leaf = authority.issue_cert("127.0.0.1")
+    (folder / "ca.pem").write_bytes(authority.cert_pem.bytes())
+    (folder / "chain.pem").write_bytes(b"".join(part.bytes() for part in leaf.cert_chain_pems))
+    (folder / "key.pem").touch(0o600)
+    (folder / "key.pem").write_bytes(leaf.private_key_pem.bytes())
+    simulator.state.knobs.turn({"webhook_https": "always", "webhook_ca_file": str(folder / "ca.pem")})
+
+
+async def test_more_connections_than_it_may_have_files_take_none_that_it_needs_also_before_tls(
+    simulator, daemon, tmp_path, port
+):
+    certify(simulator, tmp_path)
+    daemon.subscriptions = subscription(port).replace("http:", "https:")
+    daemon.subscriptions += f'certificate = "{tmp_path}/chain.pem"\nkey = "{tmp_path}/key.pem"\n'
+    daemon.start()
+    await daemon.wait_live()
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (1024, 1024))  # the usual limit
+
+    def files():
+        return len(os.listdir(f"/proc/{daemon.pid}/fd"))  # noqa: PTH208
+
+    with contextlib.ExitStack() as held:
+        held.callback(resource.setrlimit, resource.RLIMIT_NOFILE, before)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(4096, before[0]), before[1]))
+        for _ in range(1200):
+            silent = held.enter_context(socket.socket())
+            silent.setblocking(False)
+            silent.connect_ex(("127.0.0.1", port))
+            await asyncio.sleep(0)
+        last = asyncio.ensure_future(asyncio.get_running_loop().sock_recv(silent, 1))
+        most = files()
+        while not last.done():  # it has been ended
+            most = max(most, files())
+            await asyncio.wait([last], timeout=0.05)
+        await asyncio.gather(last, return_exceptions=True)
+    assert most < 600
+    await daemon.events.wait([simulator.emit_sample("post.added")])
+    assert await daemon.stop() == 0
+    assert "out of system resource" not in daemon.said()  # asyncio's words, a thousand times a second
+
+
 async def test_the_token_is_nowhere_but_in_the_journal(simulator, daemon, tmp_path):
     daemon.start()
     await daemon.wait_live()
@@ -233,16 +282,12 @@ async def test_the_token_is_nowhere_but_in_the_journal(simulator, daemon, tmp_pa
 @pytest.mark.skipif(NGINX is None, reason="nginx is not installed (Debian: apt-get install nginx-light)")
 @pytest.mark.parametrize("way", ["tcp", "unix"])
 async def test_nginx_with_tls_in_front(simulator, daemon, tmp_path, port, way):
-    authority, tls_port = trustme.CA(), free_port()
-    leaf = authority.issue_cert("127.0.0.1")
-    (tmp_path / "ca.pem").write_bytes(authority.cert_pem.bytes())
-    (tmp_path / "chain.pem").write_bytes(b"".join(part.bytes() for part in leaf.cert_chain_pems))
-    (tmp_path / "key.pem").write_bytes(leaf.private_key_pem.bytes())
+    tls_port = free_port()
+    certify(simulator, tmp_path)
     listen = f"127.0.0.1:{port}" if way == "tcp" else f"unix:{tmp_path}/webhook"
     user = "user root;" if os.geteuid() == 0 else ""  # who starts it, so that it may use the socket
     conf = NGINX_CONF.format(user=user, folder=tmp_path, upstream=listen, port=tls_port)
     (tmp_path / "nginx.conf").write_text(conf, "utf-8")
-    simulator.state.knobs.turn({"webhook_https": "always", "webhook_ca_file": str(tmp_path / "ca.pem")})
     trusted = '["127.0.0.1"]' if way == "tcp" else '["unix"]'
     daemon.subscriptions = (
         '[subscriptions.hook]\ntransport = "webhook"\nevent_filters = ["/team-messaging/v1/posts"]\n'

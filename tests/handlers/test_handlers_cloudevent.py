@@ -77,7 +77,19 @@ def test_with_meta_comes_what_rc_push_knows(read):
 
 
 @BOTH
-@pytest.mark.parametrize(("timestamp", "year"), [("2026-11-23T12:00:00+02:00", 2026), ("soon", 2027), (5, 2027)])
+@pytest.mark.parametrize(
+    ("timestamp", "year"),
+    [
+        ("2026-11-23T12:00:00+02:00", 2026),
+        ("soon", 2027),
+        (5, 2027),
+        ("0001-01-01T00:00:00Z", 1),
+        ("0001-01-01T00:00:00+01:00", 2027),
+        ("9999-12-31T23:59:59.999Z", 9999),
+        ("9999-12-31T23:59:59.999999Z", 2027),
+        ("9999-12-31T23:00:00-05:00", 2027),
+    ],
+)
 def test_the_time_is_an_instant_and_that_of_receiving_where_there_is_none(read, timestamp, year):
     assert read(envelope(timestamp=timestamp)).get_time().year == year
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import io
 import json
 import os
 import threading
@@ -13,9 +14,12 @@ from pathlib import Path
 import pytest
 
 from rc_push import handlers
-from rc_push.config import HandlerConfig
+from rc_push.config import HandlerConfig, LogConfig
 from rc_push.envelope import Envelope, Source
 from rc_push.errors import ConfigError, HandlerError
+from rc_push.handlers.files import OPEN_MAX
+from rc_push.log import configure
+from rc_push.testing import run_handler
 
 SOURCE = Source("main", "team", "websocket")
 
@@ -191,7 +195,7 @@ async def written(handler: handlers.LoadedHandler, *envelopes: Envelope) -> None
 
 async def tidied(handler: handlers.LoadedHandler) -> None:
     """Wait until what was rotated is compressed and removed."""
-    await asyncio.gather(*handler.handler._tidying)
+    await handler.handler._tidying
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -206,6 +210,69 @@ async def test_a_path_may_depend_on_the_event(tmp_path: Path) -> None:
     assert positions(folder / "sms.received.jsonl") == [2]
     assert folder.stat().st_mode & 0o777 == 0o750
     assert (folder / "post.added.jsonl").stat().st_mode & 0o777 == 0o640
+
+
+PRIVATE = "meet me at nine"
+
+
+def _a_folder_in_its_place(path: Path) -> None:
+    path.mkdir(parents=True)
+
+
+def _a_file_in_the_place_of_its_folder(path: Path) -> None:
+    path.parent.touch()
+
+
+def _a_link_to_itself(path: Path) -> None:
+    path.parent.mkdir()
+    path.symlink_to(path)
+
+
+def _a_file_of_another_format(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b"root:x:0")
+
+
+def _a_half_line(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b'{"a')
+
+
+def _a_fifo_that_nobody_reads(path: Path) -> None:
+    path.parent.mkdir()
+    os.mkfifo(path)
+
+
+def _a_folder_in_the_place_of_its_note(path: Path) -> None:
+    path.with_name(f".{path.name}.batch").mkdir(parents=True)
+
+
+@pytest.mark.parametrize(
+    ("disturb", "told"),
+    [
+        (_a_folder_in_its_place, "handler_failed"),
+        (_a_file_in_the_place_of_its_folder, "handler_failed"),
+        (_a_link_to_itself, "handler_failed"),
+        (_a_file_of_another_format, "handler_failed"),
+        (_a_half_line, "torn_line_removed"),
+        (_a_fifo_that_nobody_reads, "fifo_without_reader"),
+        (_a_folder_in_the_place_of_its_note, "batch_note_not_kept"),
+    ],
+)
+def test_what_an_event_says_in_a_path_gets_into_no_log_and_no_reason(
+    tmp_path: Path, disturb: Callable[[Path], None], told: str
+) -> None:
+    log = io.StringIO()
+    configure(LogConfig(format="json"), log, {})
+    template = f"{tmp_path}/{{body.text}}/{{body.text}}.jsonl"
+    disturb(tmp_path / PRIVATE / f"{PRIVATE}.jsonl")
+    handler = load(template).handler
+    result = run_handler(handler, [of_type(1, "post.added", text=PRIVATE)], retry={"max_attempts": 2})
+    entries = [json.loads(line) for line in log.getvalue().splitlines()]
+    assert told in {entry["event"] for entry in entries}
+    assert template in log.getvalue(), "the template tells which path is meant"
+    assert PRIVATE not in log.getvalue()
+    assert not any(PRIVATE in parked.reason for parked in result.parked)
 
 
 async def test_no_event_can_write_outside_of_the_folder(tmp_path: Path) -> None:
@@ -245,6 +312,23 @@ async def test_what_is_rotated_is_compressed_and_the_oldest_removed(tmp_path: Pa
     assert positions(tmp_path / "events.jsonl") == [5]
 
 
+async def test_more_files_than_may_be_open_are_tidied_one_after_another_and_none_waits_twice(tmp_path: Path) -> None:
+    handler = load(f"{tmp_path}/{{body.n}}.jsonl", rotate_bytes=1024, fsync="never")
+    (tmp_path / "7.jsonl-20261123T090000Z").write_bytes(b"{}\n")
+    events = [of_type(n, "post.added", n=n) for n in range(1, 3 * OPEN_MAX)]
+    await handler.open()
+    assert handler.handle_batch is not None
+    others = len(asyncio.all_tasks())
+    for _ in range(3):
+        await handler.handle_batch(events)
+        assert len(asyncio.all_tasks()) <= others + 1
+        assert len(handler.handler._rotated) <= len(events)
+    await tidied(handler)
+    await handler.close()
+    assert (tmp_path / "7.jsonl-20261123T090000Z.gz").exists()
+    assert len(files_in(tmp_path)) == len(events) + 1
+
+
 async def test_what_an_earlier_process_left_uncompressed_is_compressed_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "events.jsonl-20261123T090000Z").write_bytes(b"{}\n")
     handler = load(tmp_path / "events.jsonl", rotate_every="day")
@@ -272,8 +356,8 @@ async def test_fsync_says_what_is_flushed(
     ("settings", "key", "found"),
     [
         ({"path": "/logs/{typ"}, "handlers.events.path", "at character 7: a { that is never closed"),
-        ({"path": "/a", "format": "text"}, "handlers.events", "line is missing"),
-        ({"path": "/a", "line": "{type}"}, "handlers.events", 'line is for format = "text"'),
+        ({"path": "/a", "format": "text"}, "handlers.events.line", "line is missing"),
+        ({"path": "/a", "line": "{type}"}, "handlers.events.line", 'line is for format = "text"'),
         ({"path": "/a", "format": "text", "line": "{body.}"}, "handlers.events.line", "at character 7"),
         ({"path": "/a", "rotate_bytes": 5}, "handlers.events.rotate_bytes", "expected `int` >= 1024"),
         ({"path": "/a", "rotate_every": "week"}, "handlers.events.rotate_every", "invalid enum value 'week'"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from rc_push.errors import HandlerError
+from rc_push.errors import HandlerError, detail_of
 from rc_push.handlers import files as module
 from rc_push.handlers.files import CLOSE_AFTER_S, OPEN_MAX, LineFiles, unreserved
 from rc_push.handlers.rotation import Rotation
@@ -106,6 +107,43 @@ def test_a_folder_that_cannot_be_used_is_told_at_the_start(tmp_path: Path, monke
     monkeypatch.setattr(module.os, "access", lambda *_: False)
     with pytest.raises(HandlerError, match=r"cannot write in .*; let the user that rc-push runs as write there"):
         LineFiles(Rotation(), fsync="batch", is_json=True, folder=tmp_path / "logs").open(None)
+
+
+def test_of_a_path_made_of_an_event_the_template_is_told_and_the_path_in_the_detail(tmp_path: Path) -> None:
+    template, path = f"{tmp_path}/{{body.text}}", tmp_path / "private"
+    made = LineFiles(Rotation(max_bytes=1024), fsync="never", is_json=True, folder=tmp_path, template=template)
+    path.mkdir()
+    with pytest.raises(HandlerError) as opened:
+        made.append({path: [b"{1}\n"]})
+    path.rmdir()
+    made.append({path: [b"{1}\n"]})
+    path.rename(tmp_path / "kept")
+    path.symlink_to(path)
+    with pytest.raises(OSError, match="Too many levels") as linked:
+        made.append({path: [b"{2}\n"]})
+    path.unlink()
+    made.append({path: [b"{2}\n"]})
+    (tmp_path / ".private.batch").unlink()
+    (tmp_path / ".private.batch").mkdir()
+    with pytest.raises(IsADirectoryError) as closed:
+        made.close()
+    for caught in (opened, linked, closed):
+        told = "".join(traceback.format_exception(caught.value))
+        assert template in str(caught.value)
+        assert "private" not in told
+        assert detail_of(caught.value) == str(path)
+
+
+def test_a_rotation_that_fails_tells_the_template(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    template, path = f"{tmp_path}/{{body.text}}", tmp_path / "private"
+    made = LineFiles(Rotation(max_bytes=1024), fsync="never", is_json=True, folder=tmp_path, template=template)
+    with monkeypatch.context() as patch, capture_logs() as logs:
+        patch.setattr(Path, "rename", lambda path, target: path.with_suffix(".gone").replace(target))
+        for _ in range(2):
+            made.append({path: [b"{" + b"1" * 900 + b"}\n"]})
+    made.close()
+    assert [(entry["event"], entry["path"]) for entry in logs] == [("file_not_rotated", template)]
+    assert "private" not in str(logs)
 
 
 def test_always_means_each_line_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

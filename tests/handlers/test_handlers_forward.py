@@ -12,6 +12,8 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
+import time
 import traceback
 from contextlib import closing
 from pathlib import Path
@@ -34,12 +36,6 @@ from rc_push.journal import Journal, Reader
 from rc_push.journal.fates import fates_of
 
 SOURCE = Source("main", "team", "websocket")
-
-
-@pytest.fixture(autouse=True)
-def _without_proxies(monkeypatch):
-    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-        monkeypatch.delenv(name)
 
 
 def envelope(number: int = 1, text: str = "hello") -> Envelope:
@@ -373,13 +369,12 @@ def hurrying():
     return itertools.count(1.0, 100.0).__next__
 
 
-def answering(data: bytes, *, times: int = 1, close: bool = True):
-    """Return what writes *data* so many times, then closes or waits for ever."""
+def answering(data: bytes, *, close: bool = True):
+    """Return what writes *data*, then closes or waits for ever."""
 
     async def answer(request: Request, writer: asyncio.StreamWriter) -> None:
-        for _ in range(times):
-            writer.write(data)
-            await writer.drain()
+        writer.write(data)
+        await writer.drain()
         if not close:
             await request.wait_until_given_up()
         writer.close()
@@ -515,6 +510,48 @@ async def test_connections_are_kept_and_used_again():
         await asyncio.gather(*(handler.handle(envelope(number)) for number in range(16)))
         assert receiver.connections <= 16
     assert len(receiver.events) == 66
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.02])
+@pytest.mark.parametrize("stray", [OK, b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nha"])
+async def test_an_answer_that_nobody_asked_for_is_not_that_to_the_next_request(delay_s: float, stray: bytes):
+    async def answer(request: Request, writer: asyncio.StreamWriter) -> None:
+        if len(receiver.requests) > 3:
+            writer.write(status(500))
+            return
+        writer.write(OK)
+        await asyncio.sleep(delay_s)
+        writer.write(stray)
+
+    async with Receiver(answer).running() as receiver, opened(receiver.url, validate=False) as handler:
+        await asyncio.gather(*(handler.handle(envelope(number)) for number in range(3)))
+        await asyncio.sleep(0.05)
+        with pytest.raises(Failed, match="answered 500"):
+            await handler.handle(envelope(4))
+        assert receiver.connections == 4
+
+
+async def test_nor_one_that_the_loop_was_too_late_to_read():
+    def serve() -> None:
+        for answers in ([OK, OK], [status(500)]):
+            with server.accept()[0] as connection:
+                connection.recv(1 << 16)
+                for answer in answers:
+                    connection.sendall(answer)
+                    time.sleep(0.05)
+                with contextlib.suppress(ConnectionError):
+                    connection.recv(1 << 16)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+        serving = threading.Thread(target=serve, daemon=True)
+        serving.start()
+        async with opened(url, validate=False) as handler:
+            await handler.handle(envelope(1))
+            time.sleep(0.2)  # noqa: ASYNC251 - another handler keeps the loop busy
+            with pytest.raises(Failed, match="answered 500"):
+                await handler.handle(envelope(2))
+        serving.join(5)
 
 
 async def test_an_idle_connection_is_given_up_before_the_receiver_does():
@@ -751,7 +788,7 @@ def problem_of(**settings: object) -> str:
 )
 def test_a_url_that_is_none_is_a_mistake_with_its_remedy_and_is_not_shown(url, told):
     text = problem_of(url=url)
-    assert text.startswith(f"handlers.hook: {told}")
+    assert text.startswith(f"handlers.hook.url: {told}")
     assert "https://receiver.example.com/webhook" in text
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import json
 import os
+import resource
 import select
 import socket
 import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +84,20 @@ def test_whatever_byte_a_crash_stops_at_only_whole_lines_remain(lines: list[byte
         with capture_logs() as logs:
             after = written(path, b"{next}\n")
     kept = [line for end, line in zip(_ends(lines), lines, strict=True) if end <= cut]
+    if _is_json(torn := whole[sum(map(len, kept)) : cut]):  # the newline alone is missing
+        assert after == b"".join(kept) + torn + b"\n{next}\n"
+        return
     assert after == b"".join(kept) + b"{next}\n"
     removed = cut - sum(map(len, kept))
     assert [entry["removed_bytes"] for entry in logs] == ([removed] if removed else [])
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
 
 
 def _ends(lines: list[bytes]) -> list[int]:
@@ -98,6 +113,37 @@ def test_a_torn_line_longer_than_a_block_is_removed(path: Path, before: bytes, t
 
 def test_the_longest_line_that_can_be_ours_is_removed(path: Path) -> None:
     path.write_bytes(b"{}\n{" + b"x" * (LINE_MAX_BYTES - 1))
+    assert written(path) == b"{}\n"
+
+
+@pytest.mark.parametrize("before", [b"", b"{}\n"])
+@pytest.mark.parametrize("line", [b"{}", b'{"a": 1}', b'{"text": "' + b"x" * 2 * BLOCK_BYTES + b'"}'])
+def test_a_line_of_which_the_newline_alone_is_missing_stays(path: Path, before: bytes, line: bytes) -> None:
+    path.write_bytes(before + line)
+    with capture_logs() as logs:
+        assert written(path, b'{"b":2}\n') == before + line + b'\n{"b":2}\n'
+    assert [entry["event"] for entry in logs] == ["torn_line_ended"]
+
+
+def test_one_for_whose_newline_there_is_no_room_is_cut_away_and_comes_again(path: Path) -> None:
+    line = b'{"n":"%b"}' % (b"x" * 500_000)  # longer than all else that is written
+    path.write_bytes(b"%b\n%b" % (line, line))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size, before[1]))
+    file = JsonLinesFile(path)
+    try:
+        file.open()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.read_bytes() == line + b"\n"
+    file.append(line + b"\n")
+    file.close()
+    assert path.read_bytes() == (line + b"\n") * 2
+
+
+@pytest.mark.parametrize("line", [b'{"a": 1', b'{"a": 1}{', b'{"a": "\xff"}', b'{"a":' + b"[" * 5000])
+def test_one_of_which_more_is_missing_does_not(path: Path, line: bytes) -> None:
+    path.write_bytes(b"{}\n" + line)
     assert written(path) == b"{}\n"
 
 
@@ -408,25 +454,99 @@ def test_a_fifo_without_a_reader_stops_no_start_and_is_used_once_it_has_one(path
     os.close(reader)
 
 
-def test_a_fifo_whose_reader_stands_still_fails_and_the_half_line_is_ended(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def fifo(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[JsonLinesFile, FileIO]]:
+    """Give a FIFO whose writer waits for no reader that stands still, and its reader."""
     monkeypatch.setattr(stalling, "STALL_MAX_S", 0.0)
     os.mkfifo(path)
-    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    file = JsonLinesFile(path)
-    file.open()
-    line = b"{" + b"x" * (1 << 20) + b"}\n"
-    with pytest.raises(TimeoutError, match="reader took nothing"):
-        file.append(line)
-    half = _drain(reader)
-    assert line.startswith(half)
-    file.append(b"{2}\n")
-    assert _drain(reader) == b"\n{2}\n"
+    with _reader_of(path) as reader:
+        file = JsonLinesFile(path)
+        file.open()
+        yield file, reader
+        file.close()
+
+
+def _reader_of(path: Path) -> FileIO:
+    return FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+
+
+def test_a_fifo_whose_reader_stands_still_fails_and_the_half_line_is_completed(
+    fifo: tuple[JsonLinesFile, FileIO],
+) -> None:
+    file, reader = fifo
+    line = b"{" + b"x" * (1 << 18) + b"}\n"
+    got = b""
+    for batch in (line, b"{2}\n"):
+        with pytest.raises(TimeoutError, match="reader took nothing"):
+            file.append(batch)
+        got += _drain(reader)
+        with pytest.raises(BlockingIOError):  # and not the end
+            os.read(reader.fileno(), 1)
+    assert line.startswith(got)
+    while len(got) < len(line) + 4:
+        with contextlib.suppress(TimeoutError):
+            file.append(b"{2}\n")
+        got += _drain(reader)
     file.append(b"{3}\n")
     file.close()
-    assert _drain(reader) == b"{3}\n"
-    os.close(reader)
+    assert got + _drain(reader) == line + b"{2}\n{3}\n"
+
+
+def test_a_fifo_whose_reader_stands_still_between_lines_gets_nothing_in_between(
+    fifo: tuple[JsonLinesFile, FileIO],
+) -> None:
+    file, reader = fifo
+    line = b"{" + b"x" * 4093 + b"}\n"  # a page: what is written is whole lines
+    with pytest.raises(TimeoutError):
+        file.append(line * 100)
+    got = _drain(reader)
+    assert got == line * got.count(b"\n")
+    file.append(b"{2}\n")
+    assert _drain(reader) == b"{2}\n"
+
+
+def test_a_fifo_that_takes_nothing_owes_what_it_owed(fifo: tuple[JsonLinesFile, FileIO]) -> None:
+    file, reader = fifo
+    line = b"{" + b"x" * 70_000 + b"}\n"
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            file.append(line)
+    got = _drain(reader)
+    file.append(b"{2}\n")
+    file.close()
+    assert got + _drain(reader) == line + b"{2}\n"
+
+
+@pytest.mark.parametrize("how", ["writing", "opening anew"])
+def test_a_reader_that_comes_after_one_who_left_in_a_line_begins_with_a_whole_one(
+    path: Path, fifo: tuple[JsonLinesFile, FileIO], how: str
+) -> None:
+    file, first = fifo
+    with pytest.raises(TimeoutError):
+        file.append(b"{" + b"x" * (1 << 20) + b"}\n")
+    os.read(first.fileno(), 100)
+    first.close()
+    if how == "writing":
+        with pytest.raises(BrokenPipeError):
+            file.append(b"{1}\n")
+    else:
+        with capture_logs() as logs:
+            file.reopen()
+        assert [entry["event"] for entry in logs] == ["fifo_without_reader"]
+    with _reader_of(path) as second:
+        file.append(b"{1}\n")
+        file.close()
+        assert _drain(second) == b"{1}\n"
+
+
+def test_a_line_that_is_owed_is_completed_when_the_fifo_is_closed(fifo: tuple[JsonLinesFile, FileIO]) -> None:
+    file, reader = fifo
+    line = b"{" + b"x" * 70_000 + b"}\n"
+    with pytest.raises(TimeoutError):
+        file.append(line)
+    got = _drain(reader)
+    file.close()  # a reload: the next one knows nothing of it
+    assert got + _drain(reader) == line
 
 
 def test_a_fifo_whose_reader_is_slower_gets_every_byte(path: Path) -> None:
@@ -450,26 +570,26 @@ def test_a_fifo_whose_reader_is_slower_gets_every_byte(path: Path) -> None:
     assert got == line
 
 
-def _drain(reader: int) -> bytes:
+def _drain(reader: FileIO) -> bytes:
     data = b""
-    while select.select([reader], [], [], 0)[0] and (block := os.read(reader, 1 << 16)):
+    while select.select([reader], [], [], 0)[0] and (block := os.read(reader.fileno(), 1 << 16)):
         data += block
     return data
 
 
 def test_a_fifo_whose_reader_left_fails_and_the_next_reader_gets_the_lines(path: Path) -> None:
     os.mkfifo(path)
-    first = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    first = _reader_of(path)
     file = JsonLinesFile(path)
     file.open()
-    os.close(first)
+    first.close()
     with pytest.raises(BrokenPipeError):
         file.append(b"{1}\n")
-    second = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    second = _reader_of(path)
     file.append(b"{1}\n")
     file.close()
-    assert _drain(second).strip() == b"{1}"
-    os.close(second)
+    assert _drain(second) == b"{1}\n"
+    second.close()
 
 
 def test_on_a_disk_without_room_nothing_is_begun_that_a_reader_could_see(small_disk: Path) -> None:

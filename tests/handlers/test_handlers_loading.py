@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -175,17 +176,28 @@ def test_the_built_in_handlers_are_loaded_like_anyones(use: str, target: str, se
 
 def test_an_unknown_name_is_answered_with_the_nearest_and_all_that_are_installed(plugins: Plugins) -> None:
     plugins.install(GOOD, target="Tickets")
-    with pytest.raises(
-        HandlerError, match=r"handlers\.mine: .*'tikets'.*did you mean 'tickets'\?.*file, .*log, .*tickets"
-    ):
-        handlers.load(config("tikets"))
+    (problem,) = problems_of(config("tikets"))
+    assert (problem.key, problem.found) == ("handlers.mine.use", "no handler 'tikets' is installed")
+    assert re.fullmatch(r"did you mean 'tickets'\? there are: .*file, .*log, .*tickets", problem.remedy)
+
+
+def test_of_several_the_mistakes_of_all_are_told_also_of_one_that_only_its_own_code_refuses(plugins: Plugins) -> None:
+    plugins.install("class on_event:\n    pass", target="on_event")
+    with pytest.raises(ConfigError) as caught:
+        handlers.load_all([config(), config("log"), config("log", levle="info")])
+    assert [(problem.key, problem.remedy) for problem in caught.value.problems] == [
+        ("handlers.mine", "see the plug-in"),
+        ("handlers.mine.levle", "did you mean 'level'?"),
+    ]
 
 
 def test_a_name_that_two_distributions_offer_is_refused(plugins: Plugins) -> None:
     plugins.install(GOOD, target="Tickets")
     plugins.install(GOOD, target="Tickets", dist="rival")
-    with pytest.raises(HandlerError, match=r"'tickets' is offered by .*(acme 1\.2.*rival|rival 1\.2.*acme).*uninstall"):
-        handlers.load(config(queue="support"))
+    (problem,) = problems_of(config(queue="support"))
+    assert problem.key == "handlers.mine.use"
+    assert re.match(r"'tickets' is offered by .*(acme 1\.2.*rival|rival 1\.2.*acme)", problem.found)
+    assert problem.remedy == "uninstall all but one"
 
 
 @pytest.mark.parametrize(
@@ -265,7 +277,7 @@ def test_a_plug_ins_own_check_of_its_settings_is_a_problem_too(plugins: Plugins)
     """
     plugins.install(source, target="Checked")
     (problem,) = problems_of(config(low=2, high=1))
-    assert (problem.key, problem.found) == ("handlers.mine", "low is above high")
+    assert (problem.key, problem.found) == ("handlers.mine.low", "low is above high")
     assert problem.remedy == "see the settings of 'tickets'"
 
 

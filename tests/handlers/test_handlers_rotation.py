@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import gzip
 import os
 from datetime import UTC, datetime, timedelta
@@ -93,6 +94,18 @@ def test_old_files_are_compressed_with_their_mode_and_time(path: Path) -> None:
     assert (packed.stat().st_mode & 0o777, packed.stat().st_mtime) == (0o600, 1_000_000_000)
 
 
+def test_what_another_is_compressing_is_left_to_it(path: Path) -> None:
+    plain = old(path, "20261123T090000Z", b"{1}\n")
+    part = plain.with_name(f"{plain.name}.gz.part")
+    part.write_bytes(b"begun")
+    with plain.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        Rotation(max_bytes=1024).tidy(path)
+        assert (plain.read_bytes(), part.read_bytes()) == (b"{1}\n", b"begun")
+    Rotation(max_bytes=1024).tidy(path)
+    assert names(path) == ["events.jsonl-20261123T090000Z.gz"]
+
+
 def test_they_stay_as_they_are_where_nothing_is_to_be_compressed(path: Path) -> None:
     old(path, "20261123T090000Z")
     Rotation(max_bytes=1024, compress=False).tidy(path)
@@ -147,6 +160,16 @@ def test_a_disk_that_is_full_keeps_the_file_and_is_logged(path: Path, monkeypatc
     assert old(path, "20261123T090000Z").exists()
     Rotation(max_bytes=1024).tidy(path)
     assert names(path) == ["events.jsonl-20261123T090000Z.gz"]
+
+
+def test_of_a_path_made_of_an_event_the_template_is_told(path: Path) -> None:
+    path.with_name(f"{path.name}-20261123T090000Z.gz.part").mkdir()
+    with capture_logs() as logs:
+        Rotation(max_bytes=1024).tidy(path, "/logs/{body.text}")
+        Rotation(max_bytes=1024).tidy(path)
+    assert [entry["path"] for entry in logs] == ["/logs/{body.text}", str(path)]
+    assert path.name not in str(logs[0])
+    assert path.name in logs[1]["error"]
 
 
 def test_a_link_in_the_place_of_a_part_is_not_followed(path: Path, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import subprocess
 import sys
 import traceback
@@ -24,15 +23,10 @@ from rc_push.errors import ConfigError, Failed, Reject, Retry, detail_of
 from rc_push.handlers import team_post
 from rc_push.handlers.own_posts import MARK
 from rc_push.handlers.team_post import TEXT_MAX_LENGTH
+from rc_push.templates import Template
 
 TOKEN = "PLANTED-aGVsbG8-d29ybGQ"
 POSTED = status(200, body=b'{"status":"OK"}')
-
-
-@pytest.fixture(autouse=True)
-def _without_proxies(monkeypatch):
-    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-        monkeypatch.delenv(name)
 
 
 def load(url: str, text: str = "New: {body.text}", **settings: Any) -> handlers.LoadedHandler:
@@ -115,6 +109,24 @@ async def test_a_text_that_just_fits_is_not_cut():
 async def test_an_event_can_call_nobody_up_but_the_template_can():
     text = await text_for(post("![:Team](990011223344) look"), text="![:Person](1) {body.text}")
     assert text == "![:Person](1) ![\u2060:Team](990011223344) look"
+
+
+@pytest.mark.parametrize(
+    ("template", "first", "second"),
+    [
+        ("{body.text}{body.more}", "![", ":Person](123)"),
+        ("SMS![{body.text}]", ":Team](123) hi", ""),
+        ("{body.text}{body.none}{body.more}", "![", ":Person](123)"),
+        ("{body.text}:{body.more}", "![", "Person](123)"),
+    ],
+)
+async def test_nor_can_it_with_what_stands_beside_it(template, first, second):
+    event = post(first, more=second)
+    mention = Template(template).render(event)
+    assert "![:" in mention
+    text = await text_for(event, text=template)
+    assert "[:" not in text
+    assert text.replace("\u2060", "") == mention, "nothing else is changed"
 
 
 async def test_an_event_that_gives_no_text_is_parked():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import time
 
 import pytest
 from hypothesis import given
@@ -92,6 +93,18 @@ def test_a_receiver_that_asks_for_time_gets_it_and_no_attempt_is_counted(status)
 )
 def test_both_forms_of_retry_after_are_understood_within_bounds(value, delay_s):
     assert retry_after_s(value, NOW_S) == delay_s
+
+
+@pytest.mark.parametrize("zone", ["America/Los_Angeles", "Europe/Berlin", "UTC"])
+@pytest.mark.parametrize("value", ["Fri Jan 15 08:02:00 2027", "Fri, 15 Jan 2027 08:02:00 -0000"])
+def test_a_date_without_a_zone_is_in_utc_wherever_we_are(monkeypatch, zone, value):
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        assert retry_after_s(value, NOW_S) == 120.0
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 @given(st.text())

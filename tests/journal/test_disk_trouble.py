@@ -155,7 +155,8 @@ class Daemon:
             app = self._app()
             for dispatcher in self.dispatchers.values():
                 await dispatcher.register()
-            await app._note_idle_handlers()
+            await self.journal.register_handler("leaving")
+            await app._tell_of_strangers()
             self.trouble.arm(fails=FAILS, **fault)
             running = asyncio.create_task(app.run())
             try:
@@ -195,7 +196,7 @@ class Daemon:
     async def _live(self):
         """Do what RingCentral, time and operators do."""
         picky, journal = self.dispatchers["picky"], self.journal
-        operations = Operations(list(self.dispatchers.values()), journal).table()
+        operations = Operations(list(self.dispatchers.values()), journal, ()).table()
         await self.transport.is_empty.wait()
         await self._insist(lambda: operations["parked.drop"]({"handler": "leaving"}))
         await self._insist(lambda: operations["handlers.forget"]({"handler": "leaving"}))

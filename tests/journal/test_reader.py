@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 import tracemalloc
@@ -11,7 +12,7 @@ from contextlib import closing
 import pytest
 
 from rc_push.envelope import Batch, Cursor, Envelope, Gap, Source, Unreadable
-from rc_push.errors import JournalError
+from rc_push.errors import JournalCorrupt, JournalError
 from rc_push.journal.reader import READ_MAX_BYTES, Reader, Tally, UnreadableRow
 from rc_push.journal.store import Store
 
@@ -53,6 +54,14 @@ def test_events_behind_a_position_come_in_order_and_no_more_than_asked_for(appen
     assert [e.position for e in reader.after(4, 3)] == [5, 6, 7]
     assert reader.after(10, 100) == []
     assert reader.after(0, 0) == []
+
+
+def test_an_event_of_which_nobody_knows_where_it_came_from_is_damage(store, append, reader):
+    append(Batch("team", [envelope(1)]))
+    with closing(sqlite3.connect(store.path, isolation_level=None)) as db:
+        db.execute("DELETE FROM sources")
+    with pytest.raises(JournalCorrupt, match="not known where an event came from"):
+        reader.after(0, 100)
 
 
 def test_a_reader_sees_what_is_committed_and_nothing_before(store, append, reader):
@@ -198,7 +207,7 @@ def test_tallies_come_by_name(append, reader):
 def test_a_session_is_read_as_it_was_saved(store, reader):
     assert reader.oauth_session("main") is None
     with store.transaction():
-        store.save_oauth_session("main", b"\x00tokens")
+        store.kept.save("oauth_sessions", "main", b"\x00tokens")
     assert reader.oauth_session("main") == b"\x00tokens"
 
 

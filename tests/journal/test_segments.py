@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import functools
 import os
+import sqlite3
 import stat
 from contextlib import closing, suppress
 from pathlib import Path
@@ -151,6 +153,57 @@ def test_of_a_first_batch_that_fails_nothing_is_left(store, path):
     assert names_in(path) == []
     with store.transaction():
         store.prove()
+
+
+@pytest.fixture
+def doubtful(monkeypatch):
+    """Let a commit fail after all was written, as it does where the fsync of SQLite's log fails."""
+
+    class Connection(sqlite3.Connection):
+        def execute(self, sql, *values):
+            done = super().execute(sql, *values)
+            if sql == "COMMIT" and Connection.fails:
+                Connection.fails -= 1
+                exc = sqlite3.OperationalError("disk I/O error")
+                exc.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+                raise exc
+            return done
+
+    Connection.fails = 0
+    monkeypatch.setattr(sqlite3, "connect", functools.partial(sqlite3.connect, factory=Connection))
+    return Connection
+
+
+def test_payloads_stay_as_long_as_a_restart_may_find_their_batch_committed(path, doubtful):
+    stored = events(0, 3 * COUNT)
+    with closing(Store(path)) as store:
+        append(store, *stored[:COUNT])
+    with closing(Store(path)) as store:
+        doubtful.fails = 1
+        with pytest.raises(JournalError, match="disk I/O error"):
+            append(store, *stored[COUNT : 2 * COUNT])
+        with suppress(ZeroDivisionError), store.transaction():
+            store.append(Batch("team", stored[2 * COUNT :]))
+            assert names_in(path) == [0, COUNT, 2 * COUNT]
+            1 / 0  # noqa: B018 - the process is killed here
+    assert payloads_in(path) == [event.payload for event in stored[: 2 * COUNT]]
+
+
+def test_what_was_in_doubt_goes_with_the_next_commit_that_takes_its_place(path, monkeypatch):
+    trouble = troubled(monkeypatch)
+    with closing(Store(path)) as store:
+        for _ in range(2):
+            trouble.arm("COMMIT", "disk I/O error", fails=1)
+            with pytest.raises(JournalError, match="disk I/O error"):
+                append(store, *events(0))
+        with store.transaction():  # writes nothing
+            store.head()
+        assert names_in(path) == [0, 1]
+        append(store, *events(0))
+        assert names_in(path) == [2]
+        assert payloads_in(path) == [event.payload for event in events(0)]
+        append(store, *events(COUNT))
+        assert names_in(path) == [2]
 
 
 @pytest.mark.parametrize("call", ["open", "pwrite", "fdatasync", "fsync"])
@@ -401,7 +454,7 @@ def test_what_is_left_of_a_damaged_journal_begins_a_new_one_and_the_rest_is_a_ga
         (gap,) = reader.gaps()
         with reader.snapshot() as db:
             assert check(db) == []
-    assert (gap.reason, gap.until_ms) == (REASON, 1099)
+    assert (gap.reason, gap.until_ms) == (REASON, 1100)
     assert file_of(found.damaged, 100).stat().st_ino == kept  # never deleted
     with closing(Store(path)) as store, store.transaction():
         store.prune(EVER, EVER >> 1)
@@ -427,7 +480,7 @@ def test_a_salvage_that_is_killed_takes_no_segment_with_it(path, monkeypatch):
         pass
 
     def die(path, *_):
-        Store(path, is_salvage=True).close()  # another one is begun, with nothing in it yet
+        Store(path, is_locked=True).close()  # another one is begun, with nothing in it yet
         raise Killed
 
     monkeypatch.setattr("rc_push.journal.salvage.take_back", lambda *_: None)  # a killed process puts nothing back
@@ -442,3 +495,20 @@ def test_a_salvage_that_is_killed_takes_no_segment_with_it(path, monkeypatch):
     assert payloads_in(path) == [event.payload for event in (*events(0), *events(COUNT))]
     assert list(path.parent.glob("*damaged*")) == []
     assert list(path.parent.glob("*salvaging*")) == []
+
+
+def test_what_is_removed_while_it_is_read_does_not_hide_what_comes_behind_it(store, path, monkeypatch):
+    append(store, *events(0, 256))
+    store._segments.close()  # as where it is full
+    append(store, *events(256))
+    with closing(Reader(path)) as reader:
+        read = reader._segments.read
+
+        def read_late(*place):
+            monkeypatch.setattr(reader._segments, "read", read)
+            with store.transaction():
+                assert store.prune(EVER, 256) == 256
+            return read(*place)
+
+        monkeypatch.setattr(reader._segments, "read", read_late)
+        assert [event.uuid for event in reader.between(None, 0, None)] == [event.uuid for event in events(256)]

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
@@ -25,11 +26,12 @@ from rc_push.envelope import Batch, Cursor, Envelope, Gap, Source, Unreadable
 from rc_push.errors import JournalCorrupt, JournalError, JournalFull, JournalInUse, JournalTooNew
 from rc_push.journal.audit import audit
 from rc_push.journal.fates import handler_rows
+from rc_push.journal.kept import CREATED_KEPT_MS, Kind
 from rc_push.journal.opening import APPLICATION_ID, connect_read_only, journal_error_from, open_alone
 from rc_push.journal.progress import Advance, Unfinished
 from rc_push.journal.reader import Reader, Tally
 from rc_push.journal.segments import folder_of
-from rc_push.journal.store import CREATED_KEPT_MS, Appended, Store
+from rc_push.journal.store import Appended, Store
 
 SOURCE = Source("main", "team", "websocket")
 
@@ -287,7 +289,7 @@ def test_what_fails_leaves_nothing_behind(store):
     def fail_after_all() -> None:
         with store.transaction():
             store.append(whole)
-            store.save_oauth_session("main", b"tokens")
+            store.kept.save("oauth_sessions", "main", b"tokens")
             store.progress.save("file", parking(1, position=9))
             raise OutOfLuckError
 
@@ -295,7 +297,7 @@ def test_what_fails_leaves_nothing_behind(store):
         fail_after_all()
     assert store.head() == 0
     assert store.cursor("team") is None
-    assert store.oauth_session("main") is None
+    assert store.kept.load("oauth_sessions", "main") is None
     with reading(store) as reader:
         assert reader.tallies() == []
         assert reader.unreadables(9) == []
@@ -412,6 +414,12 @@ def test_a_second_open_gap_only_says_more_of_the_first(store):
     assert gaps_in(store) == [Gap("team", "websocket", 100, None, "session expired", "certain")]
 
 
+def test_a_second_open_gap_that_began_before_the_first_reaches_back_to_its_own_beginning(store):
+    append(store, Batch("team", gaps=[gap(100)]))
+    append(store, Batch("team", gaps=[gap(40)]))
+    assert gaps_in(store) == [gap(40)]
+
+
 def test_what_is_certainly_missing_is_not_made_a_possibility_by_what_comes_later(store):
     certain = Gap("team", "websocket", 100, None, "session expired", "certain")
     append(store, Batch("team", gaps=[certain]))
@@ -459,27 +467,21 @@ def test_a_cursor_is_where_its_subscription_stood_last(store):
     assert store.cursor("calls") == Cursor("calls", "websocket", 6)
 
 
-@pytest.mark.parametrize(
-    ("load", "save"),
-    [
-        (Store.oauth_session, Store.save_oauth_session),
-        (Store.webhook, Store.save_webhook),
-        (Store.rest_limits, Store.save_rest_limits),
-    ],
-)
-def test_what_is_kept_under_a_name_is_what_was_saved_last(store, load, save):
-    assert load(store, "main") is None
-    for kept in (b"first", b"\x00second"):
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_what_is_kept_under_a_name_is_what_was_saved_last(store, kind):
+    assert store.kept.load(kind, "main") is None
+    for text in (b"first", b"\x00second"):
         with store.transaction():
-            save(store, "main", kept)
-    assert load(store, "main") == b"\x00second"
-    assert load(store, "other") is None
+            store.kept.save(kind, "main", text)
+    assert store.kept.load(kind, "main") == b"\x00second"
+    assert store.kept.load(kind, "other") is None
+    assert [store.kept.load(other, "main") for other in get_args(Kind) if other != kind] == [None, None]
 
 
 def test_what_was_created_is_known_for_thirty_days_by_account(store):
     def note(account, id_, at_ms):
         with store.transaction():
-            store.note_created(account, id_, at_ms)
+            store.kept.note_created(account, id_, at_ms)
         with reading(store) as reader:
             return sorted(reader.created_subscriptions(account))
 
@@ -827,10 +829,20 @@ def test_a_folder_that_cannot_be_made_is_named_with_the_remedy(tmp_path):
         Store(path)
 
 
+def test_a_journal_that_cannot_be_opened_is_named_with_why(tmp_path):
+    path = tmp_path / "journal.db"
+    path.symlink_to(path)
+    with pytest.raises(JournalError, match=rf"^{path}: Too many levels of symbolic links; give this user the right"):
+        Store(path)
+
+
 def test_a_folder_in_place_of_the_journal_is_named(tmp_path):
-    (tmp_path / "journal.db").mkdir()
-    with pytest.raises(JournalError, match=r"journal\.db: Is a directory; give this user"):
-        Store(tmp_path / "journal.db")
+    path = tmp_path / "journal.db"
+    path.mkdir()
+    for opening in (Store, connect_read_only):
+        with pytest.raises(JournalError, match=rf"^{path}: this is a directory; name a file .* such as {path}/"):
+            opening(path)
+    assert [found.name for found in tmp_path.iterdir()] == ["journal.db"]
 
 
 def test_migrating_is_all_or_nothing(tmp_path, monkeypatch):
@@ -1176,3 +1188,12 @@ def test_the_head_that_is_told_is_the_journals_whatever_a_batch_has_brought(tmp_
     with opened(path) as store:
         assert append(store, at_rest).head == store.head() > 300
         assert append(store, batch(1)).head == store.head()
+
+
+def test_a_text_that_is_none_is_damage_and_is_not_told(store):
+    with store.transaction():
+        store.progress.register("file", None, 0)
+        store._db.execute("UPDATE handlers SET name = CAST(x'66696cff' AS TEXT)")
+    with pytest.raises(JournalCorrupt, match="a text in it is none") as caught, store.transaction():
+        store.progress.names()
+    assert "fil" not in str(caught.value).removeprefix(str(store.path))

@@ -156,11 +156,10 @@ class HttpProxy(Stub):
 class SocksProxy(Stub):
     """SOCKS5 (RFC 1928) with names, and a login where one is given (RFC 1929)."""
 
-    def __init__(self, routes: Mapping[str, int], login: str = "", reply: int = 0) -> None:
+    def __init__(self, routes: Mapping[str, int], login: str = "") -> None:
         super().__init__()
         self.routes = routes
         self.login = login
-        self.reply = reply
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         _, count = await reader.readexactly(2)
@@ -178,7 +177,7 @@ class SocksProxy(Stub):
         host = (await reader.readexactly((await reader.readexactly(1))[0])).decode()
         target = f"{host}:{struct.unpack('>H', await reader.readexactly(2))[0]}"
         self.seen.append(target)
-        reply = self.reply or (0 if target in self.routes else 4)
+        reply = 0 if target in self.routes else 4
         writer.write(bytes((5, reply, 0, 1, 0, 0, 0, 0, 0, 0)))
         await writer.drain()
         if not reply:
@@ -199,10 +198,10 @@ class SocksProxy(Stub):
 class Front(Stub):
     """What speaks TLS before a server of the simulator. *ahead_s* moves the Date of its answers."""
 
-    def __init__(self, to_port: int, ahead_s: float = 0.0) -> None:
+    def __init__(self, to_port: int) -> None:
         super().__init__()
         self.to_port = to_port
-        self.ahead_s = ahead_s
+        self.ahead_s = 0.0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.seen.append("TLS")

@@ -333,10 +333,38 @@ async def test_the_connections_of_a_subscription_share_what_was_read_until_one_f
             transport = WebSocketTransport(SubscriptionConfig("team", "main", "websocket"), account, network)
             for _ in range(2):
                 async with transport.connect(None):
-                    assert len(contexts) == 1
+                    assert len(contexts) == 2, "REST's, and the gateway's"
             await far.sim.admin.faults({"fault": "http-error", "path": "/ws", "status": 503})
             with pytest.raises(UnreachableError):
                 async with transport.connect(None):
                     pass
             async with transport.connect(None):
-                assert len(contexts) == 2
+                assert len(contexts) == 3
+
+
+async def test_rest_reads_the_authorities_anew_once_a_call_has_failed_by_them(
+    far: Far, authority: trustme.CA, tmp_path: Path
+):
+    ca_file, other = tmp_path / "company.pem", trustme.CA()
+    other.cert_pem.write_to_path(ca_file)
+    async with running(HttpProxy(far.routes)) as proxy, asyncio.timeout(WITHIN_S):
+        network = far.network(f"http://127.0.0.1:{proxy.port}", ca_file=ca_file)
+        async with Account(far.account(), network, Kept()) as account:
+            with pytest.raises(UnreachableError, match="tls"):
+                await account.wstoken()
+            authority.cert_pem.write_to_path(ca_file)
+            await account.wstoken()
+
+
+async def test_rest_reads_the_authorities_anew_after_an_hour(far: Far, contexts, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("rc_push.http.SharedTls", lambda network: SharedTls(network, clock.now))
+    async with running(HttpProxy(far.routes)) as proxy, asyncio.timeout(WITHIN_S):
+        network = far.network(f"http://127.0.0.1:{proxy.port}")
+        async with Account(far.account(), network, Kept()) as account:
+            for _ in range(2):
+                await account.wstoken()
+            assert len(contexts) == 1
+            clock.jump(3610)
+            await account.wstoken()
+    assert len(contexts) == 2

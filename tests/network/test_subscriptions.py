@@ -127,7 +127,7 @@ async def test_a_refused_filter_is_shown_with_its_reason_and_remedy(world: World
     await world.create(used_by="team")
     code, (line,), _ = await world.run("--json")
     assert code == 1
-    assert line["state"] == "partly granted"
+    assert line["state"] == "not granted"
     assert [(one["filter"], one["reason"]) for one in line["refused"]] == [(POSTS, "SUB-412")]
     assert line["refused"][0]["remedy"]
     _, _, told = await world.run()
@@ -156,3 +156,5 @@ async def test_an_account_that_cannot_be_asked_is_told_of(world: World):
     code, lines, told = await world.run("--json")
     assert (code, lines) == (77, [])
     assert "OAU-140" in told
+    assert told.startswith("rc-push: account main: ")
+    assert told.count("account main") == 1

@@ -1,6 +1,6 @@
 """How many cuts, from which seed, and what became of them all.
 
-`make test` makes a few dozen, of a life that is always the same and of one that never is; `make power CUTS=N` makes N.
+`make test` makes some hundred, of a life that is always the same and of one that never is; `make power CUTS=N` makes N.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 
 import pytest
+from published import SHARED
 
 from rc_push.errors import (
     CredentialsRefused,
@@ -20,7 +20,7 @@ from rc_push.errors import (
 from rc_push.protocol.codes import CODES
 from rc_push.protocol.refusals import error_from_response, over_gateway
 
-PROTOCOL = Path(__file__).resolve().parents[2] / ".." / "shared" / "protocol.md"
+PROTOCOL = SHARED / "protocol.md"
 
 # Status and class of the exception, spelled once more: the table in the code must not be its own judge.
 LOG_IN = dict.fromkeys(["OAU-123", "OAU-128", "OAU-129", "OAU-134", "OAU-149", "OAU-165", "OAU-213"], 401)
@@ -60,7 +60,7 @@ def test_the_table_has_these_codes_and_no_other():
     assert sorted(code for code, *_ in EXPECTED) == sorted(CODES)
 
 
-@pytest.mark.skipif(not PROTOCOL.is_file(), reason="../shared is absent")
+@pytest.mark.skipif(not PROTOCOL.is_file(), reason="the notes on RingCentral's side are not here")
 def test_every_code_that_is_known_of_ringcentral_is_in_the_table():
     text = PROTOCOL.read_text()
     section = text[text.index("### 1.5") : text.index("## 2.")]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from published import SAMPLES
 
 from rc_push.errors import ProtocolError
 from rc_push.protocol.pubnub import (
@@ -18,7 +18,6 @@ from rc_push.protocol.pubnub import (
     ms_from_timetoken,
 )
 
-SAMPLES = Path(__file__).resolve().parents[2] / ".." / "shared" / "samples"
 HERE = {"t": "14818963573055360", "r": 12}
 
 json_values = st.recursive(

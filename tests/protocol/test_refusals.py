@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 
 import pytest
+from published import SAMPLES
 
 from rc_push.errors import (
     CredentialsRefused,
@@ -24,8 +24,6 @@ from rc_push.protocol.refusals import (
     error_from_response,
     remedy_for,
 )
-
-SAMPLES = Path(__file__).resolve().parents[2] / ".." / "shared" / "samples"
 
 
 def rest_body(code: str, message: str = "words") -> bytes:
@@ -223,7 +221,16 @@ def test_the_servers_words_are_short_and_on_one_line():
     assert error_from_response(400, rest_body("C" * 1000)).error_code == "C" * CODE_MAX_CHARS
 
 
-@pytest.mark.skipif(not SAMPLES.is_dir(), reason="../shared is absent")
+def test_secrets_that_the_server_quotes_are_left_out_also_where_the_message_is_cut():
+    message = "x" * (MESSAGE_MAX_CHARS - 4) + "PLANTED/secret and PLANTED%2Fsecret"
+    exc = error_from_response(400, rest_body("PLANTED/secret", message), secrets=["PLANTED/secret", "", "and"])
+    assert exc.error_code == "***"
+    assert exc.message == "x" * (MESSAGE_MAX_CHARS - 4) + "*** "
+    short = error_from_response(400, rest_body("X", "PLANTED%2Fsecret and"), secrets=["PLANTED/secret", "", "and"])
+    assert short.message == "*** and", "what is short is no secret that one could tell"
+
+
+@pytest.mark.skipif(not SAMPLES.is_dir(), reason="the published samples are not here")
 def test_every_published_error_is_understood():
     files = sorted(SAMPLES.glob("error-*.json"))
     assert files

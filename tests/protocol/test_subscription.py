@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from published import SAMPLES
 
 from rc_push.errors import ProtocolError, RestError
 from rc_push.protocol.subscription import (
+    LIFE_MAX_S,
+    OTHER_FILTERS,
     DeliveryMode,
     DisabledFilter,
     SubscriptionInfo,
@@ -19,13 +21,15 @@ from rc_push.protocol.subscription import (
     creation_body,
     filters_of,
     info_from,
+    is_all_refused,
+    is_changed,
     is_gone,
     is_held,
+    missing_from,
     records_in,
     refused_from,
 )
 
-SAMPLES = Path(__file__).resolve().parents[2] / ".." / "shared" / "samples"
 POSTS = "/team-messaging/v1/posts"
 PRESENCE = "/restapi/v1.0/account/~/extension/~/presence"
 OWNER = "2021383004"
@@ -86,9 +90,43 @@ def test_a_published_answer_says_which_filter_is_not_served():
     )
 
 
+@pytest.mark.parametrize(
+    ("asked", "event_filters", "refused", "is_all"),
+    [
+        ([POSTS], [POSTS], [], False),
+        ([POSTS, PRESENCE], [POSTS], [PRESENCE], False),
+        ([PRESENCE], [], [PRESENCE], True),
+        ([POSTS, PRESENCE], [], [PRESENCE], False),  # it does not say what it serves
+        ([POSTS], [], [], False),
+        ([], [], [], False),
+    ],
+)
+def test_all_is_refused_where_each_that_was_asked_for_is(asked, event_filters, refused, is_all):
+    disabled = [DisabledFilter(each, "SUB-412") for each in refused]
+    info = SubscriptionInfo("x", event_filters=event_filters, disabled_filters=disabled)
+    assert is_all_refused(info, asked) is is_all
+
+
 def test_an_answer_needs_nothing_but_an_id():
     assert info_from(b'{"id":"x"}') == SubscriptionInfo("x")
     assert info_from(b'{"id":"x"}').expires_in is None
+
+
+@pytest.mark.parametrize(
+    ("told", "taken"),
+    [
+        ("899.5", 899.5),
+        ("0", 0.0),
+        ("-1", 0.0),
+        ("-1e306", 0.0),
+        ("630720000", LIFE_MAX_S),
+        ("630720001", LIFE_MAX_S),
+        ("1e12", LIFE_MAX_S),
+        ("1e306", LIFE_MAX_S),
+    ],
+)
+def test_a_life_is_none_that_ringcentral_does_not_give(told, taken):
+    assert info_from(b'{"id":"x","expiresIn":%b}' % told.encode()).expires_in == taken
 
 
 def test_what_is_not_known_is_passed_over():
@@ -103,7 +141,22 @@ def test_encryption_can_be_said_as_text(encryption):
     assert info_from(body).delivery_mode.encryption == encryption
 
 
-@pytest.mark.parametrize("body", [b"", b"null", b"[]", b"<html>", b"{}", b'{"id":7}', b'{"id":"x"', b'{"id":"\xff"}'])
+def test_ids_and_codes_come_as_numbers_too():
+    info = info_from(b'{"id":7,"creationTime":1700000000000,"disabledFilters":[{"filter":"/x","reason":412}]}')
+    assert (info.id, info.creation_time) == ("7", "1700000000000")
+    assert refused_from(info) == "event filters refused: /x (412)"
+
+
+def test_what_nobody_needs_keeps_no_answer_from_being_read():
+    body = b'{"id":"x","eventFilters":"/x","disabledFilters":["/x"],"status":{},"deliveryMode":"WebSocket"}'
+    assert info_from(body) == SubscriptionInfo("x")
+
+
+def test_an_id_can_be_stored_whatever_it_holds():
+    assert info_from(b'{"id":"\\ud800"}').id.encode() == b"\\ud800"
+
+
+@pytest.mark.parametrize("body", [b"", b"null", b"[]", b"<html>", b"{}", b'{"id":[7]}', b'{"id":"x"', b'{"id":"\xff"}'])
 def test_what_is_no_answer_is_refused(body):
     with pytest.raises(ProtocolError, match=r"^subscription answer: (?!None)."):
         info_from(body)
@@ -314,3 +367,20 @@ def test_what_an_answer_lists_is_given_as_it_is():
 @pytest.mark.parametrize("answer", [None, [], "records", 7, {}, {"records": None}, {"records": {"id": "x"}}])
 def test_what_is_no_list_lists_nothing(answer):
     assert records_in(answer) == []
+
+
+def test_event_filters_have_changed_where_others_are_held_than_it_once_told():
+    info = SubscriptionInfo("1", event_filters=[POSTS])
+    assert not is_changed([POSTS], info)
+    assert is_changed([PRESENCE], info)
+    assert is_changed([], info)
+    assert not is_changed(None, info), "it has not told any"
+
+
+def test_what_is_missing_of_what_was_asked_for_is_told_and_a_refusal_before_all():
+    refused = DisabledFilter(PRESENCE, "SUB-412")
+    assert missing_from(SubscriptionInfo("1", event_filters=[POSTS]), [POSTS]) == ""
+    assert missing_from(SubscriptionInfo("1", event_filters=[POSTS]), [PRESENCE]) == OTHER_FILTERS
+    assert "SUB-412" in missing_from(
+        SubscriptionInfo("1", event_filters=[POSTS], disabled_filters=[refused]), ["/other"]
+    )

@@ -117,11 +117,41 @@ def test_details_without_a_wsc_leave_the_client_without_recovery():
 
 def test_details_that_are_no_details_are_a_bad_frame():
     client = client_session()
-    fact = client.receive(frame({"type": "ConnectionDetails"}, {"recoveryTimeout": "long"}), 0.0)
+    fact = client.receive(frame({"type": "ConnectionDetails"}, ["recoveryTimeout"]), 0.0)
     assert isinstance(fact, BadFrame)
-    assert fact.raw == b'{"recoveryTimeout": "long"}', "without the meta, which holds the recovery token"
-    assert fact.reason.startswith("ConnectionDetails: Expected `float`")
+    assert fact.raw == b'["recoveryTimeout"]', "without the meta, which holds the recovery token"
+    assert fact.reason.startswith("ConnectionDetails: Expected `object`")
     assert client.details is None
+
+
+def details_with(**odd):
+    fact = client_session(wsc=Wsc("t")).receive(frame({"type": "ConnectionDetails"}, odd), 0.0)
+    assert isinstance(fact, Connected)
+    return fact.details
+
+
+def test_what_does_not_fit_in_the_details_keeps_nobody_from_connecting():
+    assert details_with(creationTime=5, recoveryState="Failed", recoveryErrorCode=1005) == ConnectionDetails(
+        "5", recovery_state="Failed", recovery_error_code="1005"
+    )
+    assert details_with(recoveryTimeout="long", idleTimeout="PT30M", recoveryState=True) == ConnectionDetails()
+    assert details_with(recoveryErrorCode="\ud800").recovery_error_code.isascii()
+
+
+@pytest.mark.parametrize(("said", "taken"), [(10**400, wsg.COUNT_MAX), (-1, 1), (0, 1), (1, 1), (7, 7), ("7", 7)])
+def test_what_the_server_counts_is_taken_within_bounds(said, taken):
+    details = details_with(maxConnectionsPerSession=said, recoveryBufferSize=said, maxActiveRequests=said)
+    counts = (details.max_connections_per_session, details.recovery_buffer_size, details.max_active_requests)
+    assert counts == (taken, taken, taken)
+
+
+def test_a_recovery_token_that_cannot_be_stored_is_none():
+    client = client_session()
+    assert isinstance(client.receive(frame({"type": "ConnectionDetails"}, {}), 0.0), Connected)
+    client.receive(b'[{"type":"Heartbeat","wsc":{"token":"\\ud800","sequence":2}}]', 0.0)
+    assert client.wsc is None
+    client.receive(b'[{"type":"Heartbeat","messageId":7,"wsc":{"token":"t","sequence":2}}]', 0.0)
+    assert client.wsc == Wsc("t", 2)
 
 
 def test_details_without_a_body_count_with_the_documented_limits():
@@ -413,23 +443,50 @@ def test_an_error_frame_is_told_with_its_code(bare):
     assert client.receive(sent, 0.0) == ErrorReceived("WSG-902", "Idle timeout expired")
 
 
-def test_an_error_frame_in_upper_case_or_without_json_is_an_error_too():
+def test_an_error_frame_in_upper_case_or_without_a_code_is_an_error_too():
     client, server = connected()
     assert client.receive(b'[{"type":"ERROR"},{"message":"Subscription failed"}]', 0.0) == ErrorReceived(
         "", "Subscription failed"
     )
-    assert client.receive(b'[{"type":"Error"}, "words" ]', 0.0) == ErrorReceived("", '"words"')
     server.fail("X-1", "words")
     (sent,) = server.data_to_send()
     assert json.loads(sent)[0]["status"] == 400
     assert client.receive(sent, 0.0) == ErrorReceived("X-1", "words")
 
 
-def test_an_error_that_is_no_json_is_told_with_its_beginning_even_where_that_ends_within_a_character():
-    client, _ = connected()
-    long = '"' + "é" * 500 + '"'
-    fact = client.receive(f'[{{"type":"Error"}},{long}]'.encode(), 0.0)
-    assert fact == ErrorReceived("", '"' + "é" * 49 + "\ufffd"), "100 bytes of it"
+@pytest.mark.parametrize("body", [b'"wsc=PLANTED"', b"{}", b"[1]", b'{"message":["PLANTED"]}', None])
+def test_of_an_error_that_says_nothing_we_can_read_nothing_is_told(body):
+    fact = connected()[0].receive(frames.encode({"type": "Error"}, body), 0.0)
+    assert fact == ErrorReceived("", "")
+    assert str(fact) == "no reason that can be read"
+
+
+def test_an_error_is_told_on_one_line_and_in_few_words():
+    said = {"errorCode": 7, "message": "a\nb\x1b[31m\ud800" + "x" * 1000}
+    fact = connected()[0].receive(frame({"type": "Error"}, said), 0.0)
+    assert str(fact).startswith("7 a b [31m\\ud800xxx")
+    assert len(str(fact)) < 400
+    assert len(str(connected()[0].receive(frame({"type": "Error"}, {"errorCode": "x" * 1000}), 0.0))) < 400
+
+
+def test_no_error_tells_the_tokens_that_it_quotes():
+    client = ClientSession(now=0.0, new_id=ids("c"), wsc=Wsc("PLANTED/wsc="), access_token="PLANTED+access")
+    client.receive(frame({"type": "ConnectionDetails", "wsc": {"token": "PLANTED-next", "sequence": 1}}, {}), 0.0)
+    quotes = "PLANTED/wsc= PLANTED%2Fwsc%3D PLANTED+access PLANTED-next"
+    body = json.dumps({"errorCode": "X-PLANTED+access", "message": f"no {quotes}"}).replace("/", "\\/").encode()
+    assert client.receive(frames.encode({"type": "Error"}, body), 0.0) == ErrorReceived("X-***", "no *** *** *** ***")
+    message_id = client.request("POST", "/x", None, 0.0)
+    fact = client.receive(frames.encode({"type": "ClientRequest", "messageId": message_id, "status": 400}, body), 0.0)
+    assert isinstance(fact, Answered)
+    assert str(fact.refusal("subscription")) == "subscription 400 X-*** no *** *** *** ***"
+
+
+def test_the_code_of_a_failed_recovery_is_short_and_tells_no_token():
+    client = client_session(wsc=Wsc("PLANTED-wsc"))
+    said = {"recoveryState": "Failed", "recoveryErrorCode": "PLANTED-wsc\n" + "x" * 1000}
+    client.receive(frame({"type": "ConnectionDetails"}, said), 0.0)
+    assert client.details is not None
+    assert client.details.recovery_error_code == "*** " + "x" * 36
 
 
 def test_an_unknown_type_is_unknown_to_both_sides():

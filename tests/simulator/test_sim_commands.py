@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 import subprocess
@@ -102,6 +103,14 @@ async def test_simulate_tells_that_its_port_is_taken(sim):
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_simulate_does_not_take_a_full_disk_behind_stdout_for_its_port():
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-m", "rc_push", "simulate"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=WITHIN_S, check=False)
+    assert (done.returncode, done.stderr) == (1, "rc-push: the output cannot be written: No space left on device\n")
+
+
 async def run_beside_in_main(*options):
     command = [sys.executable, "-m", "rc_push", "simulate", *options]
     return await asyncio.to_thread(
@@ -198,6 +207,9 @@ def test_trigger_lists_the_types_when_it_does_not_know_one():
         "http://127.0.0.1@192.0.2.1/",
         "https://127.0.0.1:1",
         "file:///etc/hostname",
+        "http://[::1",
+        "http://127.0.0.1:abc",
+        "http://127.0.0.1:99999",
         "nonsense",
         "",
     ],
@@ -223,6 +235,47 @@ async def test_trigger_says_when_it_is_no_simulator(sim):
     assert isinstance(result.exception, RcPushError)
     assert "404" in str(result.exception)
     assert "is that a simulator?" in str(result.exception) or "Not Found" in str(result.exception)
+
+
+@contextlib.asynccontextmanager
+async def stranger(answer: bytes):
+    """Listen on loopback; whoever connects gets *answer*."""
+
+    async def serve(reader, writer):
+        await reader.readuntil(b"}}]")
+        writer.write(answer)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1") as server:
+        yield "http://{}:{}".format(*server.sockets[0].getsockname())
+
+
+OK = b"HTTP/1.0 200 OK\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        OK + b"<html>",
+        OK + b"\xff",
+        OK + b"[]",
+        OK + b"{}",
+        OK + b'{"uuids": 1}',
+        b"HTTP/1.0 200 OK\r\nContent-Length: 9\r\n\r\n{}",
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+    ],
+)
+async def test_trigger_says_when_what_answers_is_no_simulator(answer):
+    async with stranger(answer) as server:
+        result = await run_beside(trigger, "post.added", "--server", server)
+    assert isinstance(result.exception, RcPushError)
+    assert "is that a simulator?" in str(result.exception)
+
+
+def test_trigger_says_when_no_request_can_be_sent_to_what_it_is_given():
+    result = run(trigger, "post.added", "--server", "http://127.0.0.1:1/a b")
+    assert isinstance(result.exception, RcPushError)
+    assert "URL can't contain" in str(result.exception)
 
 
 async def test_trigger_does_not_use_a_proxy(socket, sim):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import time
 from datetime import datetime
@@ -31,6 +32,15 @@ async def test_an_event_arrives_in_ringcentrals_envelope(client, sim):
     assert envelope["body"] == {"changes": [{"type": "SMS"}], "odd": "50%d é"}
     assert envelope["timestamp"].endswith("Z")
     assert abs(datetime.fromisoformat(envelope["timestamp"]).timestamp() - before) < 5
+
+
+async def test_an_events_time_is_that_at_which_it_is_told_to_have_been_emitted(client, socket, sim, monkeypatch):
+    ticks = itertools.count(round(time.time() * 1000))
+    monkeypatch.setattr(sim.state.clock, "_wall", lambda: next(ticks) / 1000)  # a millisecond later at each look
+    sim.emit(POSTS, {})
+    _, envelope = await socket.recv()
+    [events] = sim.admin.state()["events"].values()
+    assert [event["at"] for event in events] == [envelope["timestamp"]]
 
 
 async def test_only_what_matches_arrives(client, socket, sim):

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 import requests
+from published import SHARED
 from sim_client import POSTS, SUBSCRIPTION
 
 from rc_push.simulator.webhooks import Webhook
 
-SPEC = Path(__file__).resolve().parents[2] / ".." / "shared" / "openapi-excerpt.json"
+SPEC = SHARED / "openapi-excerpt.json"
 MODE = {"transportType": "WebSocket"}
 EXTENSION = "/restapi/v1.0/account/~/extension/~"
 

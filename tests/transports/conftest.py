@@ -37,5 +37,5 @@ def kept() -> Kept:
 
 @pytest.fixture
 async def account(sim, kept) -> AsyncIterator[Account]:
-    async with Account(account_config(sim), NetworkConfig(), kept) as opened:
+    async with Account(account_config(sim), NetworkConfig(), kept, records=kept) as opened:
         yield opened

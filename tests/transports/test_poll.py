@@ -227,7 +227,7 @@ async def test_a_cancelled_poll_is_cancelled_and_lets_go_of_its_connection():
         await asyncio.wait([task])
         assert task.cancelled()
         await server.left.wait()
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 10
 
 
 async def test_a_deadline_around_a_poll_is_a_deadline():

@@ -13,6 +13,9 @@ NOW_MS = 1_795_000_000_000
 HERE = Answer("17950000000000000", 4, [])
 ONE = Answer("17950000000100000", 4, [Message("…", NOW_MS)])
 
+# By how much a place is ahead, in 10⁻⁷ s.
+AHEAD = {"ahead": 110_000_000, "skewed": 90_000_000, "behind": -1}
+
 
 def channels(*names: str) -> list[Channel]:
     return [Channel(name, "sub-c-1") for name in names]
@@ -35,6 +38,25 @@ def test_what_is_seen_moves_forward_unless_the_clock_is_put_back():
     for seen_at_ms, at_ms, kept_ms in ((500, 1000, 500), (400, 1000, 500), (300, 350, 300), (400, 350, 350)):
         channel.go_on_at(HERE, seen_at_ms, at_ms)
         assert channel.seen_at_ms == kept_ms
+
+
+def test_places_that_are_ahead_are_set_back_as_far_as_the_queue_reaches():
+    ahead, skewed, behind = (Channel(name, "k", str(int(HERE.timetoken) + by)) for name, by in AHEAD.items())
+    state = State(channels=[ahead, skewed, behind], heard_at_ms=NOW_MS + 86_400_000)
+    places = [timetoken for _, timetoken in state.places()]
+    assert state.set_back(state.places(), HERE) == [ahead]
+    assert ahead.since_ms() == NOW_MS - QUEUE_S * 1000
+    assert [skewed.timetoken, behind.timetoken] == places[1:]
+    assert state.heard_at_ms == 0
+
+
+def test_a_place_that_has_moved_on_meanwhile_is_not_ahead():
+    channel = Channel("a", "k", HERE.timetoken)
+    state = State(channels=[channel], heard_at_ms=NOW_MS)
+    before = state.places()
+    channel.go_on_at(Answer(str(int(HERE.timetoken) + AHEAD["ahead"]), 4, []), NOW_MS, NOW_MS)
+    assert state.set_back(before, HERE) == []
+    assert state.heard_at_ms == NOW_MS
 
 
 def test_a_channel_that_was_never_read_may_hold_all_since_its_place():

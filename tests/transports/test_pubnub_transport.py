@@ -10,8 +10,10 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any, Self, get_args
 
+import msgspec
 import pytest
 from reading import Reading
 from simulated import Kept, account_config, wait_for
@@ -26,9 +28,11 @@ from rc_push.simulator.faults import PubNubKind
 from rc_push.simulator.knobs import Knobs
 from rc_push.simulator.server import Simulator
 from rc_push.transports import pubnub
+from rc_push.transports.owners import Owners, Tenant
 from rc_push.transports.poll import PubNubPoller
 from rc_push.transports.pubnub import ORDER_SLACK_MS, PubNubTransport
 from rc_push.transports.pubnub_state import DRAIN_S
+from rc_push.transports.pubnub_subscription import PubNubSubscription
 
 POSTS = "/team-messaging/v1/posts"
 CHATS = "/team-messaging/v1/chats"
@@ -51,13 +55,20 @@ class Told:
 
 
 @pytest.fixture
-def make_transport(sim, account, clock) -> Callable[..., PubNubTransport]:
-    def make(*event_filters: str, rest: Any = None, origin: str = "", behind_s: float = 0.0) -> PubNubTransport:
-        config = SubscriptionConfig("team", "main", "pubnub", event_filters=event_filters or (POSTS,))
+def owners(kept) -> Owners:
+    return Owners(kept)
+
+
+@pytest.fixture
+def make_transport(sim, account, clock, owners) -> Callable[..., PubNubTransport]:
+    def make(
+        *event_filters: str, rest: Any = None, origin: str = "", behind_s: float = 0.0, name: str = "team"
+    ) -> PubNubTransport:
+        config = SubscriptionConfig(name, "main", "pubnub", event_filters=event_filters or (POSTS,))
         at = origin or sim.pubnub_origin
         return PubNubTransport(
             config,
-            rest or account,
+            Tenant(rest or account, config, owners),
             lambda key: PubNubPoller(key, at, NetworkConfig()),
             wall=lambda: clock.wall() - behind_s,
         )
@@ -225,6 +236,24 @@ async def test_the_gap_of_a_full_queue_does_not_cover_a_quiet_time_that_was_watc
     assert [gap.since_ms for gap in again.gaps] == [reading.cursor.seen_at_ms]
 
 
+async def test_the_gap_of_a_full_queue_is_over_by_now_whatever_pubnub_says(sim, transport, clock, monkeypatch):
+    poll = PubNubPoller.poll
+
+    async def poll_a_strange_time(*args):
+        answer = await poll(*args)
+        first = [replace(message, published_at_ms=10**15) for message in answer.messages[:1]]
+        return replace(answer, messages=[*first, *answer.messages[1:]])
+
+    monkeypatch.setattr(PubNubPoller, "poll", poll_a_strange_time)
+    cursor = await first_cursor(transport)
+    posts(sim, 130)
+    async with linked(transport, cursor) as again:
+        await again.until_count(100)
+    (gap,) = again.gaps
+    assert gap.reason == "queue full"
+    assert gap.until_ms <= clock.wall_ms()
+
+
 async def test_one_message_less_than_the_queue_keeps_is_no_gap(sim, transport):
     cursor = await first_cursor(transport)
     posts(sim, 99)
@@ -278,6 +307,65 @@ async def test_away_for_longer_than_the_queue_keeps_is_a_certain_gap_up_to_what_
     async with linked(transport, again.cursor) as once_more:
         await once_more.renewed()
     assert once_more.gaps == []
+
+
+async def test_a_place_further_ahead_than_a_day_is_refused_and_nothing_is_lost(sim, transport, monkeypatch):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        uuids = posts(sim, 1)
+        await reading.until_count(1)
+        poll = PubNubPoller.poll
+
+        async def poll_far_ahead(*args):
+            return replace(await poll(*args), timetoken="9000000000000000000")
+
+        monkeypatch.setattr(PubNubPoller, "poll", poll_far_ahead)
+        uuids += posts(sim, 3)  # the first of them answers a poll that was held
+        with pytest.raises(ProtocolError, match="ahead of its own clock"):
+            await reading.until_count(5)
+        monkeypatch.undo()
+    async with linked(transport, reading.cursor) as again:
+        await again.until_count(4 - len(reading.uuids))
+    assert (reading.uuids + again.uuids, again.gaps) == (uuids, [])
+
+
+def moved_ahead(reading: LinkReading, by_s: float) -> Cursor:
+    """Have our place moved ahead, as by an answer of PubNub's, and that stored."""
+    (channel,) = reading.link._state.channels
+    channel.timetoken = wire.earlier(channel.timetoken, -by_s)
+    return reading.link._with_cursor(Batch("team")).cursor
+
+
+async def test_a_place_that_a_cursor_keeps_ahead_is_set_back_and_what_may_be_missing_is_a_gap(sim, transport, clock):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        cursor = moved_ahead(reading, 86_400 * 365)
+    clock.jump(60)
+    uuids = posts(sim, 2)
+    async with linked(transport, cursor) as again:
+        await again.renewed()
+        await again.until_count(2)
+        uuids += posts(sim, 1)
+        await again.until_count(3)
+        await again.renewed()
+    assert again.uuids == uuids
+    (gap,) = again.gaps
+    assert (gap.reason, gap.certainty) == ("channel was deaf", "possible")
+    assert gap.since_ms <= clock.wall_ms() - 60_000
+    assert gap.until_ms == pytest.approx(clock.wall_ms(), abs=2000)
+
+
+async def test_a_link_whose_place_is_ahead_is_deaf_until_its_next_renewal_at_the_most(sim, transport):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        moved_ahead(reading, 3600)
+        deaf = asyncio.create_task(reading.read_once())
+        await wait_for(lambda: polls_held(sim))
+        uuids = posts(sim, 2)
+        reading.link._hurry.set()
+        await deaf
+        await reading.until_count(2)
+    assert (reading.uuids, reading.told_gaps) == (uuids, [("channel was deaf", "possible")])
 
 
 @pytest.mark.parametrize("kind", get_args(PubNubKind))
@@ -345,23 +433,23 @@ async def test_a_crash_before_the_creation_is_a_certain_gap_from_the_intention_o
     assert (gap.since_ms, gap.until_ms) == (reading.cursor.seen_at_ms, pytest.approx(clock.wall_ms(), abs=2000))
 
 
-async def crash_after_creation(transport: PubNubTransport, sim: Simulator) -> Cursor:
-    """Have the subscription created, and store nothing of it."""
+async def crash_after_creation(transport: PubNubTransport, sim: Simulator, kept: Kept) -> Cursor:
+    """Have the subscription created, which is noted, and store nothing else of it."""
     sim.state.expire()
-    known = len(sim.state.subscriptions)
+    known = len(kept.created)
     async with linked(transport) as reading:
         await reading.until(lambda reading: reading.batches)
         pending = asyncio.ensure_future(reading.link.read())
-        await wait_for(lambda: len(sim.state.subscriptions) > known)
+        await wait_for(lambda: len(kept.created) > known)
         pending.cancel()
         await asyncio.gather(pending, return_exceptions=True)
     return reading.cursor
 
 
 async def test_a_subscription_left_behind_by_a_crash_is_adopted_with_all_that_was_published_since(
-    sim, transport, clock
+    sim, transport, clock, kept
 ):
-    cursor = await crash_after_creation(transport, sim)
+    cursor = await crash_after_creation(transport, sim, kept)
     uuids = posts(sim, 3)
     clock.jump(300)
     async with linked(transport, cursor) as reading:
@@ -371,8 +459,54 @@ async def test_a_subscription_left_behind_by_a_crash_is_adopted_with_all_that_wa
     assert all((gap.until_ms or 0) < clock.wall_ms() - 299_000 for gap in reading.gaps)
 
 
-async def test_a_subscription_to_something_else_is_left_alone(sim, transport, make_transport):
-    cursor = await crash_after_creation(make_transport(CHATS), sim)
+async def test_one_that_another_of_ours_uses_is_not_adopted_though_it_is_the_same(sim, make_transport):
+    async with linked(make_transport()) as reading, linked(make_transport(name="other")) as other:
+        await reading.until_live()  # of what it stores, the journal knows nothing yet
+        await other.until_live()
+        assert other.state["subscription_id"] != reading.state["subscription_id"]
+    assert len(sim.state.subscriptions) == 2
+
+
+async def test_after_a_crash_the_journal_tells_what_others_use(account, kept):
+    """The process that knew what it had created is gone."""
+    config = SubscriptionConfig("team", "main", "pubnub", event_filters=(POSTS,))
+    info = await PubNubSubscription(config, account).create()
+    calls = PubNubSubscription(config, Tenant(account, config, Owners(kept)))
+    kept.stood = [Cursor("other", "pubnub", 1, b'{"subscription_id":"%b"}' % info.id.encode())]
+    assert await calls.find() is None
+    kept.stood = []
+    found = await calls.find()
+    assert found is not None
+    assert found.id == info.id
+
+
+async def test_of_what_a_crash_has_left_behind_each_adopts_its_own(account, kept):
+    configs = [SubscriptionConfig(name, "main", "pubnub", event_filters=(POSTS,)) for name in ("team", "other")]
+    created = {(await PubNubSubscription(config, account).create()).id for config in configs}
+    owners = Owners(kept)
+    each = [PubNubSubscription(config, Tenant(account, config, owners)) for config in configs]
+    found = await asyncio.gather(*(calls.find() for calls in each))
+    assert {info.id for info in found} == created
+
+
+async def test_what_we_have_not_created_is_not_adopted(sim, transport, kept):
+    cursor = await crash_after_creation(transport, sim, kept)
+    kept.created.clear()
+    async with linked(transport, cursor) as reading:
+        await reading.until_live()
+    assert len(sim.state.subscriptions) == 2
+
+
+async def test_a_strangers_is_not_adopted_beside_what_we_have_left(account, kept, owners):
+    ours = SubscriptionConfig("team", "main", "pubnub", event_filters=(POSTS,))
+    await PubNubSubscription(ours, account).create()
+    kept.created.clear()  # so that it is a stranger's
+    await PubNubSubscription(msgspec.structs.replace(ours, event_filters=(CHATS,)), account).create()
+    assert await PubNubSubscription(ours, Tenant(account, ours, owners)).find() is None
+
+
+async def test_a_subscription_to_something_else_is_left_alone(sim, transport, make_transport, kept):
+    cursor = await crash_after_creation(make_transport(CHATS), sim, kept)
     async with linked(transport, cursor) as reading:
         await reading.until_live()
     assert sorted(entry.event_filters for entry in sim.state.subscriptions.values()) == [[CHATS], [POSTS]]
@@ -384,11 +518,12 @@ async def test_a_subscription_to_something_else_is_left_alone(sim, transport, ma
     [
         {"deliveryMode": {"transportType": "WebHook", "address": "https://hooks.example/ours"}},
         {"status": "Suspended"},
-        {"id": 7},
+        {"id": [7]},
         {"eventFilters": [POSTS, CHATS]},
     ],
 )
-async def test_what_is_not_as_good_as_ours_is_not_adopted(sim, account, make_transport, theirs):
+async def test_what_is_not_as_good_as_ours_is_not_adopted(sim, account, kept, make_transport, theirs):
+    kept.created.append("theirs")
     record = {"id": "theirs", "eventFilters": [POSTS], "deliveryMode": {"transportType": "PubNub"}} | theirs
 
     def change(call: str, said: Any) -> Any:
@@ -400,7 +535,8 @@ async def test_what_is_not_as_good_as_ours_is_not_adopted(sim, account, make_tra
     assert reading.state["subscription_id"] in sim.state.subscriptions
 
 
-async def test_one_that_ends_while_it_is_adopted_is_replaced(sim, account, make_transport):
+async def test_one_that_ends_while_it_is_adopted_is_replaced(sim, account, kept, make_transport):
+    kept.created.append("gone")
     record = {"id": "gone", "eventFilters": [POSTS], "deliveryMode": {"transportType": "PubNub"}}
 
     def change(call: str, said: Any) -> Any:
@@ -452,6 +588,29 @@ async def test_a_clock_that_is_put_back_during_a_renewal_does_not_put_off_the_ne
         assert 760 < await link._confirm() < 780
         assert link.evidence.good_for_s <= 900
         assert link.evidence.expiries.subscription_at <= link._wall() + 900
+
+
+async def test_a_machine_that_has_slept_past_the_renewal_makes_up_for_it_at_once(sim, transport, clock, monkeypatch):
+    """The clock that the event loop waits by has stood still meanwhile."""
+    monkeypatch.setattr(pubnub, "LOOK_EVERY_S", 0.05)
+    async with linked(transport) as reading:
+        await reading.until_live()
+        clock.jump(1200)
+        await reading.until(lambda reading: ("subscription expired", "certain") in reading.told_gaps)
+        assert reading.link.evidence.at(clock.wall()).state == "live"
+        uuids = posts(sim, 1)
+        await reading.until_count(1)
+    assert reading.uuids == uuids
+
+
+async def test_a_clock_that_is_put_back_does_not_put_off_what_is_waited_for(transport, clock, monkeypatch):
+    monkeypatch.setattr(pubnub, "LOOK_EVERY_S", 0.05)
+    async with linked(transport) as reading:
+        waiting = asyncio.create_task(reading.link._wait_for_hurry(0.2))
+        await asyncio.sleep(0)
+        clock.jump(-3600)
+        async with asyncio.timeout(5):
+            await waiting
 
 
 async def test_a_restart_spreads_the_first_renewal(transport):
@@ -794,7 +953,7 @@ async def test_by_a_clock_that_is_behind_what_was_read_late_was_not_published_th
     assert since_ms == pytest.approx(published_at_ms - 3_600_000 - ORDER_SLACK_MS, abs=2000)
 
 
-async def test_a_crash_while_an_expired_one_is_replaced_keeps_the_gap(sim, transport, clock):
+async def test_a_crash_while_an_expired_one_is_replaced_keeps_the_gap(sim, transport, clock, kept):
     """The new one is there, the journal knows only that the old one is gone."""
     async with linked(transport) as reading:
         await reading.until_live()
@@ -802,7 +961,7 @@ async def test_a_crash_while_an_expired_one_is_replaced_keeps_the_gap(sim, trans
         clock.jump(1000)
         reading.link._state.forget(clock.wall_ms())
         cursor = reading.link._with_cursor(Batch("team")).cursor
-    await crash_after_creation(transport, sim)
+    await crash_after_creation(transport, sim, kept)
     clock.jump(100)
     async with linked(transport, cursor) as again:
         await again.until_live()
@@ -834,12 +993,78 @@ async def test_changed_event_filters_are_put_into_the_subscription_that_is_there
     assert subscription.event_filters == [POSTS, CHATS]
 
 
+async def put_by_another(account: Account, sim: Simulator, *event_filters: str) -> None:
+    (subscription_id,) = sim.state.subscriptions
+    await account.request("PUT", f"{SUBSCRIPTION}/{subscription_id}", body={"eventFilters": list(event_filters)})
+
+
+async def test_event_filters_that_another_has_changed_are_put_back_and_leave_a_gap_since_the_renewal_before(
+    sim, transport, account, clock
+):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        clock.jump(100)
+        await reading.renewed()
+        renewed_at_ms = reading.state["renewed_at_ms"]
+        assert reading.gaps == []
+        clock.jump(50)
+        await put_by_another(account, sim, CHATS)
+        posts(sim, 1)
+        await reading.renewed()
+        assert reading.link.evidence.state == "live"
+        uuids = posts(sim, 1)
+        await reading.until_count(1)
+        await reading.renewed()
+    assert reading.uuids == uuids
+    assert [entry.event_filters for entry in sim.state.subscriptions.values()] == [[POSTS]]
+    (gap,) = reading.gaps
+    assert (gap.reason, gap.certainty, gap.until_ms) == ("subscription changed", "possible", None)
+    assert gap.since_ms == renewed_at_ms
+
+
+async def test_the_gap_of_changed_event_filters_is_stored_before_they_are_put_back(sim, transport, account):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        await put_by_another(account, sim, CHATS)
+        reading.link._hurry.set()
+        await reading.until(lambda reading: reading.gaps)
+        assert reading.link.evidence.state == "degraded"
+        await asyncio.sleep(0.05)
+        assert [entry.event_filters for entry in sim.state.subscriptions.values()] == [[CHATS]]
+    async with linked(transport, reading.cursor) as again:  # after a crash
+        await again.until_live()
+    assert again.gaps == []
+    assert [entry.event_filters for entry in sim.state.subscriptions.values()] == [[POSTS]]
+
+
+@pytest.mark.parametrize("expands_tilde", [False, True])
+async def test_event_filters_in_other_words_are_no_change(sim, make_transport, expands_tilde):
+    sim.state.knobs.turn({"expands_tilde": expands_tilde})
+    async with linked(make_transport("/restapi/v1.0/account/~/extension/~/message-store")) as reading:
+        await reading.until_live()
+        sim.state.knobs.turn({"expands_tilde": not expands_tilde})
+        await reading.renewed()
+    assert reading.gaps == []
+
+
+async def test_event_filters_that_were_changed_before_the_file_was_are_a_gap_too(
+    sim, transport, make_transport, account
+):
+    cursor = await first_cursor(transport)
+    await put_by_another(account, sim, CHATS)
+    async with linked(make_transport(POSTS, CHATS), cursor) as again:
+        await again.until_live()
+    assert again.told_gaps == [("subscription changed", "possible")]
+    assert [entry.event_filters for entry in sim.state.subscriptions.values()] == [[POSTS, CHATS]]
+
+
 async def test_event_filters_that_ringcentral_refuses_are_named(sim, transport):
     sim.state.knobs.turn({"disabled_filters": "posts"})
     async with linked(transport) as reading:
         await reading.until_live()
     assert reading.link.evidence.state == "degraded"
     assert "SUB-412" in reading.link.evidence.why
+    assert reading.link.evidence.is_all_refused
 
 
 async def test_a_failed_renewal_is_tried_again_while_events_go_on(sim, transport):
@@ -885,6 +1110,81 @@ async def test_where_only_pubnub_is_away_a_renewal_alone_says_nothing_of_live(tr
         again = await LinkReading(link).until(lambda _: link.evidence.state == "degraded")
     assert "nobody there" in link.evidence.why
     assert not any(batch.closes_gaps_at_ms for batch in again.batches)
+
+
+async def attempt(transport: PubNubTransport, cursor: Cursor) -> LinkReading:
+    """Make one link to a PubNub that is not there, and read until it ends, as the receive loop does."""
+    async with linked(transport, cursor) as reading:
+        with pytest.raises(UnreachableError, match="PubNub: ConnectError"):
+            await reading.until(lambda _: False)
+    return reading
+
+
+async def test_an_outage_of_pubnub_lets_no_subscription_expire(sim, transport, make_transport, clock, unused_tcp_port):
+    """Each link ends at once. So that the next one, up to two minutes later, finds it alive, it is renewed before."""
+    cursor = await first_cursor(transport)
+    away, uuids = make_transport(origin=f"127.0.0.1:{unused_tcp_port}"), []
+    for _ in range(9):
+        reading = await attempt(away, cursor)
+        cursor = reading.cursor if reading.batches else cursor
+        uuids += posts(sim, 1)
+        clock.jump(120)
+    assert len(sim.state.calls[RENEW]) == 2  # every 360 s: a third of its life, and the pause
+    async with linked(transport, cursor) as again:
+        await again.until_count(9)
+        await again.renewed()
+    assert (again.uuids, again.gaps) == (uuids, [])
+    assert len(sim.state.subscriptions) == 1
+
+
+async def test_a_poll_that_fails_soon_after_a_renewal_asks_for_no_other(
+    sim, transport, make_transport, unused_tcp_port
+):
+    cursor = await first_cursor(transport)
+    for _ in range(3):
+        await attempt(make_transport(origin=f"127.0.0.1:{unused_tcp_port}"), cursor)
+    assert RENEW not in sim.state.calls
+
+
+async def test_a_poll_that_fails_waits_for_no_renewal_that_has_just_failed(sim, transport, clock):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        clock.jump(400)
+        await sim.admin.faults({"fault": "http-error", "path": SUBSCRIPTION, "times": 10})
+        reading.link._hurry.set()
+        await reading.until(lambda reading: reading.link.evidence.state == "degraded")
+        refusing(reading, reading.state["channels"][0]["subscriber_key"])
+        posts(sim, 1)  # answers the poll that is held
+        started = time.monotonic()
+        with pytest.raises(UnreachableError, match="not yet"):
+            await reading.until(lambda _: False)
+    assert time.monotonic() - started < 0.5
+
+
+async def test_a_poll_that_fails_does_not_wait_for_ever_for_a_renewal(sim, transport, clock, monkeypatch):
+    monkeypatch.setattr(pubnub, "LAST_RENEWAL_WITHIN_S", 0.1)
+    async with linked(transport) as reading:
+        await reading.until_live()
+        clock.jump(400)
+        refusing(reading, reading.state["channels"][0]["subscriber_key"])
+        await sim.admin.faults({"fault": "hang", "path": SUBSCRIPTION})
+        with pytest.raises(UnreachableError, match="not yet"):
+            await reading.until(lambda _: False)
+        assert reading.link._hurry.is_set()
+    sim.state.release()
+
+
+async def test_a_poll_that_fails_while_its_channel_is_replaced_ends_nothing(sim, transport, clock):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        clock.jump(400)
+        await sim.admin.faults({"fault": "rotate", "what": "subscriberKey"})
+        refusing(reading, reading.state["channels"][0]["subscriber_key"])
+        await reading.until(lambda reading: len(reading.state["channels"]) == 2)
+        uuids = posts(sim, 1)
+        await reading.until_count(1)
+    assert reading.uuids == uuids
+    assert len(sim.state.calls[RENEW]) == 1
 
 
 async def test_cut_short_while_its_polls_end_it_closes_its_connections_all_the_same(transport):
@@ -1071,6 +1371,45 @@ async def test_closing_before_anything_was_known_stores_nothing(sim, transport):
     await sim.admin.faults({"fault": "hang", "path": "/restapi"})
     async with linked(transport) as reading:
         assert not await reading.link.close()
+    sim.state.release()
+
+
+async def test_leaving_ends_the_subscription(sim, transport):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        batch = await reading.link.leave()
+    assert sim.state.subscriptions == {}
+    assert "subscription_id" not in json.loads(batch.cursor.state)
+    assert batch.gaps == []
+
+
+async def test_a_subscription_that_turns_out_to_be_gone_when_it_is_ended_is_a_gap(sim, transport, clock):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        clock.jump(60)
+        sim.state.subscriptions.clear()
+        batch = await reading.link.leave()
+    (gap,) = batch.gaps
+    assert (gap.reason, gap.certainty) == ("subscription expired", "possible")
+    assert gap.since_ms <= clock.wall_ms() - 60_000
+    assert gap.until_ms == pytest.approx(clock.wall_ms(), abs=2000)
+
+
+@pytest.mark.parametrize("fault", [{"fault": "hang"}, {"fault": "http-error"}])
+async def test_leaving_waits_for_ringcentral_no_longer_than_it_may_and_keeps_what_there_is_to_store(
+    sim, transport, clock, monkeypatch, fault
+):
+    monkeypatch.setattr(pubnub, "LEAVE_WITHIN_S", 0.2)
+    cursor = await first_cursor(transport)
+    clock.jump(1000)
+    async with linked(transport, cursor) as reading:
+        await wait_for(lambda: reading.link._changes)
+        await sim.admin.faults(fault | {"path": SUBSCRIPTION, "times": 10})
+        started = time.monotonic()
+        batch = await reading.link.leave()
+    assert time.monotonic() - started < 2
+    assert [gap.reason for gap in batch.gaps][-1] == "subscription expired"
+    assert json.loads(batch.cursor.state)["subscription_id"] in sim.state.subscriptions
     sim.state.release()
 
 

@@ -56,7 +56,7 @@ class FakeLink:
 
     async def read(self):
         given = await self._given.get()
-        if isinstance(given, Exception):
+        if isinstance(given, BaseException):
             raise given
         return given or Batch("team")
 
@@ -89,7 +89,7 @@ class FakeTransport:
     async def connect(self, cursor):
         self.cursors.append(cursor)
         link = self.links.pop(0)
-        if isinstance(link, Exception):
+        if isinstance(link, BaseException):
             raise link
         try:
             yield link
@@ -140,6 +140,13 @@ async def begun(first, reading):
     await reading.until(lambda: "a" in reading.uuids)
 
 
+async def taken_over(first, second, reading):
+    """Have *second* take over; the switch is read, and not stored."""
+    await begun(first, reading)
+    second.confirm()
+    await reading.until(lambda: reading.link.evidence.rotations == 1)
+
+
 async def test_the_second_is_there_before_the_first_one_ends():
     first, second = FakeLink("first"), FakeLink("second")
     async with rotating(first, second) as (_, reading, transport):
@@ -172,6 +179,26 @@ async def test_the_cursor_moves_to_the_second_together_with_what_it_has_brought(
     assert cursors == [("first", ["a"]), ("first", ["b"]), ("second", ["x"])]
 
 
+async def test_the_first_one_ends_only_once_the_switch_is_stored():
+    first, second = FakeLink("first"), FakeLink("second")
+    async with rotating(first, second) as (_, reading, transport):
+        await taken_over(first, second, reading)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert (first.ended, transport.released) == ([], []), "a crash now goes on from its cursor"
+        second.give("b")
+        await reading.until(lambda: "b" in reading.uuids and "first" in transport.released)
+    assert first.ended == ["leave"]
+
+
+async def test_where_the_switch_is_not_stored_the_first_one_keeps_its_subscription():
+    first, second = FakeLink("first"), FakeLink("second")
+    async with rotating(first, second) as (_, reading, transport):
+        await taken_over(first, second, reading)
+    assert first.ended == []
+    assert sorted(transport.released) == ["first", "second"]
+
+
 async def test_what_the_first_one_still_brings_when_it_ends_is_given_but_not_its_cursor():
     first, second = FakeLink("first"), FakeLink("second")
     late = FakeLink("late")
@@ -194,6 +221,23 @@ async def test_a_second_that_fails_is_tried_again_while_the_first_goes_on():
         await reading.until(lambda: "b" in reading.uuids)
         third.confirm()
         await reading.until(lambda: reading.link.evidence.rotations == 1)
+    assert reading.gaps == []
+
+
+@pytest.mark.parametrize("failure", [ValueError("not foreseen"), asyncio.CancelledError()])
+async def test_whatever_ends_a_second_does_not_end_the_first(failure):
+    """As an unexpected exception of a library's does, or a CancelledError that one lets escape."""
+    first, second, third = FakeLink("first"), FakeLink("second"), FakeLink("third")
+    async with rotating(first, failure, second, third) as (_, reading, transport):
+        await begun(first, reading)
+        await wait_for(lambda: len(transport.cursors) == 3)
+        second.end(failure)
+        await wait_for(lambda: len(transport.cursors) == 4)
+        assert transport.released == ["second"]
+        first.give("b")
+        await reading.until(lambda: "b" in reading.uuids)
+        third.confirm()
+        await reading.until(lambda: "first" in transport.released)
     assert reading.gaps == []
 
 
@@ -236,9 +280,7 @@ async def test_closing_while_the_first_one_leaves_gives_the_last_of_both():
     late.give("z")
     first.last = [await late.read()]
     async with rotating(first, second) as (_, reading, _):
-        await begun(first, reading)
-        second.confirm()
-        await reading.until(lambda: reading.link.evidence.rotations == 1)
+        await taken_over(first, second, reading)
         last = await reading.link.close()
     given = reading.uuids + [each.uuid for each in last.envelopes]
     assert given == ["a", "z"]

@@ -39,7 +39,6 @@ class Transport(asyncio.Transport):
         super().__init__()
         self.written = b""
         self.is_reading_paused = False
-        self.is_aborted = False
 
     def write(self, data):
         self.written += data
@@ -60,7 +59,7 @@ class Transport(asyncio.Transport):
         self.is_reading_paused = False
 
     def abort(self):
-        self.is_aborted = True
+        pass
 
 
 class Wire:
@@ -114,6 +113,22 @@ def frame(data, opcode=Opcode.TEXT, *, fin=True, mask=False):
 @pytest.fixture(autouse=True)
 async def in_a_loop():
     """A connection belongs to the loop that runs."""
+
+
+# ------------------------------------------------------------------------------------------------------ the handshake
+
+
+@pytest.mark.parametrize("sizes", [(BUFFER_BYTES,), (40, BUFFER_BYTES), (1,), (90, 3)])
+async def test_a_refused_upgrade_is_known_however_its_answer_is_cut(sizes):
+    wire = Wire()
+    wire.feed(b"HTTP/1.1 403 Forbidden\r\nContent-Type: text/plain\r\nContent-Length: 7\r\n\r\nblocked", sizes)
+    response = wire.socket.response
+    assert response is not None
+    assert (response.status_code, response.body) == (403, b"blocked")
+
+
+async def test_a_connection_that_never_began_ends_without_an_error():
+    Socket(ClientProtocol(parse_uri("wss://127.0.0.1/"))).connection_lost(ConnectionResetError())
 
 
 # ------------------------------------------------------------------------------------------------------- what is right

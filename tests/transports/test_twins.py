@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,6 +51,29 @@ def test_twins_come_within_seconds_of_each_other():
     twins = Twins()
     twins.sift("old", [envelope("a", at_ms=0)])
     assert uuids(twins.sift("new", [envelope("b", at_ms=WITHIN_MS + 1)])) == ["b"]
+
+
+def test_what_came_before_it_was_last_told_to_forget_is_forgotten_when_told_again():
+    twins = Twins()
+    twins.sift("old", [envelope("a")])
+    twins.sift("new", [envelope("b")])
+    twins.forget()
+    assert twins.sift("new", [envelope("b")]) == [], "a twin that is sent again"
+    twins.sift("old", [envelope("c", {"x": 1})])
+    assert twins.sift("new", [envelope("d", {"x": 1})]) == []
+    twins.sift("old", [envelope("e", {"x": 2})])
+    twins.forget()
+    twins.forget()
+    assert uuids(twins.sift("new", [envelope("f", {"x": 2})])) == ["f"]
+
+
+def test_what_it_keeps_does_not_grow_where_one_connection_brings_and_the_other_does_not():
+    twins, sizes = Twins(), []
+    for number in range(10, 100):
+        twins.sift("old", [envelope(f"u-{number}", {"x": number})])
+        twins.forget()
+        sizes.append(len(pickle.dumps(twins)))
+    assert sizes[-1] == sizes[2]
 
 
 def test_an_edit_of_the_same_post_is_another_event():

@@ -66,6 +66,9 @@ async def test_what_is_refused_is_known_by_when_it_was_sent(posts, monkeypatch):
     monkeypatch.setattr(webhook_posts, "WAITING_MAX", 0)
     assert await posts.deliver(b"when that was, nobody knows", "") == BUSY
     assert posts.refused == (1_795_000_000_500, 1_795_000_000_500)
+    posts.refused = None
+    assert await posts.deliver(b"sent 253402300799999", "") == BUSY
+    assert posts.refused == (1_795_000_000_500, 1_795_000_000_500)
 
 
 async def test_what_was_not_heard_was_sent_not_long_ago(posts, monkeypatch):

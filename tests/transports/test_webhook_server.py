@@ -6,10 +6,13 @@ import asyncio
 import contextlib
 import io
 import os
+import resource
 import shutil
+import socket
 import ssl
 import stat
-from collections.abc import AsyncIterator
+import struct
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +20,13 @@ import aiohttp
 import pytest
 import trustme
 from simulated import wait_for
+from structlog.testing import capture_logs
 from webhook_world import Poster, payload
 
 from rc_push.config.webhook import Place
 from rc_push.errors import UnreachableError
-from rc_push.transports import webhook_connections, webhook_server
+from rc_push.log import redact_fields
+from rc_push.transports import webhook_connections, webhook_door, webhook_server
 from rc_push.transports.webhook_server import WebhookServer, WebhookServers
 from rc_push.transports.webhook_tls import Certificate
 
@@ -125,11 +130,11 @@ async def test_the_whole_answer_is_small(server):
 @pytest.mark.parametrize(
     ("refused", "asked"),
     [
-        ((401, "wrong token"), {"Verification_Token": "wrong"}),
-        ((401, "wrong token"), {"Verification_Token": TOKEN + "x"}),
-        ((401, "wrong token"), {"Verification_Token": "tökén"}),
-        ((401, "no verification token"), {"Verification_Token": ""}),
-        ((401, "no verification token"), {"Verification_Token": "", "Validation_Token": "wrong"}),
+        ((401, "wrong verification"), {"Verification_Token": "wrong"}),
+        ((401, "wrong verification"), {"Verification_Token": TOKEN + "x"}),
+        ((401, "wrong verification"), {"Verification_Token": "tökén"}),
+        ((401, "no verification"), {"Verification_Token": ""}),
+        ((401, "no verification"), {"Verification_Token": "", "Validation_Token": "wrong"}),
         ((415, "content type"), {"Content_Type": "text/plain"}),
         ((415, "content type"), {"Content_Type": "application/x-www-form-urlencoded"}),
         ((405, "method"), {"method": "GET"}),
@@ -142,6 +147,18 @@ async def test_what_is_no_post_of_ours_is_refused_and_counted(server, desk, post
     assert await poster.post(payload(), **asked) == status
     assert server.statistics().refused == {why: 1}
     assert (desk.got, desk.missed) == ([], 1 if status == 415 else 0)  # nobody without a token makes us miss one
+
+
+async def test_the_log_tells_how_many_of_each_were_refused(desk):
+    with capture_logs() as lines:
+        async with opened(desk) as server:
+            poster = Poster(server.port, TOKEN)
+            for _ in range(2):
+                assert await poster.post(payload(), Verification_Token="wrong") == 401
+            assert await poster.post(payload(), Verification_Token="") == 401
+            await poster.close()
+    (told,) = [line for line in lines if line["event"] == "webhook_refused" and "refused" in line]
+    assert redact_fields(None, "warning", told)["refused"] == {"wrong verification": 2, "no verification": 1}
 
 
 async def test_each_desk_gets_what_has_its_token_and_an_old_token_counts_too(server, desk, poster):
@@ -162,6 +179,34 @@ async def test_a_body_of_several_chunks_is_taken(server, desk, poster):
 
     assert await poster.post(pieces()) == 200
     assert desk.got[0][0] == b'{"uuid":"u-1"}'
+
+
+EXPECTING = HEAD + b"Expect: 100-Continue\r\nContent-Length: 2\r\n\r\n"
+
+
+async def test_who_waits_for_our_word_before_the_body_gets_it(server, desk):
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    async with asyncio.timeout(5):
+        for _ in range(2):
+            writer.write(EXPECTING)
+            assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            writer.write(b"{}")
+            assert status_in(await reader.readuntil(b"\r\n\r\n")) == 200
+    writer.close()
+    assert (desk.got, desk.missed) == ([(b"{}", "127.0.0.1")] * 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (EXPECTING.replace(TOKEN.encode(), b"wrong"), 401),
+        (EXPECTING.replace(b"json", b"pdf"), 415),
+        (EXPECTING.replace(b"Length: 2", b"Length: 2000000"), 413),
+        (EXPECTING.replace(b"HTTP/1.1", b"HTTP/1.0") + b"{}", 200),  # it does not know the word
+    ],
+)
+async def test_whose_body_is_not_wanted_gets_no_such_word(server, head, status):
+    assert status_in(await say(server.port, head)) == status
 
 
 async def test_many_posts_go_over_one_connection(server, poster):
@@ -359,6 +404,14 @@ async def test_who_has_sent_it_is_what_a_trusted_proxy_says(desk, poster, truste
     assert desk.got[0][1] == sender
 
 
+async def test_who_has_reset_the_connection_is_known_all_the_same(server, desk):
+    desk.trusted_proxies = ("unix",)
+    with socket.create_connection(("127.0.0.1", server.port)) as caller:  # the loop does not run: it waits to be taken
+        caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        caller.sendall(HEAD + b"X-Forwarded-For: 203.0.113.7\r\nContent-Length: 2\r\n\r\n{}")
+    await wait_for(lambda: desk.got == [(b"{}", "127.0.0.1")])
+
+
 # -------------------------------------------------------------------------------------------------- places to listen
 
 
@@ -393,8 +446,8 @@ async def test_subscriptions_at_one_place_share_a_server_which_ends_with_the_las
             assert first is second
             assert first.desks == [one, two]
         assert first.desks == [one]
-        assert list(servers.statistics()) == [str(place)]
-    assert servers.statistics() == {}
+        assert (tmp_path / "webhook").is_socket()
+    assert not (tmp_path / "webhook").exists()
     async with servers.serving(place, None, one) as third:
         assert third is not first
 
@@ -498,8 +551,126 @@ def test_a_key_with_a_password_asks_nobody(tmp_path, authority):
         Certificate(chain, key)
 
 
-async def test_tls_nonsense_is_ended_soon(tmp_path, desk, authority):
+@pytest.fixture
+async def secured(tmp_path, desk, authority) -> AsyncIterator[WebhookServer]:
+    async with opened(desk, tls=Certificate(*write_pair(authority, tmp_path))) as running:
+        yield running
+
+
+async def test_tls_nonsense_is_ended_soon(secured, authority, caplog):
+    answer = await say(secured.port, b"GET / HTTP/1.1\r\n\r\n")
+    assert b"HTTP/1.1 200" not in answer
+    assert await shown(secured.port, authority)
+    assert secured.statistics().refused == {"bad TLS": 1}
+    assert not caplog.records
+
+
+async def test_who_says_nothing_of_tls_is_counted_from_the_start(secured, authority, monkeypatch):
+    """It costs a file as anybody does."""
+    monkeypatch.setattr(webhook_connections, "CONNECTIONS_MAX", 3)
+    streams = [await asyncio.open_connection("127.0.0.1", secured.port) for _ in range(5)]
+    await wait_for(lambda: secured.statistics().refused == {"too many connections": 2})
+    assert secured.statistics().connections == 3
+    for _, writer in streams:
+        writer.close()
+    await wait_for(lambda: secured.statistics().connections == 0)
+    assert await shown(secured.port, authority)
+
+
+async def test_one_address_does_not_get_all_connections_of_tls_either(secured, monkeypatch):
+    monkeypatch.setattr(webhook_connections, "LOCAL", ())
+    monkeypatch.setattr(webhook_connections, "CONNECTIONS_MAX_EACH", 3)
+    streams = [await asyncio.open_connection("127.0.0.1", secured.port) for _ in range(5)]
+    await wait_for(lambda: secured.statistics().refused == {"too many connections": 2})
+    streams.append(await asyncio.open_connection("127.0.0.1", secured.port, local_addr=("127.0.0.2", 0)))
+    await wait_for(lambda: secured.statistics().connections == 4)
+    for _, writer in streams:
+        writer.close()
+
+
+@pytest.mark.parametrize("said", [b"", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"])
+async def test_who_does_not_finish_tls_is_sent_away(secured, monkeypatch, caplog, said):
+    monkeypatch.setattr(webhook_door, "TLS_WITHIN_S", 0.05)
+    assert await say(secured.port, said) == b""
+    assert secured.statistics().refused == {"slow TLS": 1}
+    assert secured.statistics().connections == 0
+    assert not caplog.records
+
+
+async def test_who_does_not_answer_the_goodbye_of_tls_is_let_go(secured, authority, monkeypatch):
+    monkeypatch.setattr(webhook_door, "TLS_WITHIN_S", 0.5)
+    monkeypatch.setattr(webhook_connections, "HEADERS_WITHIN_S", 0.05)
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+
+    def call() -> ssl.SSLSocket:
+        return context.wrap_socket(socket.create_connection(("127.0.0.1", secured.port)), server_hostname="localhost")
+
+    with await asyncio.to_thread(call):
+        await wait_for(lambda: secured.statistics().refused == {"slow headers": 1})
+        await wait_for(lambda: secured.statistics().connections == 0)
+
+
+async def test_who_only_looks_whether_somebody_listens_is_not_told_as_refused(secured, caplog):
+    _, writer = await asyncio.open_connection("127.0.0.1", secured.port)
+    await wait_for(lambda: secured.statistics().connections == 1)
+    writer.close()
+    await wait_for(lambda: secured.statistics().connections == 0)
+    assert secured.statistics().refused == {}
+    assert not caplog.records
+
+
+async def test_who_has_not_finished_tls_does_not_outlive_the_server(tmp_path, desk, authority):
     async with opened(desk, tls=Certificate(*write_pair(authority, tmp_path))) as server:
-        answer = await say(server.port, b"GET / HTTP/1.1\r\n\r\n")
-        assert b"HTTP/1.1 200" not in answer
-        assert await shown(server.port, authority)
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        await wait_for(lambda: server.statistics().connections == 1)
+    assert server.statistics().connections == 0
+    assert await reader.read() == b""
+    writer.close()
+
+
+# ------------------------------------------------------------------------------------------------------- out of files
+
+
+@contextlib.contextmanager
+def without_files() -> Iterator[None]:
+    """Let this process open no file more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.ExitStack() as taken:
+        taken.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len([*Path("/proc/self/fd").iterdir()]) + 8, hard))
+        with contextlib.suppress(OSError):
+            while True:
+                taken.callback(os.close, os.open("/dev/null", os.O_RDONLY))
+        yield
+
+
+@contextlib.asynccontextmanager
+async def left_waiting(desk: Desk) -> AsyncIterator[WebhookServer]:
+    """Give a server that has no file for whoever has posted to it."""
+    loop = asyncio.get_running_loop()
+    with socket.socket() as caller:
+        caller.setblocking(False)
+        async with opened(desk) as server:
+            with without_files():
+                await loop.sock_connect(caller, ("127.0.0.1", server.port))
+                await loop.sock_sendall(caller, HEAD + b"Content-Length: 2\r\n\r\n{}")
+                await wait_for(lambda: server.statistics().refused)
+            yield server
+
+
+async def test_who_comes_while_no_file_is_left_is_served_when_there_is_one(desk, monkeypatch, caplog):
+    monkeypatch.setattr(webhook_door, "ACCEPT_AGAIN_S", 0.2)
+    async with left_waiting(desk) as server:
+        assert desk.got == []
+        await wait_for(lambda: desk.got == [(b"{}", "127.0.0.1")])
+        assert server.statistics().refused["too many open files"] < 5  # not one in each turn of the loop
+    assert not caplog.records
+
+
+async def test_a_server_that_waits_for_files_can_be_closed(desk, monkeypatch, caplog):
+    monkeypatch.setattr(webhook_door, "ACCEPT_AGAIN_S", 0.05)
+    async with left_waiting(desk):
+        pass
+    await asyncio.sleep(0.1)  # nothing of it is left that looks again
+    assert (desk.got, caplog.records) == ([], [])

@@ -7,12 +7,15 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import msgspec
 import pytest
-from simulated import wait_for
+from simulated import Kept, wait_for
+from structlog.testing import capture_logs
 from webhook_world import Poster, config_for, linked, payload
 
 from rc_push.envelope import Cursor, Gap, ms_from_iso
 from rc_push.errors import PermissionRefused, UnreachableError
+from rc_push.protocol.subscription import OTHER_FILTERS
 from rc_push.simulator.server import Simulator
 from rc_push.transports import webhook, webhook_keeper, webhook_posts
 from rc_push.transports.webhook import WebhookLink, WebhookTransport
@@ -37,8 +40,8 @@ def port() -> int:
 
 @pytest.fixture
 def make(account, kept, servers, port, clock) -> Callable[..., WebhookTransport]:
-    def make(*event_filters: str, **more: Any) -> WebhookTransport:
-        config = config_for(port, *event_filters, **more)
+    def make(*event_filters: str, name: str = "team", **more: Any) -> WebhookTransport:
+        config = msgspec.structs.replace(config_for(port, *event_filters, **more), name=name)
         return WebhookTransport(config, account, kept, servers, look_every_s=0.05, wall=clock.wall)
 
     return make
@@ -91,6 +94,7 @@ async def test_refused_event_filters_are_named_and_the_others_count_as_served_un
         evidence = reading.link.evidence
         assert (evidence.state, evidence.is_served) == ("degraded", True)
         assert "SUB-412" in evidence.why
+        assert evidence.is_all_refused
         assert 0 < evidence.expiries.subscription_at - clock.wall() < 366 * 86_400
 
 
@@ -299,14 +303,74 @@ async def test_a_restart_goes_on_with_the_same_subscription(sim, make, kept):
     assert reading.gaps == []
 
 
-async def test_a_subscription_whose_creation_was_not_told_is_found_again(sim, make, kept):
-    cursor = await first_cursor(make())
-    state = kept.webhooks["team"]
-    kept.webhooks["team"] = state.replace(only(sim).id.encode(), b"")
+async def unanswered(transport: WebhookTransport, kept: Kept) -> tuple[str, Cursor]:
+    """Have a subscription created, whose answer is lost by a crash; return its id, and the cursor."""
+    async with linked(transport) as reading, reading.pump():
+        await reading.until_live()
+        id_ = reading.link.subscription_id
+    name = transport.subscription.name
+    kept.webhooks[name] = kept.webhooks[name].replace(id_.encode(), b"")
+    return id_, reading.cursor
+
+
+async def test_a_subscription_whose_creation_was_not_told_is_ended_and_made_anew_with_a_gap(sim, make, kept):
+    lost, cursor = await unanswered(make(), kept)
     async with linked(make(), cursor) as reading, reading.pump():
         await reading.until_live()
-        assert reading.link.subscription_id == only(sim).id
-    assert calls(sim, f"POST {SUBSCRIPTION}") == [200]
+        assert reading.link.subscription_id == only(sim).id != lost
+        uuid = sim.emit_sample("post.added")
+        await reading.until(lambda reading: uuid in reading.uuids)
+    assert [(gap.reason, gap.certainty) for gap in reading.gaps] == [("webhook made anew", "possible")]
+
+
+async def test_where_it_cannot_be_ended_at_once_the_gap_is_told_once(sim, make, kept, monkeypatch):
+    monkeypatch.setattr("rc_push.transports.webhook_keeper.delays_s", lambda: iter([0.05] * 1000))
+    delete, failures = WebhookSubscription.delete, iter([True] * 3)
+
+    async def fail_at_first(self: WebhookSubscription, id_: str) -> None:
+        if next(failures, False):
+            raise UnreachableError("no way to delete it")
+        await delete(self, id_)
+
+    _, cursor = await unanswered(make(), kept)
+    monkeypatch.setattr(WebhookSubscription, "delete", fail_at_first)
+    async with linked(make(), cursor) as reading, reading.pump():
+        await reading.until_live()
+    assert len(reading.gaps) == len(sim.state.subscriptions) == 1
+
+
+async def test_where_it_was_never_made_no_gap_is_told(sim, make, kept):
+    _, cursor = await unanswered(make(), kept)
+    sim.state.subscriptions.clear()
+    async with linked(make(), cursor) as reading, reading.pump():
+        await reading.until_live()
+    assert reading.gaps == []
+
+
+async def test_what_another_of_ours_has_at_the_same_address_is_not_taken_for_it(sim, make, kept):
+    _, cursor = await unanswered(make(), kept)
+    sim.state.subscriptions.clear()
+    async with linked(make(name="other")) as other, other.pump():
+        await other.until_live()
+        async with linked(make(), cursor) as reading, reading.pump():
+            await reading.until_live()
+            uuids = {sim.emit_sample("post.added") for _ in range(2)}  # two subscriptions: each gets uuids of its own
+            await reading.until(lambda reading: len(reading.uuids) == len(uuids))
+            await other.until(lambda reading: len(reading.uuids) == len(uuids))
+        assert len(sim.state.subscriptions) == 2
+    assert reading.gaps == []
+
+
+async def test_what_can_be_anothers_whose_answer_is_awaited_is_left(sim, make, kept):
+    theirs, _ = await unanswered(make(name="other"), kept)
+    ours, cursor = await unanswered(make(), kept)
+    async with linked(make(), cursor) as reading, reading.pump():
+        with capture_logs() as lines:
+            await reading.until_live()
+        assert sim.state.subscriptions.keys() == {theirs, ours, reading.link.subscription_id}
+    (line,) = [line for line in lines if line["event"] == "webhook_left_behind"]
+    assert set(line["ids"]) == {theirs, ours}
+    assert reading.gaps == []
 
 
 async def test_other_event_filters_are_put_to_the_same_subscription(sim, make):
@@ -314,6 +378,91 @@ async def test_other_event_filters_are_put_to_the_same_subscription(sim, make):
     async with linked(make("/team-messaging/v1/chats"), cursor) as reading, reading.pump():
         await reading.until_live()
         await wait_for(lambda: only(sim).event_filters == ["/team-messaging/v1/chats"])
+    assert calls(sim, f"PUT {ONE}") == [200]
+
+
+async def test_event_filters_that_somebody_has_changed_are_put_right_and_the_time_since_is_a_gap(sim, make, clock):
+    async with linked(make()) as reading, reading.pump():
+        await reading.until_live()
+        last_ms = clock.wall_ms()
+        clock.jump(100)
+        only(sim).event_filters = ["/team-messaging/v1/chats"]
+        await reading.until(lambda reading: reading.gaps)
+        await wait_for(lambda: only(sim).event_filters == ["/team-messaging/v1/posts"])
+        assert reading.link.evidence.state == "live"
+        looks = len(calls(sim, f"GET {ONE}"))
+        await wait_for(lambda: len(calls(sim, f"GET {ONE}")) > looks + 2)
+        assert reading.batches[-1].closes_gaps_at_ms
+    (gap,) = reading.gaps
+    assert (gap.reason, gap.certainty) == ("subscription changed", "possible")
+    assert gap.since_ms == pytest.approx(last_ms, abs=2000)
+    assert gap.until_ms is None
+    assert calls(sim, f"PUT {ONE}") == [200]
+
+
+async def test_a_change_while_nobody_looked_is_found_after_a_restart(sim, make, clock):
+    cursor = await first_cursor(make())
+    last_ms = clock.wall_ms()
+    only(sim).event_filters = ["/team-messaging/v1/chats"]
+    clock.jump(100)
+    async with linked(make(), cursor) as reading, reading.pump():
+        await reading.until_live()
+    (gap,) = reading.gaps
+    assert gap.since_ms == pytest.approx(last_ms, abs=3000)
+    assert only(sim).event_filters == ["/team-messaging/v1/posts"]
+
+
+async def test_what_comes_before_they_are_put_right_ends_no_gap_and_each_change_is_one(
+    sim, make, kept, poster, monkeypatch
+):
+    monkeypatch.setattr("rc_push.transports.webhook_keeper.delays_s", lambda: iter([0.05] * 1000))
+
+    async def fail(_self: object, _id: str) -> None:
+        raise UnreachableError("no way to put them right")
+
+    cursor = await first_cursor(make())
+    poster.token = kept.token()
+    only(sim).event_filters = ["/team-messaging/v1/chats"]
+    with monkeypatch.context() as patched:
+        patched.setattr(WebhookSubscription, "extend", fail)
+        async with linked(make(), cursor) as reading, reading.pump():
+            await reading.until(lambda reading: reading.gaps and reading.link.evidence.state == "degraded")
+            assert await poster.post(payload()) == 200
+            assert [batch.closes_gaps_at_ms for batch in reading.batches if batch.envelopes] == [None]
+    async with linked(make(), reading.cursor) as again, again.pump():
+        await again.until_live()
+    assert len(reading.gaps) == 1
+    assert again.gaps == []
+    assert only(sim).event_filters == ["/team-messaging/v1/posts"]
+
+
+async def test_filters_of_ours_whose_answer_a_crash_has_lost_are_no_change_of_somebodys(sim, make):
+    cursor = await first_cursor(make())
+    only(sim).event_filters = ["/team-messaging/v1/chats"]
+    async with linked(make("/team-messaging/v1/chats"), cursor) as reading, reading.pump():
+        await reading.until_live()
+    assert reading.gaps == []
+    assert calls(sim, f"PUT {ONE}") == [200]
+
+
+async def test_where_ringcentral_keeps_to_other_filters_it_is_said_and_not_tried_again_and_again(
+    sim, make, monkeypatch
+):
+    extend = WebhookSubscription.extend
+
+    async def extended(self: WebhookSubscription, id_: str) -> Any:
+        info = await extend(self, id_)
+        sim.state.subscriptions[id_].event_filters = ["/team-messaging/v1/chats"]
+        return msgspec.structs.replace(info, event_filters=["/team-messaging/v1/chats"])
+
+    monkeypatch.setattr(WebhookSubscription, "extend", extended)
+    async with linked(make()) as reading, reading.pump():
+        await reading.until_live()
+        only(sim).event_filters = ["/team-messaging/v1/chats"]
+        await reading.until(lambda reading: reading.link.evidence.state == "degraded")
+        assert reading.link.evidence.why == OTHER_FILTERS
+        looks = len(calls(sim, f"GET {ONE}"))
+        await wait_for(lambda: len(calls(sim, f"GET {ONE}")) > looks + 2)
     assert calls(sim, f"PUT {ONE}") == [200]
 
 
@@ -456,6 +605,20 @@ async def test_leaving_ends_the_subscription_and_forgets_its_token(sim, make, ke
         assert await poster.post(payload()) == 401
     assert sim.state.subscriptions == {}
     assert kept.webhooks["team"] == b"{}"
+
+
+async def test_leaving_does_not_wait_for_an_answer_for_long(make, monkeypatch):
+    async def hang(_self: object, _id: str) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(webhook, "LEAVE_WITHIN_S", 0.05)
+    async with linked(make()) as reading:
+        async with reading.pump():
+            await reading.until_live()
+        monkeypatch.setattr(WebhookSubscription, "delete", hang)
+        async with asyncio.timeout(5):
+            batch = await reading.link.leave()
+    assert batch.cursor
 
 
 async def test_a_replayed_post_is_answered_and_has_the_same_identity(sim, make):

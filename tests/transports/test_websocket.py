@@ -10,11 +10,13 @@ import time
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any, Self
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from msgspec.structs import replace
 from reading import Reading
 from simulated import wait_for
+from websockets.asyncio.server import ServerConnection, serve
 
 from rc_push.config import NetworkConfig, SubscriptionConfig
 from rc_push.envelope import Cursor, ms_from_iso
@@ -26,7 +28,7 @@ from rc_push.rest import WsToken
 from rc_push.simulator.emitter import Many
 from rc_push.simulator.faults import GARBAGE
 from rc_push.simulator.server import Simulator
-from rc_push.transports import serving, websocket_link
+from rc_push.transports import inbox, serving, websocket_link
 from rc_push.transports.rotation import RotatingTransport
 from rc_push.transports.websocket import WebSocketTransport
 from rc_push.transports.websocket_link import certificate_end
@@ -101,6 +103,18 @@ async def test_a_lost_connection_recovers_its_session_and_what_was_missed(sim, t
     assert len(sim.state.subscriptions) == 1
     (gap,) = reading.gaps
     assert (gap.reason, gap.certainty, gap.since_ms) == ("connection lost", "possible", cursor.seen_at_ms)
+
+
+async def test_closing_brings_all_that_was_sent_also_where_more_waits_than_is_kept(sim, transport, monkeypatch):
+    monkeypatch.setattr(inbox, "BUFFER_MAX_BYTES", 1000)
+    async with linked(transport) as reading:
+        await reading.until_live()
+        sent = asyncio.create_task(sim.emitter.emit_many(Many(400, bytes=30_000)))  # more than sockets hold
+        await wait_for(lambda: reading.link._inbox._is_paused)
+        last = await reading.link.close()
+        uuids = await sent
+    assert [envelope.uuid for envelope in last.envelopes] == uuids[: len(last.envelopes)]
+    assert last.cursor.is_clean
 
 
 async def test_a_connection_closed_in_agreement_leaves_no_gap(sim, transport):
@@ -220,9 +234,11 @@ async def test_event_filters_that_ringcentral_refuses_are_named_also_after_a_rec
         cursor = (await reading.until_live()).cursor
         assert reading.link.evidence.state == "degraded"
         assert "SUB-412" in reading.link.evidence.why
+        assert reading.link.evidence.is_all_refused
     async with linked(transport, cursor) as again:
         await again.until_live()
         assert again.link.evidence.state == "degraded"
+        assert again.link.evidence.is_all_refused
 
 
 async def test_a_missing_permission_is_final_and_named(sim, transport):
@@ -361,6 +377,30 @@ async def test_a_refused_upgrade_is_worth_another_try_and_shows_no_token(sim):
     assert "PLANTED" not in str(caught.value)
 
 
+async def test_an_error_that_quotes_the_tokens_of_the_connection_shows_neither():
+    async def quote(connection: ServerConnection) -> None:
+        given = parse_qs(urlsplit(connection.request.path).query)
+        error = {"errorCode": "WSG-400", "message": f"Malformed {given['wsc']} of {given['access_token']}"}
+        await connection.send(json.dumps([{"type": "Error"}, error]))
+
+    class Quoted(Untaught):
+        async def wstoken(self) -> WsToken:
+            return WsToken(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/ws", "PLANTED-token", 30)
+
+        def upgrade_worked(self) -> None:
+            pass
+
+    config = SubscriptionConfig("team", "main", event_filters=(POSTS,))
+    cursor = Cursor("team", "websocket", 1, b'{"wsc":{"token":"PLANTED-wsc","sequence":3}}')
+    async with (
+        serve(quote, "127.0.0.1", 0) as server,
+        linked(WebSocketTransport(config, Quoted(), NetworkConfig()), cursor) as reading,
+    ):
+        with pytest.raises(ProtocolError) as caught:
+            await reading.until_live()
+    assert str(caught.value) == "the gateway ends the connection: WSG-400 Malformed ['***'] of ['***']"
+
+
 async def test_nobody_listening_is_unreachable_and_shows_no_token(unused_tcp_port):
     class Nowhere(Untaught):
         async def wstoken(self) -> WsToken:
@@ -371,6 +411,30 @@ async def test_nobody_listening_is_unreachable_and_shows_no_token(unused_tcp_por
         async with WebSocketTransport(config, Nowhere(), NetworkConfig()).connect(None):
             pass
     assert "PLANTED" not in repr(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("uri", "error"),
+    [
+        ("ws://[nonsense/ws", ProtocolError),
+        ("ws://[nonsense]/ws", ProtocolError),
+        ("ws://127.0.0.1:99999/ws", UnreachableError),
+        ("ws://127.0.0.1:nonsense/ws", UnreachableError),
+        ("ws://@/ws#fragment", UnreachableError),
+        (f"ws://{'x' * 300}.\u2100.example/ws", ProtocolError),
+        ("ws://", UnreachableError),
+    ],
+)
+async def test_an_address_of_the_gateway_that_is_none_is_an_error_of_ringcentrals_and_shows_no_token(uri, error):
+    class Misled(Untaught):
+        async def wstoken(self) -> WsToken:
+            return WsToken(uri, "PLANTED-token", 30)
+
+    config = SubscriptionConfig("team", "main", event_filters=(POSTS,))
+    with pytest.raises(error) as caught:
+        async with WebSocketTransport(config, Misled(), NetworkConfig()).connect(None):
+            pass
+    assert "PLANTED" not in str(caught.value)
 
 
 @pytest.mark.parametrize("state", [b"", b"null", b'{"wsc":5}', b"[]"])

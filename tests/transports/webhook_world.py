@@ -15,7 +15,6 @@ from simulated import WITHIN_S
 from rc_push.config import SubscriptionConfig
 from rc_push.envelope import Cursor
 from rc_push.transports.webhook import WebhookLink, WebhookTransport
-from rc_push.transports.webhook_server import WebhookServer, WebhookServers
 
 POSTS = "/team-messaging/v1/posts"
 
@@ -105,8 +104,3 @@ async def linked(transport: WebhookTransport, cursor: Cursor | None = None) -> A
     async with transport.connect(cursor) as link:
         assert isinstance(link, WebhookLink)
         yield PumpedReading(link)
-
-
-def server_of(servers: WebhookServers) -> WebhookServer:
-    ((server, _),) = servers._servers.values()
-    return server

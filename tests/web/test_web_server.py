@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import socket
+from collections import Counter
 
 import pytest
 
@@ -74,16 +76,40 @@ async def test_a_failure_inside_is_logged_without_secrets_and_tells_nothing(url)
     assert SECRET not in said.getvalue()
 
 
-async def test_more_connections_than_there_may_be_are_hung_up_on_and_it_goes_on(url):
-    idle = [await asyncio.open_connection(*address(url)) for _ in range(server.CONNECTIONS_MAX)]
-    await asyncio.sleep(0.05)
-    reader, one_more = await asyncio.open_connection(*address(url))
-    assert await rest_of(reader) in {b"", b"reset"}
-    one_more.close()
-    for _, writer in idle:
-        writer.close()
-    await asyncio.sleep(0.05)
-    assert (await ask(url)).startswith(b"HTTP/1.1 200")
+async def test_whoever_asks_badly_again_and_again_costs_the_log_one_line_in_a_while(monkeypatch):
+    monkeypatch.setattr(server, "TELL_EVERY_S", 0.05)
+    said = io.StringIO()
+    log.configure(LogConfig(format="json"), said, {})
+    async with server.serving_site(Site({"/page": page}, token=SECRET), "127.0.0.1", 0) as url:
+        for _ in range(20):
+            await ask(url, request=b"GARBAGE\r\n\r\n")
+            await ask(
+                url, request=b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close, upgrade\r\nUpgrade: websocket\r\n\r\n"
+            )
+            await ask(url)
+        monkeypatch.setattr(server, "TELL_EVERY_S", 60.0)
+        await asyncio.sleep(0.1)
+        lines = [json.loads(line) for line in said.getvalue().splitlines()]
+        assert {(line["event"], line["url"]) for line in lines} == {("web_refused", url)}
+        await ask(url)
+    lines = [json.loads(line) for line in said.getvalue().splitlines()]
+    counts = sum((Counter(line["refused"]) for line in lines), Counter())
+    assert counts == {"bad HTTP": 20, "host": 20, "bearer": 21}
+
+
+async def test_more_connections_than_there_may_be_are_hung_up_on_and_it_goes_on():
+    site = Site({"/page": page})
+    async with server.serving_site(site, "127.0.0.1", 0) as url:
+        idle = [await asyncio.open_connection(*address(url)) for _ in range(server.CONNECTIONS_MAX)]
+        await asyncio.sleep(0.05)
+        reader, one_more = await asyncio.open_connection(*address(url))
+        assert await rest_of(reader) in {b"", b"reset"}
+        one_more.close()
+        for _, writer in idle:
+            writer.close()
+        await asyncio.sleep(0.05)
+        assert (await ask(url)).startswith(b"HTTP/1.1 200")
+    assert site.refused == {"too many connections": 1}
 
 
 async def test_a_connection_does_not_live_for_long(monkeypatch):

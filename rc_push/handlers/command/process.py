@@ -62,8 +62,9 @@ async def run(program: Program, environment: Mapping[str, str], content: bytes, 
     """Run *program* with *content* on its stdin, to its end; then kill what it has left in its process group.
 
     Cancelled, it ends the whole group, by SIGTERM and after *kill_after_s* by SIGKILL, before it passes the
-    cancellation on, with the output as its detail; a second cancellation kills at once. Raises OSError where the
-    program cannot be started, Failed where nobody can know how it has ended.
+    cancellation on, with the output as its detail; a second cancellation kills at once. What the program has started
+    gets that time, too, while it holds the output open. Raises OSError where the program cannot be started, Failed
+    where nobody can know how it has ended.
     """
     process = _Process(program, environment, content)
     try:
@@ -88,16 +89,29 @@ class _Process:
         self.exited: asyncio.Future[int | None] = self._loop.create_future()
         self._popen, self._pidfd, self._pipe = _start(program, environment, content)
         self._is_listening = True
+        self._is_ending = False
+        self._has_ended: asyncio.Future[None] = self._loop.create_future()
+        self._is_silent: asyncio.Future[None] = self._loop.create_future()
         self._loop.add_reader(self._pipe, self._read)
-        self._loop.add_reader(self._pidfd, self._reap)
+        self._loop.add_reader(self._pidfd, self._note_end)
 
     async def end(self, kill_after_s: float) -> None:
-        """Have it end, then kill it. Returns when it is gone."""
+        """Have it end, then kill it. Returns when it is gone.
+
+        A script ends at SIGTERM before what it runs does. Whoever still tidies up is known by the output, which is open
+        as long as one of them is there.
+        """
+        if self.exited.done():
+            return
         self._signal_group(signal.SIGTERM)
+        self._is_ending = True
         try:
-            await asyncio.wait([self.exited], timeout=kill_after_s)
+            await asyncio.wait([self._has_ended, self._is_silent], timeout=kill_after_s)
         finally:  # a further cancellation shortens the wait
-            if not self.exited.done():
+            self._is_ending = False
+            if self._has_ended.done():
+                self._reap()
+            else:
                 self._signal_group(signal.SIGKILL)
                 await asyncio.wait([self.exited], timeout=GONE_WITHIN_S)
             if not self.exited.done():
@@ -117,14 +131,21 @@ class _Process:
         except BlockingIOError:
             return False
         self.output.feed(data)
-        if not data:
+        if not data and not self._is_silent.done():
             self._loop.remove_reader(self._pipe)
+            self._is_silent.set_result(None)
         return bool(data)
+
+    def _note_end(self) -> None:
+        """Reap it, unless what it has started gets its time, too."""
+        self._loop.remove_reader(self._pidfd)
+        self._has_ended.set_result(None)
+        if not self._is_ending:
+            self._reap()
 
     def _reap(self) -> None:
         # First the group, then the leader: until it is reaped, its number cannot be another's.
         self._signal_group(signal.SIGKILL)
-        self._loop.remove_reader(self._pidfd)
         returncode = _reaped(self._pidfd)
         os.close(self._pidfd)
         self._popen.returncode = returncode or 0  # it does not look for the process itself any more
