@@ -1,6 +1,6 @@
 """Rotations, restarts and dead connections: nothing is lost, nothing is stored twice, or a gap says when.
 
-Time is scaled: RingCentral's day is two seconds where connections take over from each other, its minutes are seconds
+Time is scaled: RingCentral's day is three seconds where connections take over from each other, its minutes are seconds
 where they die. `make outages` plays more of it.
 """
 
@@ -81,11 +81,14 @@ def states(daemon, state):
 
 # ---------------------------------------------------------------------------------------------------------- rotations
 
-# So many subscriptions at once, each over connections that live for two seconds; shorter ones measure the machine.
+# So many subscriptions at once, each over connections that live for three seconds; shorter ones measure the machine.
 SIDE_BY_SIDE = 4
 ROTATIONS = 200 if IS_LONG else 40
 RATE_PER_S = 500.0
-DAY_S = 2.0
+DAY_S = 3.0
+LOSS_TOLD_AS = {("connection lost", "possible"), ("recovery buffer full", "certain")}
+# A gap may end with what the next connection has confirmed, just before the end of the old one is in the log.
+TOLD_WITHIN_MS = 1000
 
 
 @pytest.mark.e2e
@@ -121,11 +124,16 @@ async def test_rotations_at_500_events_a_second_lose_nothing_and_store_nothing_t
         missing += sent + 1 - len(posts)
         spans = spans_of(gap for gap in gaps if gap["subscription"] == name)
         check_holes(posts, spans)
-    # On a busy machine a few of these short lives end before the next connection has taken over: a gap says so.
+    # On a busy machine a few of these short lives end before the next connection has taken over: gaps say so, one for
+    # what the old one left open and, where the server's buffer has overflowed since, one for that.
     ended = daemon.lines("connection_lost")
     assert ended or missing == 0
-    assert len(gaps) <= len(ended) < ROTATIONS / 10
-    assert all(gap["certainty"] == "possible" for gap in gaps)
+    assert len(ended) < ROTATIONS / 4
+    for gap in gaps:
+        losses = [ms_from(line["timestamp"]) for line in ended if line["subscription"] == gap["subscription"]]
+        [(since, until)] = spans_of([gap])
+        assert any(since <= at <= until + TOLD_WITHIN_MS for at in losses), f"{gap} without a loss, {losses}"
+        assert (gap["reason"], gap["certainty"]) in LOSS_TOLD_AS
     assert all(line["addsUp"] for line in audit if "addsUp" in line)
     assert rotations >= ROTATIONS
     assert len(state["calls"]["POST /restapi/oauth/token"]) == 1
