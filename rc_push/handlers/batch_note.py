@@ -72,12 +72,20 @@ class BatchNote:
             self._give_up("no regular file")
 
     def close(self, *, keep: bool = False) -> None:
-        """Remove it, unless it is to be kept: the file ends with a whole line. Safe to repeat."""
-        if self._fd is not None:
-            fd, self._fd = self._fd, None
+        """Remove it, unless it is to be kept: the file ends with a whole line. Safe to repeat.
+
+        In a folder that nothing can be removed from, it stays and says nothing.
+        """
+        if self._fd is None:
+            return
+        fd, self._fd = self._fd, None
+        try:
             if not keep:
-                with contextlib.suppress(FileNotFoundError):
-                    self._path.unlink()
+                self._path.unlink(missing_ok=True)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(fd, 0)
+        finally:
             os.close(fd)
 
     def write(self, file: os.stat_result, lines: bytes) -> None:

@@ -197,3 +197,22 @@ def test_a_note_that_was_never_opened_can_be_closed(path: Path) -> None:
     BatchNote(path).clear()
     BatchNote(path).write(path.parent.stat(), b"{1}\n")
     assert BatchNote(path).rest_of_line(0) == b""
+
+
+def test_a_note_that_cannot_be_removed_says_nothing_and_holds_up_nobody(path: Path, monkeypatch) -> None:
+    file = JsonLinesFile(path)
+    file.open()
+    file.append(b"{1}\n")
+
+    def closed_folder(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", closed_folder)
+        file.reopen()
+        file.close()
+    assert note_path(path).read_bytes() == b""
+    file.append(b"{2}\n")  # its lock was let go of
+    file.close()
+    assert path.read_bytes() == b"{1}\n{2}\n"
+    assert not note_path(path).exists()
