@@ -15,12 +15,14 @@ from rc_push.transports.rotation import SUSPECT_EVERY_S, RotatingTransport
 
 WITHIN_S = 5.0
 CONFIRMED_AT_MS = 1_800_000_000_000
+SEEN_AT_MS = CONFIRMED_AT_MS - 1000
 
 
 class FakeLink:
     """Hands out what `give` puts in; `end` ends it after that."""
 
     overlap_s = 0.0
+    served_until_ms = None
 
     def __init__(self, name):
         self.subscription_id = self.name = name
@@ -39,7 +41,8 @@ class FakeLink:
             )
             for uuid in uuids
         ]
-        cursor = Cursor("team", "fake", 1, self.name.encode())
+        seen_at_ms = CONFIRMED_AT_MS if is_confirmation else SEEN_AT_MS
+        cursor = Cursor("team", "fake", seen_at_ms, self.name.encode())
         closes = CONFIRMED_AT_MS if is_confirmation else None
         self._given.put_nowait(Batch("team", envelopes, cursor=cursor, closes_gaps_at_ms=closes))
 
@@ -208,7 +211,7 @@ async def test_what_the_first_one_still_brings_when_it_ends_is_given_but_not_its
         await begun(first, reading)
         second.confirm()
         await reading.until(lambda: "z" in reading.uuids)
-        assert reading.batches[-1].cursor is None
+        assert reading.batches[-1].cursor.state == b"second"
         assert reading.batches[-1].closes_gaps_at_ms is None
 
 
@@ -314,3 +317,44 @@ async def test_more_than_can_be_held_before_it_is_proven_is_a_failure_of_the_sec
         third.confirm()
         await reading.until(lambda: reading.link.evidence.rotations == 1)
     assert "much" not in reading.uuids, "the first one has it"
+
+
+async def test_what_a_lost_first_one_did_not_bring_is_stored_with_the_cursor_that_leaves_it_behind():
+    """A crash right after that would hide it."""
+    first, second = FakeLink("first"), FakeLink("second")
+    async with rotating(first, second) as (_, reading, _):
+        await begun(first, reading)
+        second.give("b", is_confirmation=True)
+        await wait_for(second._given.empty)
+        first.end(UnreachableError("gone", phase="read"))
+        await reading.until(lambda: "b" in reading.uuids)
+        (gap,) = reading.batches[-1].gaps
+        assert (gap.since_ms, gap.until_ms, gap.reason) == (SEEN_AT_MS, CONFIRMED_AT_MS, "connection lost")
+        assert reading.batches[-1].cursor.seen_at_ms == CONFIRMED_AT_MS
+        second.give("c")
+        await reading.until(lambda: "c" in reading.uuids)
+    assert reading.gaps == ["connection lost"], "it is told once"
+
+
+@pytest.mark.parametrize(("served_until_ms", "shown_ms"), [(None, SEEN_AT_MS), (SEEN_AT_MS - 500, SEEN_AT_MS - 500)])
+async def test_until_the_first_one_has_left_the_cursor_says_no_more_than_that_one_has_shown(served_until_ms, shown_ms):
+    first, second = FakeLink("first"), FakeLink("second")
+    first.served_until_ms = served_until_ms
+    may_leave = asyncio.Event()
+
+    async def leave():
+        await may_leave.wait()
+        return first._last("leave")
+
+    first.leave = leave
+    async with rotating(first, second) as (_, reading, _):
+        await taken_over(first, second, reading)
+        assert reading.batches[-1].cursor == Cursor("team", "fake", shown_ms, b"second")
+        second.give("b", is_confirmation=True)
+        await reading.until(lambda: "b" in reading.uuids)
+        assert reading.batches[-1].cursor.seen_at_ms == shown_ms
+        may_leave.set()
+        await reading.until(lambda: first.ended)
+        await reading.until(lambda: reading.batches[-1].cursor)
+        assert reading.batches[-1].cursor == Cursor("team", "fake", CONFIRMED_AT_MS, b"second")
+    assert reading.gaps == []
