@@ -103,6 +103,7 @@ class MovingLink:
         self._alone_until = math.inf
         self._cursor: Cursor | None = None
         self._past: Lane | None = None
+        self._has_ended = False
 
     @property
     def evidence(self) -> Evidence:
@@ -141,9 +142,12 @@ class MovingLink:
         return await self._end(Lane.leave)
 
     def release(self) -> None:
-        """Note that who reads was cancelled: it goes only after it has stored what `close` gave it."""
+        """Note that who reads was cancelled: it goes only after it has stored what `close` gave it.
+
+        Where that was cancelled, too, it has given nothing.
+        """
         for lane in self._all_lanes():
-            lane.is_stored = lane.has_closed
+            lane.is_stored = self._has_ended and lane.has_closed
 
     async def abort(self) -> None:
         """Let go of both."""
@@ -160,6 +164,7 @@ class MovingLink:
         for lane, side in self._sides():
             for batch in await end(lane):
                 whole.add(self._look_at(batch, lane, side))
+        self._has_ended = True
         return whole
 
     def _lanes(self) -> list[Lane]:

@@ -462,7 +462,7 @@ async def test_the_new_one_is_read_while_the_old_one_takes_long_to_end(before, n
 
 
 async def test_an_old_one_that_does_not_end_is_given_up(before, now, monkeypatch):
-    monkeypatch.setattr(moving_lane, "LEAVE_WITHIN_S", 0.1)
+    monkeypatch.setattr(moving_lane, "END_WITHIN_S", 0.1)
     async with moved(before, now) as reading:
         await both(before, now)
         before.link.may_leave.clear()
@@ -644,3 +644,28 @@ async def test_what_pubnub_hands_over_and_what_comes_after_it_leave_no_gap(sim, 
             await reading.until(has_moved)
     assert waiting in reading.uuids
     assert reading.gaps == []
+
+
+async def test_who_is_cancelled_again_while_both_are_closed_has_no_post_answered_that_is_not_stored(before, now):
+    """As by a reload and a SIGTERM: what the first one gave at its end is with nobody then."""
+    stored = []
+
+    async def receive():
+        async with MovingTransport(before, now, overlap_s=OVERLAP_S).connect(CURSOR) as link:
+            try:
+                while True:
+                    stored.append(await link.read())
+            except asyncio.CancelledError:
+                stored.append(await link.close())
+                raise
+
+    task = asyncio.create_task(receive())
+    await both(before, now)
+    before.link.last = ["u-1"]
+    now.link.close = asyncio.Event().wait
+    task.cancel()
+    await wait_for(lambda: before.link.deeds)
+    task.cancel()
+    await asyncio.wait([task])
+    assert [envelope.uuid for batch in stored for envelope in batch.envelopes] == []
+    assert before.link.stored == []
