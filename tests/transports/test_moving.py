@@ -53,6 +53,11 @@ class FakeLink:
         batch.closes_gaps_at_ms = at_ms
         self._inbox.put_nowait(batch)
 
+    def lose(self, at_ms: int) -> None:
+        batch = self._batch((), "", at_ms)
+        batch.gaps = [Gap("team", self.name, at_ms, None, "subscription lost", "certain")]
+        self._inbox.put_nowait(batch)
+
     def fail(self, error: Exception) -> None:
         self._inbox.put_nowait(error)
 
@@ -669,3 +674,28 @@ async def test_who_is_cancelled_again_while_both_are_closed_has_no_post_answered
     await asyncio.wait([task])
     assert [envelope.uuid for batch in stored for envelope in batch.envelopes] == []
     assert before.link.stored == []
+
+
+async def test_a_new_one_that_loses_its_subscription_is_waited_for_and_its_gap_stays_open(before, now):
+    async with moved(before, now) as reading:
+        await both(before, now)
+        now.link.confirm(2000)
+        now.link.lose(3000)
+        await reading.until(lambda reading: reading.gaps)
+        await asyncio.sleep(3 * OVERLAP_S)
+        assert before.link.deeds == [], "nobody else serves"
+        now.link.confirm(4000)
+        await reading.until(lambda reading: reading.batches[-1].cursor)
+    (gap,) = reading.gaps
+    assert (gap.since_ms, gap.until_ms, gap.certainty) == (3000, None, "possible"), "the old one may have brought it"
+    assert [batch.closes_gaps_at_ms for batch in reading.batches if batch.closes_gaps_at_ms] == [2000, 4000, 4000]
+
+
+async def test_a_gap_that_the_new_one_opens_while_the_old_one_ends_stays_open(before, now):
+    async with moved(before, now) as reading:
+        await old_one_lingers(before, now)
+        now.link.lose(3000)
+        await reading.until(lambda reading: reading.gaps)
+        before.link.may_leave.set()
+        await reading.until(lambda reading: reading.batches[-1].cursor)
+        assert reading.batches[-1].closes_gaps_at_ms is None
