@@ -137,6 +137,7 @@ class Successor:
                 batch = await link.read()
                 self._take_in(batch, overlap)
                 size_bytes += sum(len(envelope.payload) for envelope in batch.envelopes)
+                size_bytes += sum(len(record.raw) for record in batch.unreadables)
                 if link.is_proven and timer is None:
                     timer = asyncio.get_running_loop().call_later(link.overlap_s, self._be_ready)
                 if size_bytes > HELD_MAX_BYTES:

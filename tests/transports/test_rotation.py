@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from rc_push.envelope import Batch, Cursor, Envelope, Source
+from rc_push.envelope import Batch, Cursor, Envelope, Source, Unreadable
 from rc_push.errors import UnreachableError
 from rc_push.transports import Evidence, successor
 from rc_push.transports.rotation import SUSPECT_EVERY_S, RotatingTransport
@@ -358,3 +358,13 @@ async def test_until_the_first_one_has_left_the_cursor_says_no_more_than_that_on
         await reading.until(lambda: reading.batches[-1].cursor)
         assert reading.batches[-1].cursor == Cursor("team", "fake", CONFIRMED_AT_MS, b"second")
     assert reading.gaps == []
+
+
+async def test_what_cannot_be_read_counts_to_what_is_held(monkeypatch):
+    monkeypatch.setattr(successor, "HELD_MAX_BYTES", 10)
+    first, second = FakeLink("first"), FakeLink("second")
+    async with rotating(first, second, FakeLink("third")) as (_, reading, transport):
+        await begun(first, reading)
+        garbage = Unreadable(b"x" * 11, "garbage", Source("main", "team", "fake"), 0)
+        second._given.put_nowait(Batch("team", unreadables=[garbage]))
+        await wait_for(lambda: "second" in transport.released)
