@@ -229,7 +229,9 @@ class RotatingLink:
 
     def _look_at(self, batch: Batch) -> Batch:
         """Take note of what the present connection has brought; return it without what another had brought before."""
-        if self._overlap and self._loop.time() < self._overlap_until:
+        if self._loop.time() >= self._overlap_until:
+            self._overlap = None  # until the next one is a day, and it holds all that both have brought
+        if self._overlap:
             self._overlap.sift("new", batch)
         if self._successor and self._successor.overlap:
             self._successor.overlap.sift("old", batch)

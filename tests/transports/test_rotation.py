@@ -10,7 +10,7 @@ import pytest
 
 from rc_push.envelope import Batch, Cursor, Envelope, Source, Unreadable
 from rc_push.errors import UnreachableError
-from rc_push.transports import Evidence, successor
+from rc_push.transports import Evidence, rotation, successor
 from rc_push.transports.rotation import SUSPECT_EVERY_S, RotatingTransport
 
 WITHIN_S = 5.0
@@ -368,3 +368,15 @@ async def test_what_cannot_be_read_counts_to_what_is_held(monkeypatch):
         garbage = Unreadable(b"x" * 11, "garbage", Source("main", "team", "fake"), 0)
         second._given.put_nowait(Batch("team", unreadables=[garbage]))
         await wait_for(lambda: "second" in transport.released)
+
+
+async def test_after_a_rotation_what_both_have_brought_is_forgotten(monkeypatch):
+    monkeypatch.setattr(rotation, "TWINS_AFTER_S", 0.0)
+    first, second = FakeLink("first"), FakeLink("second")
+    async with rotating(first, second) as (_, reading, transport):
+        await taken_over(first, second, reading)
+        assert reading.link._overlap is not None
+        await reading.until(lambda: "first" in transport.released and reading.link._past is None)
+        second.give("b")
+        await reading.until(lambda: "b" in reading.uuids)
+        assert reading.link._overlap is None
