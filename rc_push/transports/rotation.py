@@ -19,7 +19,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -130,13 +130,12 @@ class RotatingLink:
         return await self._end(self._present.link.leave)
 
     async def abort(self) -> None:
-        """Let go of everything."""
-        await self._abandon()
-        if self._past:
-            self._past.leaving.cancel()
-            await asyncio.wait([self._past.leaving])
-            await self._past.connection.release()  # a task that had not begun has done nothing
-        await self._present.release()
+        """Let go of everything, cancelled or not."""
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._present.release)
+            if self._past:
+                stack.push_async_callback(self._past.abort)
+            await self._abandon()
 
     # ------------------------------------------------------------------------------------------------ taking over
 
@@ -266,6 +265,14 @@ class _Past:
     seen_at_ms: int | None
     switched_at_ms: int
     is_lost: bool
+
+    async def abort(self) -> None:
+        """Let go of it."""
+        self.leaving.cancel()
+        try:
+            await asyncio.wait([self.leaving])
+        finally:
+            await self.connection.release()  # a task that had not begun has done nothing
 
     def gaps(self, last: Batch, transport: str) -> list[Gap]:
         """Return what is missing, where *last* is the last that it brings."""

@@ -92,9 +92,11 @@ class Successor:
         return connection, held, overlap
 
     async def abort(self) -> None:
-        """Let go of it."""
-        await self._stop()
-        await self._let_go()
+        """Let go of it, cancelled or not."""
+        try:
+            await self._stop()
+        finally:
+            await self._let_go()
 
     async def _stop(self) -> None:
         if not self._task.done():

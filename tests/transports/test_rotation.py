@@ -380,3 +380,32 @@ async def test_after_a_rotation_what_both_have_brought_is_forgotten(monkeypatch)
         second.give("b")
         await reading.until(lambda: "b" in reading.uuids)
         assert reading.link._overlap is None
+
+
+async def test_who_is_cancelled_while_it_lets_go_leaves_no_connection_behind():
+    first, second = FakeLink("first"), FakeLink("second")
+    transport = FakeTransport(first, second)
+    is_letting_go, may_end = asyncio.Event(), asyncio.Event()
+
+    async def read():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            is_letting_go.set()
+            await may_end.wait()
+
+    second.read = read
+
+    async def hold():
+        async with rotating(transport=transport) as (_, reading, _):
+            await begun(first, reading)
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(hold())
+    await wait_for(lambda: len(transport.cursors) == 2)
+    task.cancel()
+    await is_letting_go.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    assert sorted(transport.released) == ["first", "second"]
+    may_end.set()
