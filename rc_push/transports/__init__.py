@@ -126,6 +126,11 @@ class Link(Stream, Protocol):
         ...
 
     @property
+    def served_until_ms(self) -> int | None:
+        """Until when the server has shown to have served the subscription, in ms since 1970; None where not known."""
+        ...
+
+    @property
     def outlived(self) -> str:
         """Why another connection should take over from this one; empty = there is no need."""
         ...

@@ -103,6 +103,7 @@ class MovingLink:
         self._alone_until = math.inf
         self._cursor: Cursor | None = None
         self._past: Lane | None = None
+        self._has_open_gap = self._has_ended = False
 
     @property
     def evidence(self) -> Evidence:
@@ -141,9 +142,12 @@ class MovingLink:
         return await self._end(Lane.leave)
 
     def release(self) -> None:
-        """Note that who reads was cancelled: it goes only after it has stored what `close` gave it."""
+        """Note that who reads was cancelled: it goes only after it has stored what `close` gave it.
+
+        Where that was cancelled, too, it has given nothing.
+        """
         for lane in self._all_lanes():
-            lane.is_stored = lane.has_closed
+            lane.is_stored = self._has_ended and lane.has_closed
 
     async def abort(self) -> None:
         """Let go of both."""
@@ -160,6 +164,7 @@ class MovingLink:
         for lane, side in self._sides():
             for batch in await end(lane):
                 whole.add(self._look_at(batch, lane, side))
+        self._has_ended = True
         return whole
 
     def _lanes(self) -> list[Lane]:
@@ -180,8 +185,13 @@ class MovingLink:
             return batch
         if batch.closes_gaps_at_ms is not None and not self._is_confirmed():
             self._confirmed = _Confirmed(lane.connections, self._loop.time(), batch.closes_gaps_at_ms)
+        if batch.closes_gaps_at_ms is not None:
+            self._has_open_gap = False
+        self._has_open_gap = self._has_open_gap or any(gap.until_ms is None for gap in batch.gaps)
         if self._before:
             self._cursor, batch.cursor = batch.cursor or self._cursor, None
+            if self._before.link and not self._before.failure:  # the other one may bring it
+                batch.gaps = [replace(gap, certainty="possible") for gap in batch.gaps]
         return batch
 
     def _sift(self, batch: Batch, side: Side) -> None:
@@ -208,8 +218,9 @@ class MovingLink:
         return f"not moved to {name} yet: {why}" if why and not self._is_confirmed() else ""
 
     def _is_confirmed(self) -> bool:
-        """Say whether the new one serves, over the connection that it has now."""
-        return self._confirmed is not None and self._confirmed.connection == self._now.connections
+        """Say whether the new one serves, over the connection that it has now, and has not lost the subscription."""
+        confirmed = self._confirmed
+        return confirmed is not None and confirmed.connection == self._now.connections and not self._has_open_gap
 
     def _switch_at(self) -> float:
         """Return when it is time to do without the old one."""
@@ -240,7 +251,7 @@ class MovingLink:
             log.warning("moved_without_overlap", subscription=self._subscription, error=why)
         # Since then the new one has had everything, whatever the old one has opened and cannot close any more.
         whole.gaps = [gap.closed_at(confirmed_at_ms) for gap in whole.gaps]
-        whole.cursor, whole.closes_gaps_at_ms = self._cursor, confirmed_at_ms
+        whole.cursor, whole.closes_gaps_at_ms = self._cursor, None if self._has_open_gap else confirmed_at_ms
         self._before, self._past = None, before
         self._twins_until = self._loop.time() + TWINS_AFTER_S
         log.info("transport_changed", subscription=self._subscription, now=self._owner.now.name)

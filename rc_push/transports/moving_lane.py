@@ -20,7 +20,7 @@ from rc_push.transports import Stream, Transport
 log = structlog.get_logger()
 
 # What RingCentral has to say to the end of a subscription. A call may have to wait for RingCentral's limits.
-LEAVE_WITHIN_S = 30.0
+END_WITHIN_S = 30.0
 # Who stops waits no longer for an end that was begun.
 STOP_WITHIN_S = 3.0
 
@@ -149,10 +149,10 @@ class Lane:
 
     async def _leave_within(self) -> None:
         try:
-            async with asyncio.timeout(LEAVE_WITHIN_S):
+            async with asyncio.timeout(END_WITHIN_S):
                 await self.leave()
         except TimeoutError:
-            self._fail(UnreachableError(f"its end was not answered within {LEAVE_WITHIN_S:g} s", phase="leave"))
+            self._fail(UnreachableError(f"its end was not answered within {END_WITHIN_S:g} s", phase="leave"))
         except Exception as exc:  # noqa: BLE001 - whatever ends one way must not end the other
             self._fail(exc)
 

@@ -106,6 +106,7 @@ class PubNubLink:
     # It renews itself, whatever becomes of its connections, and an answer to a poll proves the way to PubNub.
     outlived = suspicion = ""
     overlap_s = OVERLAP_S
+    served_until_ms: int | None = None
 
     def __init__(
         self,

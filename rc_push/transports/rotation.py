@@ -3,8 +3,11 @@
 1. A second connection is made, subscribed and proven, beside the first. What it brings is held in memory: until step 3
    the first one's cursor is what a crash goes on from, and the first one's server side still has everything.
 2. Both run beside each other for a while, for what is under way at RingCentral when the second begins.
-3. What was held is stored together with the second one's cursor: from now on that counts, crash or not.
-4. Once that is stored, the first one ends its subscription and closes; what it still brings is stored as well.
+3. What was held is stored together with the second one's cursor: from now on a crash goes on over the second one. Until
+   step 4 is stored, that cursor has seen no more than the first one has shown to have brought, so that a crash makes a
+   gap of the rest. Where the first one is lost, it can show nothing any more: the gap is stored with the cursor.
+4. Once that is stored, the first one ends its subscription and closes. What it still brings is stored, with what
+   neither has brought, and with the second one's cursor as it is.
 
 Whatever came over both is stored once. Knows a transport and its links by their interfaces; knows nothing of the
 journal. How a second connection comes to be: `successor.py`; from one transport to another: `moving.py`.
@@ -16,12 +19,13 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 
+import msgspec
 import structlog
 
-from rc_push.envelope import Batch, Cursor
+from rc_push.envelope import Batch, Cursor, Gap
 from rc_push.errors import RcPushError
 from rc_push.transports import Evidence, LinkTransport
 from rc_push.transports.overlap import Overlap
@@ -83,7 +87,7 @@ class RotatingLink:
         self._past: _Past | None = None
         self._overlap: Overlap | None = None
         self._overlap_until = 0.0
-        self._seen_at_ms: int | None = None
+        self._cursor: Cursor | None = None
         self._heard_at_ms = self._now_ms()
 
     @property
@@ -126,13 +130,12 @@ class RotatingLink:
         return await self._end(self._present.link.leave)
 
     async def abort(self) -> None:
-        """Let go of everything."""
-        await self._abandon()
-        if self._past:
-            self._past.leaving.cancel()
-            await asyncio.wait([self._past.leaving])
-            await self._past.connection.release()  # a task that had not begun has done nothing
-        await self._present.release()
+        """Let go of everything, cancelled or not."""
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._present.release)
+            if self._past:
+                stack.push_async_callback(self._past.abort)
+            await self._abandon()
 
     # ------------------------------------------------------------------------------------------------ taking over
 
@@ -173,12 +176,15 @@ class RotatingLink:
         is_switched = asyncio.Event()
         leave = self._leave(old, is_switched, is_lost=is_lost, is_other=is_other)
         leaving = self._loop.create_task(leave, name="rotation-leave")
-        self._past = _Past(old, leaving, is_switched, overlap, self._seen_at_ms, self._now_ms())
+        seen_at_ms = self._cursor.seen_at_ms if self._cursor else None
+        past = self._past = _Past(old, leaving, is_switched, overlap, seen_at_ms, self._now_ms(), is_lost)
         self._overlap, self._overlap_until = overlap, math.inf
         self._rotations += 1
         log.info("connection_rotated", subscription=self._owner.subscription, why=successor.why, number=self._rotations)
         self._note(overlap.sift("new", held))
-        return held
+        if is_lost:
+            held.gaps += past.gaps(Batch(self._owner.subscription), self._owner.name)
+        return past.doubt(held)
 
     async def _leave(self, old: Connection, is_switched: asyncio.Event, *, is_lost: bool, is_other: bool) -> Batch:
         """End the first connection, and its subscription where that *is_other*; return the last of it.
@@ -202,10 +208,10 @@ class RotatingLink:
         self._past = None
         self._overlap_until = self._loop.time() + TWINS_AFTER_S
         batch = past.leaving.result()
-        gaps = past.overlap.gaps(batch, past.seen_at_ms, self._owner.name, past.switched_at_ms)
+        gaps = [] if past.is_lost else past.gaps(batch, self._owner.name)
         past.overlap.sift("old", batch)
         batch.gaps = [gap.closed_at(past.switched_at_ms) for gap in batch.gaps] + gaps
-        batch.cursor = batch.closes_gaps_at_ms = None  # the second one's count
+        batch.cursor, batch.closes_gaps_at_ms = self._cursor, None  # the second one's count
         return batch
 
     async def _end(self, end: Callable[[], Awaitable[Batch]]) -> Batch:
@@ -222,16 +228,17 @@ class RotatingLink:
 
     def _look_at(self, batch: Batch) -> Batch:
         """Take note of what the present connection has brought; return it without what another had brought before."""
-        if self._overlap and self._loop.time() < self._overlap_until:
+        if self._loop.time() >= self._overlap_until:
+            self._overlap = None  # until the next one is a day, and it holds all that both have brought
+        if self._overlap:
             self._overlap.sift("new", batch)
         if self._successor and self._successor.overlap:
             self._successor.overlap.sift("old", batch)
         self._note(batch)
-        return batch
+        return self._past.doubt(batch) if self._past else batch
 
     def _note(self, batch: Batch) -> None:
-        if batch.cursor:
-            self._seen_at_ms = batch.cursor.seen_at_ms
+        self._cursor = batch.cursor or self._cursor
         if batch.envelopes:
             self._heard_at_ms = batch.envelopes[-1].received_at_ms
         elif batch.twins:
@@ -248,7 +255,7 @@ class RotatingLink:
 class _Past:
     """The connection before, on its way out: seen to have brought all up to *seen_at_ms* when the switch was.
 
-    *is_switched* once the switch is stored.
+    *is_switched* once the switch is stored. One that *is_lost* brings nothing any more.
     """
 
     connection: Connection
@@ -257,3 +264,29 @@ class _Past:
     overlap: Overlap
     seen_at_ms: int | None
     switched_at_ms: int
+    is_lost: bool
+
+    async def abort(self) -> None:
+        """Let go of it."""
+        self.leaving.cancel()
+        try:
+            await asyncio.wait([self.leaving])
+        finally:
+            await self.connection.release()  # a task that had not begun has done nothing
+
+    def gaps(self, last: Batch, transport: str) -> list[Gap]:
+        """Return what is missing, where *last* is the last that it brings."""
+        return self.overlap.gaps(last, self.seen_at_ms, transport, self.switched_at_ms)
+
+    def doubt(self, batch: Batch) -> Batch:
+        """Return what the second one has brought; its cursor has seen no more than this one has shown.
+
+        A crash would hide what this one has not brought, and all that its end may tell.
+        """
+        if batch.cursor and not self.is_lost:
+            served_until_ms = self.connection.link.served_until_ms
+            shown_ms = [gap.since_ms for gap in self.gaps(Batch(batch.subscription), batch.cursor.transport)]
+            shown_ms += [] if served_until_ms is None else [served_until_ms]
+            seen_at_ms = min([batch.cursor.seen_at_ms, *shown_ms])
+            batch.cursor = msgspec.structs.replace(batch.cursor, seen_at_ms=seen_at_ms)
+        return batch

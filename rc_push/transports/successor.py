@@ -92,9 +92,11 @@ class Successor:
         return connection, held, overlap
 
     async def abort(self) -> None:
-        """Let go of it."""
-        await self._stop()
-        await self._let_go()
+        """Let go of it, cancelled or not."""
+        try:
+            await self._stop()
+        finally:
+            await self._let_go()
 
     async def _stop(self) -> None:
         if not self._task.done():
@@ -137,6 +139,7 @@ class Successor:
                 batch = await link.read()
                 self._take_in(batch, overlap)
                 size_bytes += sum(len(envelope.payload) for envelope in batch.envelopes)
+                size_bytes += sum(len(record.raw) for record in batch.unreadables)
                 if link.is_proven and timer is None:
                     timer = asyncio.get_running_loop().call_later(link.overlap_s, self._be_ready)
                 if size_bytes > HELD_MAX_BYTES:

@@ -133,6 +133,11 @@ class WebSocketLink:
         return self._proof.is_proven
 
     @property
+    def served_until_ms(self) -> int | None:
+        """Until when RingCentral has shown to have served the subscription, in ms since 1970; None where not known."""
+        return self._ours_at_ms or None
+
+    @property
     def outlived(self) -> str:
         """Why another connection should take over; empty = there is no need."""
         return self._lifetime.outlived

@@ -53,6 +53,11 @@ class FakeLink:
         batch.closes_gaps_at_ms = at_ms
         self._inbox.put_nowait(batch)
 
+    def lose(self, at_ms: int) -> None:
+        batch = self._batch((), "", at_ms)
+        batch.gaps = [Gap("team", self.name, at_ms, None, "subscription lost", "certain")]
+        self._inbox.put_nowait(batch)
+
     def fail(self, error: Exception) -> None:
         self._inbox.put_nowait(error)
 
@@ -462,7 +467,7 @@ async def test_the_new_one_is_read_while_the_old_one_takes_long_to_end(before, n
 
 
 async def test_an_old_one_that_does_not_end_is_given_up(before, now, monkeypatch):
-    monkeypatch.setattr(moving_lane, "LEAVE_WITHIN_S", 0.1)
+    monkeypatch.setattr(moving_lane, "END_WITHIN_S", 0.1)
     async with moved(before, now) as reading:
         await both(before, now)
         before.link.may_leave.clear()
@@ -644,3 +649,53 @@ async def test_what_pubnub_hands_over_and_what_comes_after_it_leave_no_gap(sim, 
             await reading.until(has_moved)
     assert waiting in reading.uuids
     assert reading.gaps == []
+
+
+async def test_who_is_cancelled_again_while_both_are_closed_has_no_post_answered_that_is_not_stored(before, now):
+    """As by a reload and a SIGTERM: what the first one gave at its end is with nobody then."""
+    stored = []
+
+    async def receive():
+        async with MovingTransport(before, now, overlap_s=OVERLAP_S).connect(CURSOR) as link:
+            try:
+                while True:
+                    stored.append(await link.read())
+            except asyncio.CancelledError:
+                stored.append(await link.close())
+                raise
+
+    task = asyncio.create_task(receive())
+    await both(before, now)
+    before.link.last = ["u-1"]
+    now.link.close = asyncio.Event().wait
+    task.cancel()
+    await wait_for(lambda: before.link.deeds)
+    task.cancel()
+    await asyncio.wait([task])
+    assert [envelope.uuid for batch in stored for envelope in batch.envelopes] == []
+    assert before.link.stored == []
+
+
+async def test_a_new_one_that_loses_its_subscription_is_waited_for_and_its_gap_stays_open(before, now):
+    async with moved(before, now) as reading:
+        await both(before, now)
+        now.link.confirm(2000)
+        now.link.lose(3000)
+        await reading.until(lambda reading: reading.gaps)
+        await asyncio.sleep(3 * OVERLAP_S)
+        assert before.link.deeds == [], "nobody else serves"
+        now.link.confirm(4000)
+        await reading.until(lambda reading: reading.batches[-1].cursor)
+    (gap,) = reading.gaps
+    assert (gap.since_ms, gap.until_ms, gap.certainty) == (3000, None, "possible"), "the old one may have brought it"
+    assert [batch.closes_gaps_at_ms for batch in reading.batches if batch.closes_gaps_at_ms] == [2000, 4000, 4000]
+
+
+async def test_a_gap_that_the_new_one_opens_while_the_old_one_ends_stays_open(before, now):
+    async with moved(before, now) as reading:
+        await old_one_lingers(before, now)
+        now.link.lose(3000)
+        await reading.until(lambda reading: reading.gaps)
+        before.link.may_leave.set()
+        await reading.until(lambda reading: reading.batches[-1].cursor)
+        assert reading.batches[-1].closes_gaps_at_ms is None

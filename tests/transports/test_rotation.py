@@ -8,19 +8,21 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from rc_push.envelope import Batch, Cursor, Envelope, Source
+from rc_push.envelope import Batch, Cursor, Envelope, Source, Unreadable
 from rc_push.errors import UnreachableError
-from rc_push.transports import Evidence, successor
+from rc_push.transports import Evidence, rotation, successor
 from rc_push.transports.rotation import SUSPECT_EVERY_S, RotatingTransport
 
 WITHIN_S = 5.0
 CONFIRMED_AT_MS = 1_800_000_000_000
+SEEN_AT_MS = CONFIRMED_AT_MS - 1000
 
 
 class FakeLink:
     """Hands out what `give` puts in; `end` ends it after that."""
 
     overlap_s = 0.0
+    served_until_ms = None
 
     def __init__(self, name):
         self.subscription_id = self.name = name
@@ -39,7 +41,8 @@ class FakeLink:
             )
             for uuid in uuids
         ]
-        cursor = Cursor("team", "fake", 1, self.name.encode())
+        seen_at_ms = CONFIRMED_AT_MS if is_confirmation else SEEN_AT_MS
+        cursor = Cursor("team", "fake", seen_at_ms, self.name.encode())
         closes = CONFIRMED_AT_MS if is_confirmation else None
         self._given.put_nowait(Batch("team", envelopes, cursor=cursor, closes_gaps_at_ms=closes))
 
@@ -208,7 +211,7 @@ async def test_what_the_first_one_still_brings_when_it_ends_is_given_but_not_its
         await begun(first, reading)
         second.confirm()
         await reading.until(lambda: "z" in reading.uuids)
-        assert reading.batches[-1].cursor is None
+        assert reading.batches[-1].cursor.state == b"second"
         assert reading.batches[-1].closes_gaps_at_ms is None
 
 
@@ -314,3 +317,95 @@ async def test_more_than_can_be_held_before_it_is_proven_is_a_failure_of_the_sec
         third.confirm()
         await reading.until(lambda: reading.link.evidence.rotations == 1)
     assert "much" not in reading.uuids, "the first one has it"
+
+
+async def test_what_a_lost_first_one_did_not_bring_is_stored_with_the_cursor_that_leaves_it_behind():
+    """A crash right after that would hide it."""
+    first, second = FakeLink("first"), FakeLink("second")
+    async with rotating(first, second) as (_, reading, _):
+        await begun(first, reading)
+        second.give("b", is_confirmation=True)
+        await wait_for(second._given.empty)
+        first.end(UnreachableError("gone", phase="read"))
+        await reading.until(lambda: "b" in reading.uuids)
+        (gap,) = reading.batches[-1].gaps
+        assert (gap.since_ms, gap.until_ms, gap.reason) == (SEEN_AT_MS, CONFIRMED_AT_MS, "connection lost")
+        assert reading.batches[-1].cursor.seen_at_ms == CONFIRMED_AT_MS
+        second.give("c")
+        await reading.until(lambda: "c" in reading.uuids)
+    assert reading.gaps == ["connection lost"], "it is told once"
+
+
+@pytest.mark.parametrize(("served_until_ms", "shown_ms"), [(None, SEEN_AT_MS), (SEEN_AT_MS - 500, SEEN_AT_MS - 500)])
+async def test_until_the_first_one_has_left_the_cursor_says_no_more_than_that_one_has_shown(served_until_ms, shown_ms):
+    first, second = FakeLink("first"), FakeLink("second")
+    first.served_until_ms = served_until_ms
+    may_leave = asyncio.Event()
+
+    async def leave():
+        await may_leave.wait()
+        return first._last("leave")
+
+    first.leave = leave
+    async with rotating(first, second) as (_, reading, _):
+        await taken_over(first, second, reading)
+        assert reading.batches[-1].cursor == Cursor("team", "fake", shown_ms, b"second")
+        second.give("b", is_confirmation=True)
+        await reading.until(lambda: "b" in reading.uuids)
+        assert reading.batches[-1].cursor.seen_at_ms == shown_ms
+        may_leave.set()
+        await reading.until(lambda: first.ended)
+        await reading.until(lambda: reading.batches[-1].cursor)
+        assert reading.batches[-1].cursor == Cursor("team", "fake", CONFIRMED_AT_MS, b"second")
+    assert reading.gaps == []
+
+
+async def test_what_cannot_be_read_counts_to_what_is_held(monkeypatch):
+    monkeypatch.setattr(successor, "HELD_MAX_BYTES", 10)
+    first, second = FakeLink("first"), FakeLink("second")
+    async with rotating(first, second, FakeLink("third")) as (_, reading, transport):
+        await begun(first, reading)
+        garbage = Unreadable(b"x" * 11, "garbage", Source("main", "team", "fake"), 0)
+        second._given.put_nowait(Batch("team", unreadables=[garbage]))
+        await wait_for(lambda: "second" in transport.released)
+
+
+async def test_after_a_rotation_what_both_have_brought_is_forgotten(monkeypatch):
+    monkeypatch.setattr(rotation, "TWINS_AFTER_S", 0.0)
+    first, second = FakeLink("first"), FakeLink("second")
+    async with rotating(first, second) as (_, reading, transport):
+        await taken_over(first, second, reading)
+        assert reading.link._overlap is not None
+        await reading.until(lambda: "first" in transport.released and reading.link._past is None)
+        second.give("b")
+        await reading.until(lambda: "b" in reading.uuids)
+        assert reading.link._overlap is None
+
+
+async def test_who_is_cancelled_while_it_lets_go_leaves_no_connection_behind():
+    first, second = FakeLink("first"), FakeLink("second")
+    transport = FakeTransport(first, second)
+    is_letting_go, may_end = asyncio.Event(), asyncio.Event()
+
+    async def read():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            is_letting_go.set()
+            await may_end.wait()
+
+    second.read = read
+
+    async def hold():
+        async with rotating(transport=transport) as (_, reading, _):
+            await begun(first, reading)
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(hold())
+    await wait_for(lambda: len(transport.cursors) == 2)
+    task.cancel()
+    await is_letting_go.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    assert sorted(transport.released) == ["first", "second"]
+    may_end.set()

@@ -734,6 +734,34 @@ async def test_a_rotation_admits_that_the_first_connection_had_lost_its_subscrip
     assert gap.since_ms - 1 <= deaf_at_ms <= gap.until_ms  # one side rounds to whole ms, the other cuts
 
 
+@pytest.mark.parametrize("is_lost", [True, False])
+async def test_a_kill_before_the_first_connection_has_left_hides_nothing_that_it_did_not_bring(
+    sim, transport, monkeypatch, is_lost
+):
+    monkeypatch.setattr(serving, "ASK_AFTER_S", 0.01)
+    monkeypatch.setattr(websocket_link, "OVERLAP_S", 5.0 if is_lost else 0.05)
+    async with RotatingTransport("team", transport).connect(None) as link:
+        reading = LinkReading(link)
+        await reading.until_live()
+        await sim.admin.faults({"fault": "half-open"})
+        await asyncio.sleep(0.05)
+        sim.emit_sample("post.added")
+        missed_at_ms = ms_from_iso(sim.state.clock.iso())
+        await asyncio.sleep(0.2)
+        link._begin("its time is nearly over")
+        switched = asyncio.create_task(reading.until(lambda _: link.evidence.rotations))
+        if is_lost:
+            await wait_for(lambda: link._successor and link._successor.is_confirmed)
+            link._present.link._socket.transport.abort()
+        await switched
+        link._present.link._socket.transport.abort()
+    await asyncio.sleep(0.2)
+    async with linked(transport, reading.cursor) as again:
+        await again.until_live()
+    gaps = [*reading.gaps, *again.gaps]
+    assert any(gap.since_ms <= missed_at_ms <= (gap.until_ms or math.inf) for gap in gaps)
+
+
 async def test_what_is_read_of_an_event_here_does_not_stay_with_it(sim, transport):
     """The newest events are at hand for handlers, and parsed ones would take several times as much memory."""
     async with linked(transport) as reading:
