@@ -1383,6 +1383,96 @@ async def test_leaving_ends_the_subscription(sim, transport):
     assert batch.gaps == []
 
 
+async def answered_while_a_batch_is_stored(reading: LinkReading, sim: Simulator) -> list[str]:
+    """Have the poll that is out answered, and nobody take that."""
+    pending = asyncio.create_task(reading.link.read())
+    await wait_for(lambda: polls_held(sim))
+    pending.cancel()
+    await asyncio.gather(pending, return_exceptions=True)
+    uuids = posts(sim, 1)
+    await wait_for(lambda: all(poll.done() for poll in reading.link._polls.values()))
+    return uuids
+
+
+@pytest.mark.parametrize("end", ["close", "leave"])
+async def test_an_answer_that_nobody_has_taken_yet_is_in_the_last_batch(sim, transport, end):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        uuids = await answered_while_a_batch_is_stored(reading, sim)
+        await sim.admin.faults({"fault": "pubnub-error", "status": 500, "times": 100})
+        batch = await getattr(reading.link, end)()
+    assert [envelope.uuid for envelope in batch.envelopes] == uuids
+
+
+async def test_leaving_reads_what_waits_in_each_channel(sim, transport):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        uuids = posts(sim, 1)
+        await sim.admin.faults({"fault": "rotate", "what": "channel"})
+        reading.link._hurry.set()
+        await wait_for(lambda: len(reading.link._state.channels) == 2)
+        uuids += posts(sim, 2)
+        batch = await reading.link.leave()
+    assert sorted(envelope.uuid for envelope in batch.envelopes) == sorted(uuids)
+    assert batch.gaps == []
+    assert "channels" not in json.loads(batch.cursor.state)
+
+
+async def test_what_no_key_opens_is_unreadable_when_it_is_left(sim, transport, monkeypatch):
+    monkeypatch.setattr(pubnub, "KEYS_TRUSTED_S", 0.0)
+    async with linked(transport) as reading:
+        await reading.until_live()
+        delivery_of(sim).rotate("encryptionKey")
+        posts(sim, 1)
+        batch = await reading.link.leave()
+    assert (len(batch.unreadables), batch.gaps) == (1, [])
+
+
+async def test_what_no_key_opens_yet_waits_in_the_channel_when_it_is_closed(sim, transport, monkeypatch):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        delivery_of(sim).rotate("encryptionKey")
+        uuids = await answered_while_a_batch_is_stored(reading, sim)
+        monkeypatch.setattr(pubnub, "KEYS_TRUSTED_S", 0.0)
+        batch = await reading.link.close()
+        monkeypatch.undo()
+    assert (batch.envelopes, batch.unreadables) == ([], [])
+    async with linked(transport, batch.cursor) as again:
+        await again.renewed()
+        await again.until_count(1)
+    assert (again.uuids, again.unreadable) == (uuids, [])
+
+
+@pytest.mark.parametrize("fault", [{"fault": "pubnub-403"}, {"fault": "pubnub-drop"}])
+async def test_a_channel_that_cannot_be_read_when_it_is_left_is_a_gap(sim, transport, clock, fault):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        clock.jump(60)
+        posts(sim, 1)
+        await sim.admin.faults(fault | {"times": 100})
+        batch = await reading.link.leave()
+    (gap,) = batch.gaps
+    assert (gap.reason, gap.certainty) == ("channel not read to its end", "possible")
+    assert gap.since_ms <= clock.wall_ms() - 60_000
+    assert gap.until_ms == pytest.approx(clock.wall_ms(), abs=2000)
+
+
+async def test_a_channel_from_which_no_answer_comes_when_it_is_left_is_a_gap_within_the_time_for_that(
+    transport, monkeypatch
+):
+    async def poll_in_vain(*_: Any) -> Any:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(pubnub, "LEAVE_WITHIN_S", 0.3)
+    async with linked(transport) as reading:
+        await reading.until_live()
+        monkeypatch.setattr(PubNubPoller, "poll", poll_in_vain)
+        started = time.monotonic()
+        batch = await reading.link.leave()
+    assert time.monotonic() - started < 2
+    assert [gap.reason for gap in batch.gaps] == ["channel not read to its end"]
+
+
 async def test_a_subscription_that_turns_out_to_be_gone_when_it_is_ended_is_a_gap(sim, transport, clock):
     async with linked(transport) as reading:
         await reading.until_live()
