@@ -418,7 +418,7 @@ class WebSocketLink:
         self._state.forget_subscription()
         self._state.subscription_id = info.id
         self._state.event_filters = list(self._subscription.event_filters)
-        self._state.refused = subscriptions.refused_from(info)
+        self._state.refused = subscriptions.missing_from(info, self._subscription.event_filters)
         self._state.is_all_refused = subscriptions.is_all_refused(info, self._subscription.event_filters)
         self._subscribed_at = self._loop.time()
         if info.expires_in is not None:

@@ -23,6 +23,7 @@ from rc_push.envelope import Batch, Cursor, ms_from_iso
 from rc_push.errors import PermissionRefused, ProtocolError, RestError, UnreachableError
 from rc_push.protocol import pubnub as wire
 from rc_push.protocol.crypto import DecryptError
+from rc_push.protocol.subscription import OTHER_FILTERS
 from rc_push.rest import Account
 from rc_push.simulator.faults import PubNubKind
 from rc_push.simulator.knobs import Knobs
@@ -1065,6 +1066,23 @@ async def test_event_filters_that_ringcentral_refuses_are_named(sim, transport):
     assert reading.link.evidence.state == "degraded"
     assert "SUB-412" in reading.link.evidence.why
     assert reading.link.evidence.is_all_refused
+
+
+def without_chats(call: str, answer: Any) -> Any:
+    """Leave event filters out, as RingCentral may, without a word."""
+    if SUBSCRIPTION not in call or not isinstance(answer, dict) or "eventFilters" not in answer:
+        return answer
+    return answer | {"eventFilters": [each for each in answer["eventFilters"] if each != CHATS]}
+
+
+async def test_an_event_filter_that_ringcentral_leaves_out_without_a_word_is_told(account, make_transport):
+    async with linked(make_transport(POSTS, CHATS, rest=Told(account, without_chats))) as reading:
+        await reading.until_live()
+        for _ in range(2):
+            evidence = reading.link.evidence
+            assert (evidence.state, evidence.why, evidence.is_served) == ("degraded", OTHER_FILTERS, True)
+            await reading.renewed()
+    assert reading.gaps == []
 
 
 async def test_a_failed_renewal_is_tried_again_while_events_go_on(sim, transport):

@@ -23,6 +23,7 @@ from rc_push.envelope import Cursor, ms_from_iso
 from rc_push.errors import PermissionRefused, ProtocolError, UnreachableError
 from rc_push.protocol import wsg
 from rc_push.protocol.frames import encode
+from rc_push.protocol.subscription import OTHER_FILTERS, SubscriptionInfo, info_from
 from rc_push.protocol.wsg_server import ServerSession
 from rc_push.rest import WsToken
 from rc_push.simulator.emitter import Many
@@ -495,6 +496,22 @@ async def test_other_filters_than_ours_are_found_too(sim, transport, impatient):
         await reading.until(lambda reading: reading.gaps != [])
         assert reading.gaps[0].reason == "subscription changed"
         await reading.until_live()
+
+
+async def test_an_event_filter_that_ringcentral_leaves_out_without_a_word_is_told_from_the_first_answer_on(
+    account, impatient, monkeypatch
+):
+    def without_chats(body: bytes) -> SubscriptionInfo:
+        return replace(info_from(body), event_filters=[POSTS])
+
+    monkeypatch.setattr(websocket_link.subscriptions, "info_from", without_chats)
+    config = SubscriptionConfig("team", "main", event_filters=(POSTS, "/team-messaging/v1/chats"))
+    async with linked(WebSocketTransport(config, account, NetworkConfig())) as reading:
+        await reading.until_live()
+        assert (reading.link.evidence.state, reading.link.evidence.why) == ("degraded", OTHER_FILTERS)
+        await proven(reading)
+        assert (reading.link.evidence.state, reading.link.evidence.why) == ("degraded", OTHER_FILTERS)
+    assert reading.gaps == []
 
 
 async def test_where_the_server_does_not_tell_heartbeats_are_all_there_is_and_it_is_said(sim, transport, impatient):
