@@ -203,8 +203,9 @@ class WebSocketLink:
         if not self.subscription_id or self._subscribing or self._session.details is None:
             return
         path = f"{subscriptions.PATH}/{self.subscription_id}"
-        self._leaving = self._session.request("DELETE", path, None, self._loop.time())
         while self._has_left is None and not (self._ending or self._inbox.has_ended):
+            if not self._leaving and self._session.has_room:
+                self._leaving = self._session.request("DELETE", path, None, self._loop.time())
             await self._flush()
             await self._inbox.wait(LEAVE_WITHIN_S)
             batch.add(self._batch_from(self._inbox.take(BATCH_MAX_FRAMES)))
@@ -400,6 +401,9 @@ class WebSocketLink:
             batch.gaps.append(self._gap(self._ours_at_ms, self._seen_at_ms, "subscription lost", "possible"))
 
     def _subscribe(self, why: str) -> None:
+        if not self._session.has_room:  # the batch at hand is returned before the connection ends
+            self._ending = ProtocolError(f"{why}, and RingCentral's limit of active requests is reached")
+            return
         body = subscriptions.creation_body(self._subscription.event_filters, "WebSocket")
         self._subscribing = self._session.request("POST", subscriptions.PATH, body, self._loop.time())
         self.evidence = Evidence("subscribing", why)
