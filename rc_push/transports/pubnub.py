@@ -460,7 +460,8 @@ class PubNubLink:
         info = await self._subscription.find()
         if info:
             read_from_ms = asked_at_ms - QUEUE_MS
-            began_at_ms = max(read_from_ms, ms_from_iso(info.creation_time) or asked_at_ms)
+            created_at_ms = ms_from_iso(info.creation_time) or asked_at_ms
+            began_at_ms = min(max(read_from_ms, created_at_ms), asked_at_ms)  # RingCentral's clock may be ahead of ours
         else:
             await self._store_intention()
             read_from_ms = asked_at_ms = self._now_ms()

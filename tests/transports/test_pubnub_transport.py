@@ -460,6 +460,20 @@ async def test_a_subscription_left_behind_by_a_crash_is_adopted_with_all_that_wa
     assert all((gap.until_ms or 0) < clock.wall_ms() - 299_000 for gap in reading.gaps)
 
 
+async def test_the_gap_before_one_that_is_adopted_is_over_by_now_whatever_ringcentral_says(
+    sim, account, make_transport, clock, kept
+):
+    def ahead(_: str, said: Any) -> Any:
+        return said | {"creationTime": "2099-01-01T00:00:00.000Z"} if "creationTime" in said else said
+
+    cursor = await crash_after_creation(make_transport(), sim, kept)
+    clock.jump(30)
+    async with linked(make_transport(rest=Told(account, ahead)), cursor) as reading:
+        await reading.until_live()
+    (gap,) = reading.gaps
+    assert cursor.seen_at_ms + 25_000 <= gap.until_ms <= clock.wall_ms()
+
+
 async def test_one_that_another_of_ours_uses_is_not_adopted_though_it_is_the_same(sim, make_transport):
     async with linked(make_transport()) as reading, linked(make_transport(name="other")) as other:
         await reading.until_live()  # of what it stores, the journal knows nothing yet
