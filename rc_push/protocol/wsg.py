@@ -203,6 +203,11 @@ class ClientSession:
             return Notified(bytes(frame.body))
         return self._receive_other(frame, data)
 
+    @property
+    def has_room(self) -> bool:
+        """Say whether the server's limit of active requests lets another one be sent."""
+        return self.details is not None and len(self._waiting) < self.details.max_active_requests
+
     def request(self, method: str, path: str, body: bytes | None, now: float) -> str:
         """Queue a REST request over the connection; return the id that its `Answered` will carry.
 
@@ -210,7 +215,7 @@ class ClientSession:
         """
         if self.details is None:
             raise ProtocolError("a request before ConnectionDetails")
-        if len(self._waiting) >= self.details.max_active_requests:
+        if not self.has_room:
             raise ProtocolError(f"more than {self.details.max_active_requests} active requests")
         message_id = self._new_id()
         self._waiting[message_id] = now + REQUEST_ANSWER_S

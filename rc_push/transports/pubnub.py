@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 import msgspec
 import structlog
@@ -60,6 +61,9 @@ ORDER_SLACK_MS = 1000
 PLACE_AHEAD_MAX_MS = 86_400_000
 # A link runs so long beside the one from which it takes over, for messages that are under way when it begins.
 OVERLAP_S = 5.0
+# What waits in a channel comes at once. A poll that is held so long, or so many times what another answer has taken,
+# has found nothing.
+HELD_AFTER_S, HELD_AFTER_TIMES = 0.5, 4.0
 
 
 class PubNubTransport:
@@ -166,14 +170,19 @@ class PubNubLink:
         self._changed.set()
 
     async def leave(self) -> Batch:
-        """Stop reading, and end the subscription, after which the channel gets nothing any more.
+        """End the subscription, after which the channel gets nothing any more, and read what is left in it.
 
         Where RingCentral does not do so within LEAVE_WITHIN_S, it ends by itself: its limits must hold up nobody else.
+        Then our place in the channel is kept. What has not been shown to be read in that time is a gap otherwise.
         """
+        until = asyncio.get_running_loop().time() + LEAVE_WITHIN_S
         batch = await self.close()
         was_there = await self._end() if self.subscription_id else None
         if was_there is None:
             return batch
+        self._confirmed_at = math.inf  # no renewal will tell another key
+        channels = list(self._state.channels)
+        await asyncio.gather(*(self._read_out(channel, batch, until) for channel in channels))
         if not was_there:
             now_ms = self._now_ms()
             self._state.forget(now_ms)
@@ -194,27 +203,56 @@ class PubNubLink:
         log.warning("subscription_not_ended", subscription=self._config.name, id=self.subscription_id, error=why)
         return None
 
+    async def _read_out(self, channel: Channel, batch: Batch, until: float) -> None:
+        """Put what waits in *channel* into *batch*; a gap, too, unless it is found empty in time."""
+        try:
+            async with asyncio.timeout_at(until):
+                await self._read_until_empty(channel, batch)
+        except (TimeoutError, RcPushError) as exc:
+            why = str(exc) or "no answer in time"
+            log.warning("channel_not_read_out", subscription=self._config.name, error=why)
+            batch.gaps.append(
+                self._gaps.gap(channel.since_ms(), self._now_ms(), "channel not read to its end", "possible")
+            )
+
+    async def _read_until_empty(self, channel: Channel, batch: Batch) -> None:
+        """Take answers until none comes at once. Raises what a poll raises."""
+        loop = asyncio.get_running_loop()
+        asked_at = loop.time()
+        _, gaps = await self._handshake(channel)  # PubNub is there, and our place is not ahead of it
+        batch.gaps += gaps
+        held_after_s = max(HELD_AFTER_S, HELD_AFTER_TIMES * (loop.time() - asked_at))
+        has_more = True
+        with suppress(TimeoutError):
+            while has_more:
+                async with asyncio.timeout(held_after_s):
+                    polled = await self._ask(channel)
+                has_more = bool(polled.answer and polled.answer.messages)
+                self._take(channel, polled, batch)
+
     async def close(self) -> Batch:
-        """Stop reading. Nothing is lost: what comes now waits in the channel for the next poll."""
-        await self._cancel()
+        """Stop reading; return what has come. What comes now waits in the channel for the next poll."""
+        await self._cancel(self._keeper)
         batch = self._batch()
         self._changes.move_to(batch)
+        self._take_done(batch)
+        await self._cancel(*self._polls.values())
+        self._polls.clear()
         return batch if self._seen_at_ms is None else self._with_cursor(batch)
 
     async def abort(self) -> None:
         """Let go of everything."""
         try:
-            await self._cancel()
+            await self._cancel(self._keeper, *self._polls.values())
+            self._polls.clear()
         finally:
             for poller in self._pollers.values():
                 await poller.close()
 
-    async def _cancel(self) -> None:
-        tasks = [self._keeper, *self._polls.values()]
+    async def _cancel(self, *tasks: asyncio.Task[Any]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._polls.clear()
 
     # ------------------------------------------------------------------------------------------------------- polling
 
@@ -236,9 +274,7 @@ class PubNubLink:
         while True:
             asked_at_ms = self._now_ms()
             try:
-                answer = await self._poller(channel).poll(channel.address, channel.timetoken, channel.region)
-                self._check_place(answer)
-                return _Polled(answer, asked_at_ms, self._now_ms())
+                return await self._ask(channel)
             except RcPushError:
                 if channel.replaced_at_ms is None:
                     await self._try_last_renewal()
@@ -247,6 +283,12 @@ class PubNubLink:
                 if asked_at_ms > channel.replaced_at_ms + QUEUE_MS:
                     return _Polled(None, asked_at_ms, self._now_ms())
             await asyncio.sleep(DRAIN_RETRY_S)
+
+    async def _ask(self, channel: Channel) -> _Polled:
+        asked_at_ms = self._now_ms()
+        answer = await self._poller(channel).poll(channel.address, channel.timetoken, channel.region)
+        self._check_place(answer)
+        return _Polled(answer, asked_at_ms, self._now_ms())
 
     def _check_place(self, answer: wire.Answer) -> None:
         """Raise ProtocolError where *answer* says to go on where nothing comes, as far as it is from PubNub's clock."""
@@ -275,7 +317,15 @@ class PubNubLink:
 
     def _take_answers(self) -> Batch | None:
         """Return a batch with the answers that are there. Raises what a poll raised where there is no other."""
-        batch, taken, failure = self._batch(), 0, None
+        batch = self._batch()
+        taken, failure = self._take_done(batch)
+        if failure and not taken:
+            raise failure
+        return self._with_cursor(batch) if taken else None
+
+    def _take_done(self, batch: Batch) -> tuple[int, BaseException | None]:
+        """Put the answers that are there into *batch*; return how many there were, and what a poll raised."""
+        taken, failure = 0, None
         for channel in list(self._state.channels):
             poll = self._polls.get(channel.id)
             if poll is None or not poll.done():
@@ -287,9 +337,7 @@ class PubNubLink:
             else:
                 taken += 1
             del self._polls[channel.id]
-        if failure and not taken:
-            raise failure
-        return self._with_cursor(batch) if taken else None
+        return taken, failure
 
     def _take(self, channel: Channel, polled: _Polled, batch: Batch) -> bool:
         """Put what a poll gave into *batch*, and move our place; False where a renewal may tell the key for it."""
@@ -413,7 +461,8 @@ class PubNubLink:
         info = await self._subscription.find()
         if info:
             read_from_ms = asked_at_ms - QUEUE_MS
-            began_at_ms = max(read_from_ms, ms_from_iso(info.creation_time) or asked_at_ms)
+            created_at_ms = ms_from_iso(info.creation_time) or asked_at_ms
+            began_at_ms = min(max(read_from_ms, created_at_ms), asked_at_ms)  # RingCentral's clock may be ahead of ours
         else:
             await self._store_intention()
             read_from_ms = asked_at_ms = self._now_ms()

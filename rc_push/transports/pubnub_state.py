@@ -12,7 +12,7 @@ from rc_push.envelope import Cursor
 from rc_push.errors import ProtocolError
 from rc_push.protocol import pubnub as wire
 from rc_push.protocol.crypto import Decryptor
-from rc_push.protocol.subscription import SubscriptionInfo, filters_of, is_all_refused, refused_from
+from rc_push.protocol.subscription import SubscriptionInfo, filters_of, is_all_refused, missing_from
 from rc_push.transports.seen import later
 
 log = structlog.get_logger()
@@ -100,7 +100,7 @@ class State(msgspec.Struct, omit_defaults=True):
         self.subscription_id = info.id
         self.event_filters = event_filters
         self.held = self.held or filters_of(info)
-        self.refused = refused_from(info)
+        self.refused = missing_from(info, event_filters)
         self.is_all_refused = is_all_refused(info, event_filters)
 
     def live_on(self, life_ms: int, asked_at_ms: int, answered_at_ms: int, now_ms: int) -> None:

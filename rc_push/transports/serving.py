@@ -88,7 +88,7 @@ class Proof:
             return Verdict("unknown", str(exc))
         if info.id != self._state.subscription_id:
             return self._doubt("subscription replaced", now)
-        if subscriptions.is_changed(self._state.held, info):
+        if subscriptions.is_changed(self._state.held or None, info):
             return self._doubt("subscription changed", now)
         self._take(info, now)
         return Verdict("held", "subscription confirmed again")
@@ -96,7 +96,7 @@ class Proof:
     def _take(self, info: subscriptions.SubscriptionInfo, now: float) -> None:
         """Take in what the server holds. What it says first is what later answers are measured by."""
         state = self._state
-        if state.held is None:
+        if not state.held:  # never told, or told without a name
             state.held = subscriptions.filters_of(info)
         state.refused = subscriptions.missing_from(info, self._event_filters)
         state.is_all_refused = subscriptions.is_all_refused(info, self._event_filters)

@@ -207,7 +207,8 @@ class Keeper:
     async def _end_unanswered(self, hook: Hook) -> None:
         """Delete what RingCentral has made of *hook*, if it has; where it can be another's of ours, leave it.
 
-        One whose token is not ours any more is answered 401 until RingCentral gives up.
+        One whose token is not ours any more is answered 401 until RingCentral gives up; what it posts until another is
+        there is a gap.
         """
         found = await self._calls.find(hook)
         if not found:
@@ -220,15 +221,15 @@ class Keeper:
             for other in state_from(saved, name).hooks()
             if name != self._config.name or other.id
         ]
-        if any(not other.id and other.address == hook.address for other in others):
-            log.warning("webhook_left_behind", subscription=self._config.name, ids=found)
-            return
         ours = set(found) - {other.id for other in others}
         if ours and self._told_of != hook.token:
             self._told_of = hook.token
             gap = self._gap(self._seen.now_ms(), None, "webhook made anew", "possible")
             self._put(Batch(self._config.name, gaps=[gap]))
             log.info("webhook_made_anew", subscription=self._config.name, ids=sorted(ours))
+        if any(not other.id and other.address == hook.address for other in others):
+            log.warning("webhook_left_behind", subscription=self._config.name, ids=found)
+            return
         for id_ in ours:
             await self._calls.delete(id_)
 

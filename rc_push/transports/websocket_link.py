@@ -208,8 +208,9 @@ class WebSocketLink:
         if not self.subscription_id or self._subscribing or self._session.details is None:
             return
         path = f"{subscriptions.PATH}/{self.subscription_id}"
-        self._leaving = self._session.request("DELETE", path, None, self._loop.time())
         while self._has_left is None and not (self._ending or self._inbox.has_ended):
+            if not self._leaving and self._session.has_room:
+                self._leaving = self._session.request("DELETE", path, None, self._loop.time())
             await self._flush()
             await self._inbox.wait(LEAVE_WITHIN_S)
             batch.add(self._batch_from(self._inbox.take(BATCH_MAX_FRAMES)))
@@ -405,6 +406,9 @@ class WebSocketLink:
             batch.gaps.append(self._gap(self._ours_at_ms, self._seen_at_ms, "subscription lost", "possible"))
 
     def _subscribe(self, why: str) -> None:
+        if not self._session.has_room:  # the batch at hand is returned before the connection ends
+            self._ending = ProtocolError(f"{why}, and RingCentral's limit of active requests is reached")
+            return
         body = subscriptions.creation_body(self._subscription.event_filters, "WebSocket")
         self._subscribing = self._session.request("POST", subscriptions.PATH, body, self._loop.time())
         self.evidence = Evidence("subscribing", why)
@@ -423,7 +427,7 @@ class WebSocketLink:
         self._state.forget_subscription()
         self._state.subscription_id = info.id
         self._state.event_filters = list(self._subscription.event_filters)
-        self._state.refused = subscriptions.refused_from(info)
+        self._state.refused = subscriptions.missing_from(info, self._subscription.event_filters)
         self._state.is_all_refused = subscriptions.is_all_refused(info, self._subscription.event_filters)
         self._subscribed_at = self._loop.time()
         if info.expires_in is not None:

@@ -260,11 +260,14 @@ def test_no_request_goes_out_before_connection_details():
 def test_no_more_requests_than_the_server_allows_are_active():
     client, server = connected(max_active_requests=2)
     for _ in range(2):
+        assert client.has_room
         last = client.request("GET", "/x", None, 0.0)
+    assert not client.has_room
     with pytest.raises(ProtocolError, match="more than 2"):
         client.request("GET", "/x", None, 0.0)
     server.answer(last, 200, None)
     to_client(server, client)
+    assert client.has_room
     client.request("GET", "/x", None, 0.0)
 
 

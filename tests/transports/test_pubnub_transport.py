@@ -23,6 +23,7 @@ from rc_push.envelope import Batch, Cursor, ms_from_iso
 from rc_push.errors import PermissionRefused, ProtocolError, RestError, UnreachableError
 from rc_push.protocol import pubnub as wire
 from rc_push.protocol.crypto import DecryptError
+from rc_push.protocol.subscription import OTHER_FILTERS
 from rc_push.rest import Account
 from rc_push.simulator.faults import PubNubKind
 from rc_push.simulator.knobs import Knobs
@@ -457,6 +458,20 @@ async def test_a_subscription_left_behind_by_a_crash_is_adopted_with_all_that_wa
     assert reading.uuids == uuids
     assert len(sim.state.subscriptions) == 1
     assert all((gap.until_ms or 0) < clock.wall_ms() - 299_000 for gap in reading.gaps)
+
+
+async def test_the_gap_before_one_that_is_adopted_is_over_by_now_whatever_ringcentral_says(
+    sim, account, make_transport, clock, kept
+):
+    def ahead(_: str, said: Any) -> Any:
+        return said | {"creationTime": "2099-01-01T00:00:00.000Z"} if "creationTime" in said else said
+
+    cursor = await crash_after_creation(make_transport(), sim, kept)
+    clock.jump(30)
+    async with linked(make_transport(rest=Told(account, ahead)), cursor) as reading:
+        await reading.until_live()
+    (gap,) = reading.gaps
+    assert cursor.seen_at_ms + 25_000 <= gap.until_ms <= clock.wall_ms()
 
 
 async def test_one_that_another_of_ours_uses_is_not_adopted_though_it_is_the_same(sim, make_transport):
@@ -1067,6 +1082,23 @@ async def test_event_filters_that_ringcentral_refuses_are_named(sim, transport):
     assert reading.link.evidence.is_all_refused
 
 
+def without_chats(call: str, answer: Any) -> Any:
+    """Leave event filters out, as RingCentral may, without a word."""
+    if SUBSCRIPTION not in call or not isinstance(answer, dict) or "eventFilters" not in answer:
+        return answer
+    return answer | {"eventFilters": [each for each in answer["eventFilters"] if each != CHATS]}
+
+
+async def test_an_event_filter_that_ringcentral_leaves_out_without_a_word_is_told(account, make_transport):
+    async with linked(make_transport(POSTS, CHATS, rest=Told(account, without_chats))) as reading:
+        await reading.until_live()
+        for _ in range(2):
+            evidence = reading.link.evidence
+            assert (evidence.state, evidence.why, evidence.is_served) == ("degraded", OTHER_FILTERS, True)
+            await reading.renewed()
+    assert reading.gaps == []
+
+
 async def test_a_failed_renewal_is_tried_again_while_events_go_on(sim, transport):
     async with linked(transport) as reading:
         await reading.until_live()
@@ -1381,6 +1413,96 @@ async def test_leaving_ends_the_subscription(sim, transport):
     assert sim.state.subscriptions == {}
     assert "subscription_id" not in json.loads(batch.cursor.state)
     assert batch.gaps == []
+
+
+async def answered_while_a_batch_is_stored(reading: LinkReading, sim: Simulator) -> list[str]:
+    """Have the poll that is out answered, and nobody take that."""
+    pending = asyncio.create_task(reading.link.read())
+    await wait_for(lambda: polls_held(sim))
+    pending.cancel()
+    await asyncio.gather(pending, return_exceptions=True)
+    uuids = posts(sim, 1)
+    await wait_for(lambda: all(poll.done() for poll in reading.link._polls.values()))
+    return uuids
+
+
+@pytest.mark.parametrize("end", ["close", "leave"])
+async def test_an_answer_that_nobody_has_taken_yet_is_in_the_last_batch(sim, transport, end):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        uuids = await answered_while_a_batch_is_stored(reading, sim)
+        await sim.admin.faults({"fault": "pubnub-error", "status": 500, "times": 100})
+        batch = await getattr(reading.link, end)()
+    assert [envelope.uuid for envelope in batch.envelopes] == uuids
+
+
+async def test_leaving_reads_what_waits_in_each_channel(sim, transport):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        uuids = posts(sim, 1)
+        await sim.admin.faults({"fault": "rotate", "what": "channel"})
+        reading.link._hurry.set()
+        await wait_for(lambda: len(reading.link._state.channels) == 2)
+        uuids += posts(sim, 2)
+        batch = await reading.link.leave()
+    assert sorted(envelope.uuid for envelope in batch.envelopes) == sorted(uuids)
+    assert batch.gaps == []
+    assert "channels" not in json.loads(batch.cursor.state)
+
+
+async def test_what_no_key_opens_is_unreadable_when_it_is_left(sim, transport, monkeypatch):
+    monkeypatch.setattr(pubnub, "KEYS_TRUSTED_S", 0.0)
+    async with linked(transport) as reading:
+        await reading.until_live()
+        delivery_of(sim).rotate("encryptionKey")
+        posts(sim, 1)
+        batch = await reading.link.leave()
+    assert (len(batch.unreadables), batch.gaps) == (1, [])
+
+
+async def test_what_no_key_opens_yet_waits_in_the_channel_when_it_is_closed(sim, transport, monkeypatch):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        delivery_of(sim).rotate("encryptionKey")
+        uuids = await answered_while_a_batch_is_stored(reading, sim)
+        monkeypatch.setattr(pubnub, "KEYS_TRUSTED_S", 0.0)
+        batch = await reading.link.close()
+        monkeypatch.undo()
+    assert (batch.envelopes, batch.unreadables) == ([], [])
+    async with linked(transport, batch.cursor) as again:
+        await again.renewed()
+        await again.until_count(1)
+    assert (again.uuids, again.unreadable) == (uuids, [])
+
+
+@pytest.mark.parametrize("fault", [{"fault": "pubnub-403"}, {"fault": "pubnub-drop"}])
+async def test_a_channel_that_cannot_be_read_when_it_is_left_is_a_gap(sim, transport, clock, fault):
+    async with linked(transport) as reading:
+        await reading.until_live()
+        clock.jump(60)
+        posts(sim, 1)
+        await sim.admin.faults(fault | {"times": 100})
+        batch = await reading.link.leave()
+    (gap,) = batch.gaps
+    assert (gap.reason, gap.certainty) == ("channel not read to its end", "possible")
+    assert gap.since_ms <= clock.wall_ms() - 60_000
+    assert gap.until_ms == pytest.approx(clock.wall_ms(), abs=2000)
+
+
+async def test_a_channel_from_which_no_answer_comes_when_it_is_left_is_a_gap_within_the_time_for_that(
+    transport, monkeypatch
+):
+    async def poll_in_vain(*_: Any) -> Any:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(pubnub, "LEAVE_WITHIN_S", 0.3)
+    async with linked(transport) as reading:
+        await reading.until_live()
+        monkeypatch.setattr(PubNubPoller, "poll", poll_in_vain)
+        started = time.monotonic()
+        batch = await reading.link.leave()
+    assert time.monotonic() - started < 2
+    assert [gap.reason for gap in batch.gaps] == ["channel not read to its end"]
 
 
 async def test_a_subscription_that_turns_out_to_be_gone_when_it_is_ended_is_a_gap(sim, transport, clock):

@@ -52,6 +52,13 @@ def test_it_is_asked_sooner_where_a_lost_contact_costs_more():
     assert ours.ask_at(5.0) == 15.0
 
 
+def test_event_filters_that_are_named_only_by_a_later_answer_are_no_change():
+    ours = proof()
+    assert ask(ours, info(event_filters=()), 10.0).kind == "held"
+    assert ask(ours, info(), 70.0).kind == "held"
+    assert ask(ours, info(event_filters=(CHATS,)), 130.0).kind == "doubted"
+
+
 def test_events_put_off_what_follows_from_silence_but_not_what_is_regular():
     ours = proof()
     ask(ours, info(), 10.0)

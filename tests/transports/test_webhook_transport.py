@@ -370,7 +370,28 @@ async def test_what_can_be_anothers_whose_answer_is_awaited_is_left(sim, make, k
         assert sim.state.subscriptions.keys() == {theirs, ours, reading.link.subscription_id}
     (line,) = [line for line in lines if line["event"] == "webhook_left_behind"]
     assert set(line["ids"]) == {theirs, ours}
-    assert reading.gaps == []
+    assert [(gap.reason, gap.certainty) for gap in reading.gaps] == [("webhook made anew", "possible")]
+
+
+async def test_what_the_one_that_is_left_posts_until_another_is_there_lies_in_a_gap(
+    sim, make, kept, monkeypatch, clock
+):
+    await unanswered(make(name="other"), kept)
+    ours, cursor = await unanswered(make(), kept)
+    create, refused_at_ms = WebhookSubscription.create, []
+
+    async def create_late(self: WebhookSubscription, hook: Any) -> Any:
+        sim.emit_sample("post.added")
+        await wait_for(lambda: [post.status for post in sim.state.subscriptions[ours].webhook.posted] == [401])
+        refused_at_ms.append(clock.wall_ms())
+        return await create(self, hook)
+
+    monkeypatch.setattr(WebhookSubscription, "create", create_late)
+    async with linked(make(), cursor) as reading, reading.pump():
+        await reading.until_live()
+    (gap,) = reading.gaps
+    closed_at_ms = next(batch.closes_gaps_at_ms for batch in reading.batches if batch.closes_gaps_at_ms)
+    assert gap.since_ms <= refused_at_ms[0] <= closed_at_ms
 
 
 async def test_other_event_filters_are_put_to_the_same_subscription(sim, make):

@@ -23,6 +23,7 @@ from rc_push.envelope import Cursor, ms_from_iso
 from rc_push.errors import PermissionRefused, ProtocolError, UnreachableError
 from rc_push.protocol import wsg
 from rc_push.protocol.frames import encode
+from rc_push.protocol.subscription import OTHER_FILTERS, SubscriptionInfo, info_from
 from rc_push.protocol.wsg_server import ServerSession
 from rc_push.rest import WsToken
 from rc_push.simulator.emitter import Many
@@ -314,6 +315,23 @@ async def test_a_subscription_that_somebody_replaced_is_noticed_by_the_events_of
     assert json.loads(reading.cursor.state)["subscription_id"] not in (ours, "0000-somebody-elses")
 
 
+async def test_what_shows_that_another_has_replaced_it_is_kept_where_no_further_request_may_be_sent(
+    sim, transport, monkeypatch
+):
+    monkeypatch.setattr(websocket_link, "RESUBSCRIBE_EVERY_S", 0.0)
+    sim.state.knobs.turn({"max_active_requests": 1})
+    async with linked(transport) as reading:
+        await reading.until_live()
+        (subscription,) = sim.state.subscriptions.values()
+        subscription.id = "0000-somebody-elses"
+        reading.link._ask(reading.link._loop.time())
+        uuid = sim.emit_sample("post.added")
+        with pytest.raises(ProtocolError, match="subscription replaced, and RingCentral's limit"):
+            await reading.until_count(2)
+    assert reading.uuids == [uuid]
+    assert [(gap.reason, gap.certainty) for gap in reading.gaps] == [("subscription replaced", "possible")]
+
+
 @pytest.mark.parametrize("is_late", [False, True])
 async def test_the_last_events_of_the_subscription_that_we_replace_ourselves_are_nobody_elses(sim, transport, is_late):
     async with linked(transport) as reading:
@@ -495,6 +513,22 @@ async def test_other_filters_than_ours_are_found_too(sim, transport, impatient):
         await reading.until(lambda reading: reading.gaps != [])
         assert reading.gaps[0].reason == "subscription changed"
         await reading.until_live()
+
+
+async def test_an_event_filter_that_ringcentral_leaves_out_without_a_word_is_told_from_the_first_answer_on(
+    account, impatient, monkeypatch
+):
+    def without_chats(body: bytes) -> SubscriptionInfo:
+        return replace(info_from(body), event_filters=[POSTS])
+
+    monkeypatch.setattr(websocket_link.subscriptions, "info_from", without_chats)
+    config = SubscriptionConfig("team", "main", event_filters=(POSTS, "/team-messaging/v1/chats"))
+    async with linked(WebSocketTransport(config, account, NetworkConfig())) as reading:
+        await reading.until_live()
+        assert (reading.link.evidence.state, reading.link.evidence.why) == ("degraded", OTHER_FILTERS)
+        await proven(reading)
+        assert (reading.link.evidence.state, reading.link.evidence.why) == ("degraded", OTHER_FILTERS)
+    assert reading.gaps == []
 
 
 async def test_where_the_server_does_not_tell_heartbeats_are_all_there_is_and_it_is_said(sim, transport, impatient):
@@ -685,6 +719,30 @@ async def test_leaving_ends_the_subscription_and_all_of_it_has_come(sim, transpo
     async with linked(transport, last.cursor) as again:
         await again.until_live()
     assert [gap.reason for gap in again.gaps] == ["no session to recover"]
+
+
+async def test_leaving_waits_for_room_where_as_many_requests_are_out_as_the_server_allows(sim, transport):
+    sim.state.knobs.turn({"max_active_requests": 1})
+    async with linked(transport) as reading:
+        await reading.until_live()
+        on_the_way = sim.emit_sample("post.added")
+        reading.link._ask(reading.link._loop.time())  # as each minute
+        await wait_for(lambda: reading.link._inbox.has_frames)
+        last = await reading.link.leave()
+    assert [envelope.uuid for envelope in last.envelopes] == [on_the_way]
+    assert (last.gaps, sim.state.subscriptions) == ([], {})
+
+
+async def test_leaving_where_no_room_comes_brings_all_that_has_come_all_the_same(sim, transport, monkeypatch):
+    monkeypatch.setattr(websocket_link, "LEAVE_WITHIN_S", 0.1)
+    sim.state.knobs.turn({"max_active_requests": 1})
+    async with linked(transport) as reading:
+        await reading.until_live()
+        on_the_way = sim.emit_sample("post.added")
+        reading.link._session.request("GET", "/", None, reading.link._loop.time())
+        reading.link._session.data_to_send()  # nobody will answer it
+        last = await reading.link.leave()
+    assert [envelope.uuid for envelope in last.envelopes] == [on_the_way]
 
 
 @pytest.mark.parametrize("same_uuid", [True, False])
