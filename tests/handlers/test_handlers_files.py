@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import traceback
@@ -15,6 +16,7 @@ from structlog.testing import capture_logs
 from rc_push.errors import HandlerError, detail_of
 from rc_push.handlers import files as module
 from rc_push.handlers.files import CLOSE_AFTER_S, OPEN_MAX, LineFiles, unreserved
+from rc_push.handlers.json_lines import JsonLinesFile
 from rc_push.handlers.rotation import Rotation
 
 
@@ -109,7 +111,13 @@ def test_a_folder_that_cannot_be_used_is_told_at_the_start(tmp_path: Path, monke
         LineFiles(Rotation(), fsync="batch", is_json=True, folder=tmp_path / "logs").open(None)
 
 
-def test_of_a_path_made_of_an_event_the_template_is_told_and_the_path_in_the_detail(tmp_path: Path) -> None:
+def broken_disk(file: JsonLinesFile) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO), str(file._path))
+
+
+def test_of_a_path_made_of_an_event_the_template_is_told_and_the_path_in_the_detail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     template, path = f"{tmp_path}/{{body.text}}", tmp_path / "private"
     made = LineFiles(Rotation(max_bytes=1024), fsync="never", is_json=True, folder=tmp_path, template=template)
     path.mkdir()
@@ -123,9 +131,8 @@ def test_of_a_path_made_of_an_event_the_template_is_told_and_the_path_in_the_det
         made.append({path: [b"{2}\n"]})
     path.unlink()
     made.append({path: [b"{2}\n"]})
-    (tmp_path / ".private.batch").unlink()
-    (tmp_path / ".private.batch").mkdir()
-    with pytest.raises(IsADirectoryError) as closed:
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Input/output") as closed:
+        patch.setattr(JsonLinesFile, "close", broken_disk)
         made.close()
     for caught in (opened, linked, closed):
         told = "".join(traceback.format_exception(caught.value))
