@@ -50,7 +50,7 @@ def parts(rounds: int, events: int) -> Mapping[str, Callable[[], list[type_of_ro
         "latency": lambda: [
             *receiving.latency(1000, few, 8),
             *receiving.latency(5000, few, 4),
-            *receiving.trickle(10, 15),
+            *receiving.trickle(10, few, 10),
         ],
         "memory": lambda: [*receiving.idle("websocket"), *receiving.idle("pubnub")],
         "starting": lambda: receiving.starting(rounds, 1_000_000),

@@ -30,6 +30,8 @@ from rc_push.protocol.crypto import Decryptor
 QUANTILES = (("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999))
 # Around an event on the wire: the gateway's meta element. An event's size is that of its frame.
 META_BYTES = 180
+# Events, and how many a second, before a trickle is looked at.
+WARM, WARM_PER_S = 1000, 200
 BARE = str(Path(__file__).with_name("bare.py"))
 POSTS = "/team-messaging/v1/posts"
 
@@ -81,30 +83,41 @@ def latency(rate: int, rounds: int, seconds: float) -> list[type_of_row]:
     return [*rows, row(f"written to disk an event at {rate}/s", written_kb, "kB")]
 
 
-def trickle(rate: int, seconds: float) -> list[type_of_row]:
-    """Processor time of an idle daemon, and what an event at *rate* a second takes more; what is written for one."""
-    stage.note(f"nothing for {seconds:g} s, then {rate} events/s as long")
+def trickle(rate: int, rounds: int, seconds: float) -> list[type_of_row]:
+    """Processor time of an idle daemon, and what an event at *rate* a second takes more; what is written for one.
+
+    Of a daemon, and a bare loop, that has run for a while: events that come alone make SQLite's log grow at first.
+    """
     count = round(rate * seconds)
+    used: dict[str, list[float]] = {"idle": [], "event": [], "written": []}
     with (
         stage.simulator() as ready,
         tempfile.TemporaryDirectory() as folder,
-        stage.daemon(ready, Path(folder), 2 * count) as process,  # what its handler reports at the end is none of this
+        stage.daemon(ready, Path(folder), sys.maxsize) as process,  # its handler never reports
     ):
         stage.wait_for(lambda: stage.subscribed(ready), "a subscription")
-        time.sleep(2)
-        idle_s, _ = used_within(process.pid, seconds)
-        stage.post(ready, "/simulator/events", {"count": 2 * count, "bytes": 1024, "ratePerS": rate})
-        busy_s, written = used_within(process.pid, seconds)
+        stage.post(ready, "/simulator/events", {"count": WARM, "bytes": 1024, "ratePerS": WARM_PER_S, "wait": True})
+        for number in range(rounds):
+            stage.note(f"nothing for {seconds:g} s, then {rate} events/s as long, round {number + 1} of {rounds}")
+            time.sleep(2)
+            idle_s, _ = used_within(process.pid, seconds)
+            stage.post(ready, "/simulator/events", {"count": count, "bytes": 1024, "ratePerS": rate})
+            busy_s, written = used_within(process.pid, seconds)
+            used["idle"].append(idle_s * 1000 / seconds)
+            used["event"].append((busy_s - idle_s) * 1000 / count)
+            used["written"].append(written / 1000 / count)
+    least = [used_s * 1000 / count for used_s in bare(rate, rounds, seconds)]
     return [
-        row("processor time of an idle daemon", [idle_s * 1000 / seconds], "ms/s"),
-        row(f"processor time an event at {rate}/s, beyond that", [(busy_s - idle_s) * 1000 / count], "ms"),
-        row("the same of a bare loop that reads and commits", [bare(rate, seconds) * 1000 / count], "ms"),
-        row(f"written to disk an event at {rate}/s", [written / 1000 / count], "kB"),
+        row("processor time of an idle daemon", used["idle"], "ms/s"),
+        row(f"processor time an event at {rate}/s, beyond that", used["event"], "ms"),
+        row("the same of a bare loop that reads and commits", least, "ms"),
+        row(f"written to disk an event at {rate}/s", used["written"], "kB"),
     ]
 
 
-def bare(rate: int, seconds: float) -> float:
-    """Return the processor time, in seconds, of who only reads and commits as much (see `bare.py`)."""
+def bare(rate: int, rounds: int, seconds: float) -> list[float]:
+    """Return the processor time, in seconds a round, of who only reads and commits as much (see `bare.py`)."""
+    used_s = []
     with (
         tempfile.TemporaryDirectory() as folder,
         socket.create_server(("127.0.0.1", 0)) as listener,
@@ -113,12 +126,20 @@ def bare(rate: int, seconds: float) -> float:
         ) as process,
         listener.accept()[0] as connection,
     ):
-        time.sleep(1)
-        began_s = stage.threads_cpu_s(process.pid)
-        for _ in range(round(rate * seconds)):
-            connection.sendall(bytes(1024 + META_BYTES))
-            time.sleep(1 / rate)
-        return stage.threads_cpu_s(process.pid) - began_s
+        send_at(connection, WARM, WARM_PER_S)
+        for _ in range(rounds):
+            time.sleep(1)
+            began_s = stage.threads_cpu_s(process.pid)
+            send_at(connection, round(rate * seconds), rate)
+            used_s.append(stage.threads_cpu_s(process.pid) - began_s)
+    return used_s
+
+
+def send_at(connection: socket.socket, count: int, rate: float) -> None:
+    """Send as many bytes as *count* events have, at *rate* a second."""
+    for _ in range(count):
+        connection.sendall(bytes(1024 + META_BYTES))
+        time.sleep(1 / rate)
 
 
 def used_within(pid: int, seconds: float) -> tuple[float, int]:
