@@ -131,8 +131,8 @@ def test_of_a_path_made_of_an_event_the_template_is_told_and_the_path_in_the_det
         made.append({path: [b"{2}\n"]})
     path.unlink()
     made.append({path: [b"{2}\n"]})
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="Input/output") as closed:
-        patch.setattr(JsonLinesFile, "close", broken_disk)
+    monkeypatch.setattr(JsonLinesFile, "close", broken_disk)
+    with pytest.raises(OSError, match="Input/output") as closed:
         made.close()
     for caught in (opened, linked, closed):
         told = "".join(traceback.format_exception(caught.value))
