@@ -248,6 +248,14 @@ def test_a_wrong_bit_in_the_schema_is_damage(path):
         Path(f"{path}-wal").unlink(missing_ok=True)
 
 
+@pytest.mark.parametrize("table", ["attempts", "replays", "webhooks"])
+def test_a_wrong_bit_in_what_describes_one_table_costs_none_of_the_others(path, table):
+    flip_bit(path, path.read_bytes().index(b"CREATE TABLE %b" % table.encode()) + 2, 0x40)
+    found = salvage(path, ["team"], ["file"], now_ms=9000)
+    assert (found.rows["events"], found.broken, gaps_in(path)) == (COUNT, [table], [])
+    assert registered(path).position == COUNT - 5
+
+
 def test_nobody_opens_a_journal_that_is_being_salvaged_or_salvages_one_that_is_open(path, monkeypatch):
     fill = salvage_module._fill
 
