@@ -234,12 +234,14 @@ class Reader:
 
     def _envelopes(self, rows: Iterable[tuple[Any, ...]]) -> Iterator[Envelope]:
         for position, source, uuid, type_, received_at, text, *pointer in rows:
-            payload = text if pointer[0] is None else self._payload(position, *pointer)
+            payload = text or self._payload(position, *pointer)
             if payload is not None:
                 yield Envelope(uuid, type_, payload, self._source(source), received_at, position)
 
     def _payload(self, position: int, segment: int, place: int, size: int) -> bytes | None:
         """Return what is there; None where it has gone with its event since the row was read."""
+        if not all(isinstance(number, int) and 0 <= number <= _ENDLESS for number in (segment, place, size)):
+            raise self._lost(segment, position)
         try:
             payload = self._segments.read(segment, place, size)
         except FileNotFoundError:

@@ -127,7 +127,7 @@ def _remove_events(new: sqlite3.Connection, positions: Sequence[int], found: Sal
 
 def _check_payloads(new: sqlite3.Connection, path: Path, found: Salvaged) -> None:
     """Remove the events whose payload is no JSON object, in its row or in its segment; count the segments anew."""
-    torn = "segment IS NULL AND (substr(payload, 1, 1) <> x'7b' OR substr(payload, -1) <> x'7d')"
+    torn = "segment IS NULL AND (substr(payload, 1, 1) IS NOT x'7b' OR substr(payload, -1) IS NOT x'7d')"
     lost = [row[0] for row in new.execute(f"SELECT position FROM events WHERE {torn}")]  # noqa: S608 - above
     placed = new.execute("SELECT position, segment, place, size FROM events WHERE segment IS NOT NULL")
     with closing(SegmentReader(path)) as segments:
@@ -140,7 +140,7 @@ def _check_payloads(new: sqlite3.Connection, path: Path, found: Salvaged) -> Non
 def _is_object_at(segments: SegmentReader, segment: int, place: int, size: int) -> bool:
     try:
         return segments.read(segment, place, 1) + segments.read(segment, place + size - 1, 1) == b"{}"
-    except (OSError, OverflowError):  # it is not there; or no place has such a number
+    except (OSError, OverflowError, TypeError):  # it is not there; no place has such a number; or none is told
         return False
 
 

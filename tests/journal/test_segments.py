@@ -512,3 +512,22 @@ def test_what_is_removed_while_it_is_read_does_not_hide_what_comes_behind_it(sto
 
         monkeypatch.setattr(reader._segments, "read", read_late)
         assert [event.uuid for event in reader.between(None, 0, None)] == [event.uuid for event in events(256)]
+
+
+@pytest.mark.parametrize("column", ["segment", "place", "size"])
+@pytest.mark.parametrize("value", ["NULL", "-32768", str((1 << 63) - 1)])
+def test_a_wrong_bit_in_where_a_payload_lies_is_damage_and_costs_that_event(path, column, value):
+    with closing(Store(path)) as store:
+        append(store, *events(0))
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute(f"UPDATE events SET {column} = {value} WHERE position = 2")
+    with pytest.raises(JournalCorrupt, match="the payload of event 2 is not in segment"):
+        payloads_in(path)
+    if (column, value) != ("segment", "NULL"):
+        with closing(Reader(path)) as reader, reader.snapshot() as db:
+            assert "a payload is not in its segment: 2" in [finding.found for finding in check(db)]
+    found = salvage(path, ["team"], now_ms=9000)
+    assert (found.rows["events"], found.broken) == (COUNT - 1, ["events"])
+    assert [payload for payload in payloads_in(path) if b'"uuid":"1"' in payload] == []
+    with closing(Reader(path)) as reader:
+        assert [(gap.since_ms, gap.until_ms) for gap in reader.gaps()] == [(1000, 1002)]
