@@ -84,7 +84,7 @@ def _fill(path: Path, found: Salvaged, subscriptions: Iterable[str], handlers: I
             _repair_links(new, found)
             _check_payloads(new, path, found)
             new.execute("DELETE FROM unfinished WHERE position NOT IN (SELECT position FROM events)")
-            _raise_head(old, new)
+            _raise_head(old, new, found)
         new.executemany("INSERT OR IGNORE INTO subscriptions (name) VALUES (?)", [(name,) for name in subscriptions])
         if "handlers" in found.gone:
             sql = "INSERT OR IGNORE INTO handlers (name, position) VALUES (?, 0)"
@@ -144,14 +144,24 @@ def _is_object_at(segments: SegmentReader, segment: int, place: int, size: int) 
         return False
 
 
-def _raise_head(old: sqlite3.Connection, new: sqlite3.Connection) -> None:
+def _raise_head(old: sqlite3.Connection, new: sqlite3.Connection, found: Salvaged) -> None:
     """Let no position be given out twice: the next is behind all that are known, be it of events that are gone."""
     known = [row[0] for row in Rows(old, "SELECT seq FROM sqlite_sequence WHERE name = 'events'")]
+    if known and isinstance(known[0], int):
+        _doubt_handlers(new, known[0], found)
     for table in ("events", "handlers", "unfinished", "attempts"):
         known += new.execute(f"SELECT max(position) FROM {table}").fetchone()  # noqa: S608 - the names above
     head = max((number for number in known if isinstance(number, int)), default=0)
     new.execute("DELETE FROM sqlite_sequence WHERE name = 'events'")
     new.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('events', ?)", (head,))
+
+
+def _doubt_handlers(new: sqlite3.Connection, head: int, found: Salvaged) -> None:
+    """Let handlers begin anew that have finished what there never was, up to the *head* or as an event."""
+    doubtful = "position > max(?, (SELECT ifnull(max(position), 0) FROM events))"
+    doubted = new.execute(f"UPDATE handlers SET position = 0 WHERE {doubtful}", (head,))  # noqa: S608 - above
+    if doubted.rowcount and "handlers" not in found.broken:
+        found.broken.append("handlers")
 
 
 def _admit_loss(new: sqlite3.Connection, found: Salvaged, now_ms: int) -> None:

@@ -86,4 +86,4 @@ def test_a_time_that_leads_to_an_event_in_a_wrong_place_is_damage_and_no_search_
     with closing(Store(path)) as store:
         found = r"journal\.db: the journal is damaged .event [0-9]+ is not in its place.; `rc-push run` moves it aside"
         with pytest.raises(JournalCorrupt, match=found), store.transaction():
-            store.positions_before(1020, None)
+            store.positions_before(1040, None)
