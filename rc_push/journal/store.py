@@ -100,6 +100,8 @@ class Store:
         try:
             self._db.execute("BEGIN IMMEDIATE")
             yield
+            if self._segments.is_in_doubt:
+                self.prove()  # a commit that wrote nothing would settle nothing
             self._segments.sync()  # before what points to it
             self._db.execute("COMMIT")
         except SQLITE_ERRORS as exc:
@@ -245,7 +247,7 @@ class Store:
     def _insert_events(self, subscription: int, envelopes: Sequence[Envelope]) -> tuple[int, int]:
         """Insert those that are not known; return how many these were, and the position of the last."""
         payloads = [envelope.payload for envelope in envelopes]
-        if sum(map(len, payloads)) >= SEGMENT_MIN_BYTES:
+        if sum(map(len, payloads)) >= SEGMENT_MIN_BYTES and not self._segments.is_in_doubt:
             return self._insert_pointers(subscription, envelopes, payloads)
         return self._insert_rows(
             _INSERTS,
