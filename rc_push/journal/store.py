@@ -97,15 +97,17 @@ class Store:
 
         Raises JournalFull where the disk has no room, JournalError for what else SQLite says.
         """
+        is_committing = False
         try:
             self._db.execute("BEGIN IMMEDIATE")
             yield
             if self._segments.is_in_doubt:
                 self.prove()  # a commit that wrote nothing would settle nothing
             self._segments.sync()  # before what points to it
+            is_committing = True  # before that, nothing in the log can be taken for committed
             self._db.execute("COMMIT")
         except SQLITE_ERRORS as exc:
-            if code_of(exc) & 0xFF == sqlite3.SQLITE_IOERR:
+            if is_committing and code_of(exc) & 0xFF == sqlite3.SQLITE_IOERR:
                 self._segments.doubt()
             self._roll_back()
             raise journal_error_from(exc, self.path) from exc
