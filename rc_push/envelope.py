@@ -93,7 +93,7 @@ class Envelope(msgspec.Struct, frozen=True, dict=True):
     @property
     def received_at(self) -> datetime:
         """When it reached us."""
-        return datetime.fromtimestamp(self.received_at_ms / 1000, UTC)
+        return _instant(self.received_at_ms)
 
     @property
     def account(self) -> str:
@@ -278,8 +278,18 @@ def envelope_of_gap(gap: Gap, account: str, at_ms: int) -> Envelope:
 
 
 def iso_from_ms(ms: int) -> str:
-    """Return *ms* since 1970 UTC as RingCentral writes times: `2026-11-23T10:00:00.190Z`."""
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")[:23] + "Z"
+    """Return *ms* since 1970 UTC as RingCentral writes times: `2026-11-23T10:00:00.190Z`.
+
+    What no calendar has, as a wrong bit can make it, is told as the first or the last instant of it.
+    """
+    return _instant(ms).isoformat(timespec="milliseconds")[:23] + "Z"
+
+
+def _instant(ms: int) -> datetime:
+    try:
+        return datetime.fromtimestamp(ms / 1000, UTC)
+    except (ValueError, OverflowError, OSError):
+        return datetime.min.replace(tzinfo=UTC) if ms < 0 else datetime.max.replace(tzinfo=UTC)
 
 
 def ms_from_iso(text: str) -> int | None:

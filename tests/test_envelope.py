@@ -756,3 +756,15 @@ def test_ringcentrals_six_fields_come_out_as_they_went_in(fields):
         assert taken.reason in {"no usable uuid"} | {
             f"not JSON: {c} is no JSON" for c in ("NaN", "Infinity", "-Infinity")
         }
+
+
+@pytest.mark.parametrize(
+    ("ms", "text"),
+    [
+        (-(1 << 47), "0001-01-01T00:00:00.000Z"),
+        (-(1 << 63), "0001-01-01T00:00:00.000Z"),
+        ((1 << 63) - 1, "9999-12-31T23:59:59.999Z"),
+    ],
+)
+def test_a_time_that_no_calendar_has_is_told_as_its_first_or_last_instant(ms, text):
+    assert iso_from_ms(ms) == text

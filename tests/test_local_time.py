@@ -30,5 +30,10 @@ def test_another_has_its_date_by_the_days_of_the_place(now_at):
     assert local_time(EIGHT_UTC, now_at) == "2027-01-15 10:00:00"
 
 
+@pytest.mark.parametrize(("at", "date"), [(-(2.0**47), "0001-01-02"), (2.0**60, "9999-12-30")])
+def test_a_time_that_no_calendar_has_is_told_as_a_day_at_its_end(at, date):
+    assert local_time(at, 0.0).startswith(f"{date} ")
+
+
 def test_it_can_have_milliseconds():
     assert local_time(EIGHT_UTC, 0.0, "milliseconds") == "2027-01-15 10:00:00.123"

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from rc_push.envelope import Envelope, ms_from_iso
-from rc_push.local_time import local_time
+from rc_push.local_time import local_moment, local_time
 from rc_push.terminal import printable, unobeyed_json
 
 SUMMARY_MAX_LENGTH = 60
@@ -36,8 +36,8 @@ def time_of_day(ms: int) -> str:
 
 def event_line(envelope: Envelope, *, with_date: bool = False) -> str:
     """Return one coloured line: position, time, type, subscription, what it is about."""
-    moment = datetime.fromtimestamp(envelope.received_at_ms / 1000, UTC).astimezone()
-    when = moment.strftime("%Y-%m-%d ") if with_date else ""
+    moment = local_moment(envelope.received_at_ms / 1000)
+    when = f"{moment.date()} " if with_date else ""
     colour = COLOURS.get(envelope.type.partition(".")[0], "white")
     recovered = click.style(f" {envelope.origin}", fg="yellow") if envelope.origin != "live" else ""
     return (

@@ -110,9 +110,9 @@ def _findings_in_segments(db: sqlite3.Connection) -> list[Finding]:
         for position, segment, place, size in rows:
             try:
                 payload = segments.read(segment, place, size)
-            except OSError:
+            except (OSError, OverflowError, TypeError):
                 payload = b""
-            if len(payload) < size or payload[:1] + payload[-1:] != b"{}":
+            if not payload or len(payload) < size or payload[:1] + payload[-1:] != b"{}":
                 lost.append(position)
     lost = _still_there(path, lost) if lost else []
     told = ", ".join(map(str, lost[:TOLD_MAX])) + (" …" if len(lost) > TOLD_MAX else "")

@@ -22,13 +22,20 @@ def head(db: sqlite3.Connection) -> int:
 
 
 def position_before(db: sqlite3.Connection, at_ms: int) -> int:
-    """Return the newest position of what was received before *at_ms*; times are taken to rise with positions."""
+    """Return the newest position of what was received before *at_ms*; times are taken to rise with positions.
+
+    Raises what SQLite does of damage where an event is found in a wrong place: the search would go on for ever.
+    """
     low, high = 0, number(db, "SELECT ifnull(max(position), 0) FROM events")
     while low < high:
         middle = (low + high) // 2
         row = db.execute(
             "SELECT position, received_at FROM events WHERE position > ? ORDER BY position LIMIT 1", (middle,)
         ).fetchone()
+        if row is not None and row[0] <= middle:
+            error = sqlite3.DatabaseError(f"event {row[0]} is not in its place")
+            error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+            raise error
         if row is None or row[1] >= at_ms:
             high = middle
         else:

@@ -85,6 +85,11 @@ def journal_error_from(exc: Exception, path: Path) -> JournalError:
     return JournalError(f"{path}: {exc}; {remedy}" if remedy else f"{path}: {exc}")
 
 
+def damaged(path: Path | str, what: str) -> JournalCorrupt:
+    """Return the error for damage to the journal at *path* that SQLite does not notice."""
+    return JournalCorrupt(f"{path}: the journal is damaged ({what}); {DAMAGED_REMEDY}")
+
+
 def connect_read_only(path: Path) -> sqlite3.Connection:
     """Return a connection that can only read. Raises JournalError where there is no journal that we understand."""
     _refuse_folder(path)

@@ -9,13 +9,14 @@ import sqlite3
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rc_push.envelope import Cursor, Envelope, Gap, Source, iso_from_ms
 from rc_push.errors import JournalCorrupt, JournalError
 from rc_push.journal.figures import position_before
-from rc_push.journal.opening import DAMAGED_REMEDY, LOOK, SQLITE_ERRORS, connect_read_only, journal_error_from
+from rc_push.journal.opening import LOOK, SQLITE_ERRORS, connect_read_only, damaged, journal_error_from
 from rc_push.journal.segments import SegmentReader
 
 T = TypeVar("T")
@@ -89,7 +90,10 @@ class Reader:
         self._db.close()
 
     def after(self, position: int, limit: int) -> list[Envelope]:
-        """Return the events behind *position*, in order: at most *limit* of them and about `READ_MAX_BYTES`."""
+        """Return the events behind *position*, in order: at most *limit* of them and about `READ_MAX_BYTES`.
+
+        Raises JournalCorrupt where they are not behind it, or not in order: nobody would get on.
+        """
         rows = self._query(f"{_EVENTS} WHERE position > ? ORDER BY position LIMIT ?", (position, limit))
         envelopes, size = [], 0
         for envelope in self._envelopes(rows):
@@ -98,6 +102,7 @@ class Reader:
             if size >= READ_MAX_BYTES:
                 break
         rows.close()
+        self._see_that_they_rise([position, *(envelope.position for envelope in envelopes)])
         return envelopes
 
     def before(self, position: int, limit: int) -> list[Envelope]:
@@ -120,6 +125,12 @@ class Reader:
                 position = events[-1].position
             elif not self._has_any(position, until):  # else all that was read has been removed meanwhile
                 return
+
+    def _see_that_they_rise(self, positions: list[int]) -> None:
+        """Raise JournalCorrupt where *positions* do not rise: a wrong bit in what SQLite searches by."""
+        if sorted(set(positions)) != positions:
+            wrong = next(behind for before, behind in pairwise(positions) if behind <= before)
+            raise damaged(self.path, f"event {wrong} is not in its place")
 
     def _has_any(self, after: int, until: int) -> bool:
         rows = self._query("SELECT 1 FROM events WHERE position > ? AND position <= ? LIMIT 1", (after, until))
@@ -223,12 +234,14 @@ class Reader:
 
     def _envelopes(self, rows: Iterable[tuple[Any, ...]]) -> Iterator[Envelope]:
         for position, source, uuid, type_, received_at, text, *pointer in rows:
-            payload = text if pointer[0] is None else self._payload(position, *pointer)
+            payload = text or self._payload(position, *pointer)
             if payload is not None:
                 yield Envelope(uuid, type_, payload, self._source(source), received_at, position)
 
     def _payload(self, position: int, segment: int, place: int, size: int) -> bytes | None:
         """Return what is there; None where it has gone with its event since the row was read."""
+        if not all(isinstance(number, int) and 0 <= number <= _ENDLESS for number in (segment, place, size)):
+            raise self._lost(segment, position)
         try:
             payload = self._segments.read(segment, place, size)
         except FileNotFoundError:
@@ -243,8 +256,7 @@ class Reader:
         return payload
 
     def _lost(self, segment: int, position: int) -> JournalCorrupt:
-        what = f"the payload of event {position} is not in segment {segment}"
-        return JournalCorrupt(f"{self.path}: the journal is damaged ({what}); {DAMAGED_REMEDY}")
+        return damaged(self.path, f"the payload of event {position} is not in segment {segment}")
 
     def _source(self, id_: int) -> Source:
         if id_ not in self._sources:
@@ -254,8 +266,7 @@ class Reader:
             )
             self._sources = {row[0]: Source(*row[1:]) for row in rows}
         if id_ not in self._sources:
-            what = "it is not known where an event came from"
-            raise JournalCorrupt(f"{self.path}: the journal is damaged ({what}); {DAMAGED_REMEDY}")
+            raise damaged(self.path, "it is not known where an event came from")
         return self._sources[id_]
 
 

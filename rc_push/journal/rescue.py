@@ -1,7 +1,7 @@
 """Which rows of a damaged journal can still be read? Table by table, from both ends, and by what indexes tell.
 
-A damaged page costs what is on it, and what lies between it and the next damage. Knows tables by SQLite's own
-catalogue; knows nothing of files.
+A table is read from both ends, as far as that goes: damage costs what is on its page, and what lies between the first
+and the last. Knows tables by SQLite's own catalogue; knows nothing of files.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ class Rescued:
 def open_damaged(path: str) -> sqlite3.Connection:
     """Open the damaged journal at the URI *path*. Reads nothing yet, so it goes well even where nothing can be read."""
     db = sqlite3.connect(path, uri=True, isolation_level=None)
+    db.execute("PRAGMA writable_schema = ON")  # a table that is described wrongly is left out, and not all of them
     db.text_factory = lambda text: text.decode("utf-8", "replace")  # one wrong bit must not end the reading
     return db
 

@@ -84,7 +84,7 @@ def _fill(path: Path, found: Salvaged, subscriptions: Iterable[str], handlers: I
             _repair_links(new, found)
             _check_payloads(new, path, found)
             new.execute("DELETE FROM unfinished WHERE position NOT IN (SELECT position FROM events)")
-            _raise_head(old, new)
+            _raise_head(old, new, found)
         new.executemany("INSERT OR IGNORE INTO subscriptions (name) VALUES (?)", [(name,) for name in subscriptions])
         if "handlers" in found.gone:
             sql = "INSERT OR IGNORE INTO handlers (name, position) VALUES (?, 0)"
@@ -127,7 +127,7 @@ def _remove_events(new: sqlite3.Connection, positions: Sequence[int], found: Sal
 
 def _check_payloads(new: sqlite3.Connection, path: Path, found: Salvaged) -> None:
     """Remove the events whose payload is no JSON object, in its row or in its segment; count the segments anew."""
-    torn = "segment IS NULL AND (substr(payload, 1, 1) <> x'7b' OR substr(payload, -1) <> x'7d')"
+    torn = "segment IS NULL AND (substr(payload, 1, 1) IS NOT x'7b' OR substr(payload, -1) IS NOT x'7d')"
     lost = [row[0] for row in new.execute(f"SELECT position FROM events WHERE {torn}")]  # noqa: S608 - above
     placed = new.execute("SELECT position, segment, place, size FROM events WHERE segment IS NOT NULL")
     with closing(SegmentReader(path)) as segments:
@@ -140,18 +140,28 @@ def _check_payloads(new: sqlite3.Connection, path: Path, found: Salvaged) -> Non
 def _is_object_at(segments: SegmentReader, segment: int, place: int, size: int) -> bool:
     try:
         return segments.read(segment, place, 1) + segments.read(segment, place + size - 1, 1) == b"{}"
-    except (OSError, OverflowError):  # it is not there; or no place has such a number
+    except (OSError, OverflowError, TypeError):  # it is not there; no place has such a number; or none is told
         return False
 
 
-def _raise_head(old: sqlite3.Connection, new: sqlite3.Connection) -> None:
+def _raise_head(old: sqlite3.Connection, new: sqlite3.Connection, found: Salvaged) -> None:
     """Let no position be given out twice: the next is behind all that are known, be it of events that are gone."""
     known = [row[0] for row in Rows(old, "SELECT seq FROM sqlite_sequence WHERE name = 'events'")]
+    if known and isinstance(known[0], int):
+        _doubt_handlers(new, known[0], found)
     for table in ("events", "handlers", "unfinished", "attempts"):
         known += new.execute(f"SELECT max(position) FROM {table}").fetchone()  # noqa: S608 - the names above
     head = max((number for number in known if isinstance(number, int)), default=0)
     new.execute("DELETE FROM sqlite_sequence WHERE name = 'events'")
     new.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('events', ?)", (head,))
+
+
+def _doubt_handlers(new: sqlite3.Connection, head: int, found: Salvaged) -> None:
+    """Let handlers begin anew that have finished what there never was, up to the *head* or as an event."""
+    doubtful = "position > max(?, (SELECT ifnull(max(position), 0) FROM events))"
+    doubted = new.execute(f"UPDATE handlers SET position = 0 WHERE {doubtful}", (head,))  # noqa: S608 - above
+    if doubted.rowcount and "handlers" not in found.broken:
+        found.broken.append("handlers")
 
 
 def _admit_loss(new: sqlite3.Connection, found: Salvaged, now_ms: int) -> None:

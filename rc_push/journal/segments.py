@@ -103,19 +103,24 @@ class SegmentWriter:
 
     def keep(self) -> None:
         """Note that what was written is committed, and has taken the place of what was in doubt."""
-        if self._is_touched:
-            self.remove(self._doubtful)
-            self._doubtful = []
+        self.remove(self._doubtful)
+        self._doubtful = []
         self._is_touched = self._is_new = False
 
     def discard(self) -> None:
         """Forget what was not committed, and write no more there: nobody knows what a failed write or fsync leaves."""
         self.remove(self._leave())
 
+    @property
+    def is_in_doubt(self) -> bool:
+        """Say whether anything is in doubt. Until a commit settles that, write no more: it would pile up."""
+        return bool(self._doubtful)
+
     def doubt(self) -> None:
         """Write no more to what was not committed, but let it stay: after a crash, SQLite's log may hold it.
 
-        Where the fsync fails, all has been written. The next commit writes over it.
+        Where the fsync fails, all has been written. What the next commit writes there, be it one page, takes its
+        place: the checksum of each page in the log follows from those before.
         """
         self._doubtful += self._leave()
 

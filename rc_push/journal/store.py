@@ -97,13 +97,17 @@ class Store:
 
         Raises JournalFull where the disk has no room, JournalError for what else SQLite says.
         """
+        is_committing = False
         try:
             self._db.execute("BEGIN IMMEDIATE")
             yield
+            if self._segments.is_in_doubt:
+                self.prove()  # a commit that wrote nothing would settle nothing
             self._segments.sync()  # before what points to it
+            is_committing = True  # before that, nothing in the log can be taken for committed
             self._db.execute("COMMIT")
         except SQLITE_ERRORS as exc:
-            if code_of(exc) & 0xFF == sqlite3.SQLITE_IOERR:
+            if is_committing and code_of(exc) & 0xFF == sqlite3.SQLITE_IOERR:
                 self._segments.doubt()
             self._roll_back()
             raise journal_error_from(exc, self.path) from exc
@@ -245,7 +249,7 @@ class Store:
     def _insert_events(self, subscription: int, envelopes: Sequence[Envelope]) -> tuple[int, int]:
         """Insert those that are not known; return how many these were, and the position of the last."""
         payloads = [envelope.payload for envelope in envelopes]
-        if sum(map(len, payloads)) >= SEGMENT_MIN_BYTES:
+        if sum(map(len, payloads)) >= SEGMENT_MIN_BYTES and not self._segments.is_in_doubt:
             return self._insert_pointers(subscription, envelopes, payloads)
         return self._insert_rows(
             _INSERTS,

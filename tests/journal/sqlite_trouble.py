@@ -8,6 +8,7 @@ import re
 import sqlite3
 import sys
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -142,3 +143,20 @@ def sites_in(path):
 
     look(parsed(path.read_text("utf-8")), "")
     return found
+
+
+def misdirect(path):
+    """Set a bit in the first key of the first page of `events`: what it told apart is searched for in the wrong page.
+
+    Source: sqlite.org/fileformat2.html, section 1.6; the key is behind the four bytes of a page's number.
+    """
+    with closing(sqlite3.connect(path)) as db:
+        (root,) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'events'").fetchone()
+        (size,) = db.execute("PRAGMA page_size").fetchone()
+    content = bytearray(path.read_bytes())
+    start = (root - 1) * size
+    assert content[start] == 5, "a page that leads to others"
+    key = start + int.from_bytes(content[start + 12 : start + 14]) + 4
+    assert content[key] < 0x40, "a key of one byte"
+    content[key] |= 0x40
+    path.write_bytes(content)

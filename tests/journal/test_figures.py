@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import pytest
+from sqlite_trouble import misdirect
 
 from rc_push.envelope import Batch, Envelope, Source
+from rc_push.errors import JournalCorrupt
 from rc_push.journal.figures import file_bytes, head, position_before
 from rc_push.journal.segments import folder_of
+from rc_push.journal.store import Store
 
 SOURCE = Source("main", "team", "websocket")
 
@@ -69,3 +74,16 @@ def test_a_time_is_found_whatever_has_gone_in_the_middle(store, gone):
         after = [n for n in left if n * 1000 >= at_ms]
         found = position_before(store._db, at_ms)
         assert [n for n in left if n > found] == after
+
+
+@pytest.mark.timeout(20)
+def test_a_time_that_leads_to_an_event_in_a_wrong_place_is_damage_and_no_search_for_ever(path):
+    with closing(Store(path)) as store:
+        events = [Envelope(str(n), "t" * 150, b"{}", SOURCE, 1000 + n) for n in range(1, 200)]
+        with store.transaction():
+            store.append(Batch("team", events))
+    misdirect(path)
+    with closing(Store(path)) as store:
+        found = r"journal\.db: the journal is damaged .event [0-9]+ is not in its place.; `rc-push run` moves it aside"
+        with pytest.raises(JournalCorrupt, match=found), store.transaction():
+            store.positions_before(1040, None)

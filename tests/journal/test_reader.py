@@ -10,6 +10,7 @@ import tracemalloc
 from contextlib import closing
 
 import pytest
+from sqlite_trouble import misdirect
 
 from rc_push.envelope import Batch, Cursor, Envelope, Gap, Source, Unreadable
 from rc_push.errors import JournalCorrupt, JournalError
@@ -62,6 +63,23 @@ def test_an_event_of_which_nobody_knows_where_it_came_from_is_damage(store, appe
         db.execute("DELETE FROM sources")
     with pytest.raises(JournalCorrupt, match="not known where an event came from"):
         reader.after(0, 100)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("seen", ["after", "between"])
+def test_events_that_are_found_in_a_wrong_place_are_damage_and_nobody_is_led_round_and_round(path, seen):
+    with closing(Store(path)) as store, store.transaction():
+        store.append(Batch("team", [envelope(n, "t" * 150, 1001 + n) for n in range(200)]))
+    misdirect(path)
+    ask = {
+        "after": lambda reader: [reader.after(position, 5) for position in range(200)],
+        "between": lambda reader: [list(reader.between(None, 1000 + n, None)) for n in range(200)],
+    }[seen]
+    with (
+        closing(Reader(path)) as reader,
+        pytest.raises(JournalCorrupt, match=r"is damaged .event [0-9]+ is not in its place"),
+    ):
+        ask(reader)
 
 
 def test_a_reader_sees_what_is_committed_and_nothing_before(store, append, reader):

@@ -17,6 +17,8 @@ from sqlite_trouble import ERRORS, troubled
 import rc_push.journal.salvage as salvage_module
 from rc_push.envelope import Batch, Cursor, Envelope, Source, Unreadable
 from rc_push.errors import JournalCorrupt, JournalError, JournalInUse
+from rc_push.journal.audit import audit
+from rc_push.journal.check import check
 from rc_push.journal.progress import Advance, Unfinished
 from rc_push.journal.reader import Reader
 from rc_push.journal.salvage import REASON, salvage
@@ -159,6 +161,18 @@ def test_a_handler_whose_name_has_a_wrong_bit_gets_all_there_is(path, bit):
     assert registered(path).position == 0
 
 
+def test_a_handler_whose_position_is_beyond_the_newest_event_gets_all_there_is(path):
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:  # as a flipped bit can make it
+        db.execute("UPDATE handlers SET position = position | (1 << 14)")
+    assert salvage(path, ["team"], ["file"]).broken == ["handlers"]
+    assert registered(path).position == 0
+    with closing(Store(path)) as store:
+        assert store.head() == COUNT
+    with closing(Reader(path)) as reader, reader.snapshot() as db:
+        assert check(db) == []
+        assert all(handler.adds_up for handler in audit(db).handlers)
+
+
 def test_what_was_not_finished_is_due_again_where_only_the_index_tells_of_it(path):
     damage(path, *root_pages(path, "unfinished"))
     found = salvage(path, ["team"])
@@ -246,6 +260,14 @@ def test_a_wrong_bit_in_the_schema_is_damage(path):
         with closing(Store(path)) as store:
             assert store.head() >= 0
         Path(f"{path}-wal").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("table", ["attempts", "replays", "webhooks"])
+def test_a_wrong_bit_in_what_describes_one_table_costs_none_of_the_others(path, table):
+    flip_bit(path, path.read_bytes().index(b"CREATE TABLE %b" % table.encode()) + 2, 0x40)
+    found = salvage(path, ["team"], ["file"], now_ms=9000)
+    assert (found.rows["events"], found.broken, gaps_in(path)) == (COUNT, [table], [])
+    assert registered(path).position == COUNT - 5
 
 
 def test_nobody_opens_a_journal_that_is_being_salvaged_or_salvages_one_that_is_open(path, monkeypatch):

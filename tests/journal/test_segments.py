@@ -184,26 +184,39 @@ def test_payloads_stay_as_long_as_a_restart_may_find_their_batch_committed(path,
             append(store, *stored[COUNT : 2 * COUNT])
         with suppress(ZeroDivisionError), store.transaction():
             store.append(Batch("team", stored[2 * COUNT :]))
-            assert names_in(path) == [0, COUNT, 2 * COUNT]
+            assert names_in(path) == [0, COUNT]
             1 / 0  # noqa: B018 - the process is killed here
     assert payloads_in(path) == [event.payload for event in stored[: 2 * COUNT]]
 
 
-def test_what_was_in_doubt_goes_with_the_next_commit_that_takes_its_place(path, monkeypatch):
+@pytest.mark.parametrize("count", [0, 1, COUNT])
+def test_what_is_in_doubt_does_not_pile_up_and_goes_with_the_next_commit_whatever_that_brings(path, monkeypatch, count):
     trouble = troubled(monkeypatch)
     with closing(Store(path)) as store:
-        for _ in range(2):
+        for _ in range(5):
             trouble.arm("COMMIT", "disk I/O error", fails=1)
             with pytest.raises(JournalError, match="disk I/O error"):
                 append(store, *events(0))
-        with store.transaction():  # writes nothing
-            store.head()
-        assert names_in(path) == [0, 1]
-        append(store, *events(0))
-        assert names_in(path) == [2]
-        assert payloads_in(path) == [event.payload for event in events(0)]
+            assert names_in(path) == [0]
+        append(store, *events(0, count))
+        assert names_in(path) == []
+        assert payloads_in(path) == [event.payload for event in events(0, count)]
         append(store, *events(COUNT))
-        assert names_in(path) == [2]
+        assert names_in(path) == [count]
+
+
+def test_also_a_commit_that_brings_nothing_writes_over_what_is_in_doubt(path, monkeypatch):
+    trouble, log = troubled(monkeypatch), path.with_name("journal.db-wal")
+    with closing(Store(path)) as store:
+        trouble.arm("COMMIT", "disk I/O error", fails=1)
+        with pytest.raises(JournalError, match="disk I/O error"):
+            append(store, *events(0))
+        for is_written in (True, False):
+            before = log.read_bytes()
+            with store.transaction():
+                store.head()
+            assert (log.read_bytes() != before) == is_written
+            assert names_in(path) == []
 
 
 @pytest.mark.parametrize("call", ["open", "pwrite", "fdatasync", "fsync"])
@@ -512,3 +525,22 @@ def test_what_is_removed_while_it_is_read_does_not_hide_what_comes_behind_it(sto
 
         monkeypatch.setattr(reader._segments, "read", read_late)
         assert [event.uuid for event in reader.between(None, 0, None)] == [event.uuid for event in events(256)]
+
+
+@pytest.mark.parametrize("column", ["segment", "place", "size"])
+@pytest.mark.parametrize("value", ["NULL", "-32768", str((1 << 63) - 1)])
+def test_a_wrong_bit_in_where_a_payload_lies_is_damage_and_costs_that_event(path, column, value):
+    with closing(Store(path)) as store:
+        append(store, *events(0))
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute(f"UPDATE events SET {column} = {value} WHERE position = 2")
+    with pytest.raises(JournalCorrupt, match="the payload of event 2 is not in segment"):
+        payloads_in(path)
+    if (column, value) != ("segment", "NULL"):
+        with closing(Reader(path)) as reader, reader.snapshot() as db:
+            assert "a payload is not in its segment: 2" in [finding.found for finding in check(db)]
+    found = salvage(path, ["team"], now_ms=9000)
+    assert (found.rows["events"], found.broken) == (COUNT - 1, ["events"])
+    assert [payload for payload in payloads_in(path) if b'"uuid":"1"' in payload] == []
+    with closing(Reader(path)) as reader:
+        assert [(gap.since_ms, gap.until_ms) for gap in reader.gaps()] == [(1000, 1002)]
