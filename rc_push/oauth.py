@@ -6,6 +6,7 @@ Data only: knows no clock (times are arguments), no HTTP and no journal.
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Annotated
 
 import msgspec
 
@@ -13,16 +14,17 @@ import msgspec
 LEEWAY_S = 120.0
 LIFE_MAX_S = 366 * 86400.0
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+_Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class OAuthSession(msgspec.Struct, frozen=True):
     """One OAuth session, as it is saved. *fingerprint* says which configuration it belongs to."""
 
     access_token: str
-    issued_at: datetime
-    expires_at: datetime
+    issued_at: _Instant
+    expires_at: _Instant
     refresh_token: str = ""
-    refresh_expires_at: datetime | None = None
+    refresh_expires_at: _Instant | None = None
     session_id: str = ""
     owner_id: str = ""
     fingerprint: str = ""

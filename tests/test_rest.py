@@ -562,7 +562,10 @@ async def test_a_changed_configuration_discards_the_session(
     assert server.grant_types() == ["jwt-bearer", "jwt-bearer"]
 
 
-@pytest.mark.parametrize("stored", [b"", b"{", b"null", b'{"access_token":"x"}'])
+NAIVE = b'{"access_token":"x","issued_at":"2026-11-23T10:00:00","expires_at":"2099-11-23T10:00:00"}'
+
+
+@pytest.mark.parametrize("stored", [b"", b"{", b"null", b'{"access_token":"x"}', NAIVE])
 async def test_a_session_that_cannot_be_read_is_discarded(server: Server, store: Store, clock: Clock, stored: bytes):
     store.saved.append(stored)
     async with account_at(server.url, store, clock) as account:

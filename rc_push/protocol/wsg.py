@@ -24,7 +24,7 @@ from rc_push.errors import ProtocolError, RestError, UnreachableError
 from rc_push.protocol import frames
 from rc_push.protocol.frames import BadFrame, Frame, Wsc
 from rc_push.protocol.liveness import PATIENCE, Patience, Rate
-from rc_push.protocol.refusals import CODE_MAX_CHARS, MESSAGE_MAX_CHARS, clean, error_from_response
+from rc_push.protocol.refusals import CODE_MAX_CHARS, MESSAGE_MAX_CHARS, SECRET_MIN_CHARS, clean, error_from_response
 
 # Heartbeat after this much silence: pings do not count for the gateway's idle limit (ringcentral-python#68). Each at
 # the most: where many events come, both are half the deadline that follows from their rate.
@@ -198,7 +198,7 @@ class ClientSession:
         self.heard(now)
         frame = frames.decode(data)
         if isinstance(frame, BadFrame):
-            return frame
+            return BadFrame(self._for_people(frame.raw, None), frame.reason)
         if frame.meta.type == frames.SERVER_NOTIFICATION and frame.meta.wsc is None:
             return Notified(bytes(frame.body))
         return self._receive_other(frame, data)
@@ -280,13 +280,13 @@ class ClientSession:
             ok = meta.type == frames.CLIENT_REQUEST and 200 <= meta.status < 300  # noqa: PLR2004 - HTTP's 2xx
             return Answered(meta.messageId, ok, meta.status, body, self._secrets())
         if meta.type == frames.HEARTBEAT:
-            return self._receive_heartbeat(meta.messageId, data)
+            return self._receive_heartbeat(meta, data)
         if meta.type.lower() == "error":
             error = _error_from_body(body, self._secrets())
             if error.code == MALFORMED_WSC:
                 self.wsc = None
             return error
-        return Unknown(meta.type, data)
+        return Unknown(meta.type, self._for_people(data, meta.wsc))
 
     def _receive_details(self, meta: frames.Meta, body: bytes) -> Fact:
         try:
@@ -308,9 +308,9 @@ class ClientSession:
         self._offered_wsc = False
         return Connected(details, recovered)
 
-    def _receive_heartbeat(self, message_id: str, data: bytes) -> Fact:
-        if self._heartbeat is None or self._heartbeat.message_id != message_id:
-            return Unknown(frames.HEARTBEAT, data)
+    def _receive_heartbeat(self, meta: frames.Meta, data: bytes) -> Fact:
+        if self._heartbeat is None or self._heartbeat.message_id != meta.messageId:
+            return Unknown(frames.HEARTBEAT, self._for_people(data, meta.wsc))
         sent_at = self._heartbeat.sent_at
         self._heartbeat = None
         return HeartbeatAnswered(sent_at)
@@ -321,6 +321,13 @@ class ClientSession:
 
     def _is_newer(self, wsc: Wsc) -> bool:
         return self.wsc is None or wsc.sequence > self.wsc.sequence
+
+    def _for_people(self, data: bytes, wsc: Wsc | None) -> bytes:
+        """Return the frame *data* without the tokens of the connection: it is kept for somebody to look at."""
+        for secret in self._secrets() | {wsc.token if wsc else ""}:
+            if len(secret) >= SECRET_MIN_CHARS:
+                data = data.replace(secret.encode("utf-8", "replace"), b"***")
+        return data
 
     def _secrets(self) -> frozenset[str]:
         return frozenset(self._given | {self.wsc.token if self.wsc else ""})

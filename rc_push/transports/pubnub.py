@@ -43,6 +43,8 @@ log = structlog.get_logger()
 RENEW_BEFORE_S = 120.0
 # Renewals of many subscriptions spread over this.
 RENEW_SPREAD_S = 15.0
+# No sooner after the one before, whatever life RingCentral tells.
+RENEW_AFTER_S = 0.5
 # How soon after a sleep of the machine it is noticed that a renewal is due.
 LOOK_EVERY_S = 5.0
 # A link whose poll has failed waits so long for a renewal: the next link, two minutes later, may be too late for it.
@@ -413,7 +415,7 @@ class PubNubLink:
     def _renew_in_s(self) -> float:
         life_s = max(0.0, self._state.expires_at_ms / 1000 - self._wall())
         spread_s = random.uniform(0, min(RENEW_SPREAD_S, life_s / 10))  # noqa: S311 - no secret
-        return max(0.0, life_s - min(RENEW_BEFORE_S, life_s / 3) - spread_s)
+        return max(RENEW_AFTER_S, life_s - min(RENEW_BEFORE_S, life_s / 3) - spread_s)
 
     async def _wait_for_hurry(self, delay_s: float) -> None:
         """Wait for so long by whichever clock is first: the monotonic one stands still while the machine sleeps."""

@@ -492,6 +492,20 @@ def test_the_code_of_a_failed_recovery_is_short_and_tells_no_token():
     assert client.details.recovery_error_code == "*** " + "x" * 36
 
 
+def test_what_is_kept_of_a_frame_that_is_not_understood_tells_no_token():
+    client = client_session(wsc=Wsc("PLANTED-wsc", 7))
+    client.receive(frame({"type": "ConnectionDetails", "wsc": {"token": "PLANTED-newer", "sequence": 8}}), 0.0)
+    older = {"token": "PLANTED-older", "sequence": 3}
+    kept = [
+        client.receive(frame({"type": "Surprise", "wsc": older}), 0.0).raw,
+        client.receive(frame({"type": "Heartbeat", "messageId": "nobody's", "wsc": older}), 0.0).raw,
+        client.receive(b'{"quoted":"PLANTED-wsc PLANTED-newer"}', 0.0).raw,
+    ]
+    assert kept[0] == frame({"type": "Surprise", "wsc": older | {"token": "***"}})
+    assert not any(b"PLANTED" in raw for raw in kept)
+    assert kept[2] == b'{"quoted":"*** ***"}'
+
+
 def test_an_unknown_type_is_unknown_to_both_sides():
     client, server = connected()
     surprise = frame({"type": "Surprise"})

@@ -588,6 +588,16 @@ async def test_of_900_s_it_uses_all_but_the_last_two_minutes_and_a_bit_by_chance
     assert max(delays) - min(delays) > 5
 
 
+async def test_a_life_of_nothing_is_renewed_at_a_pace(sim, account, make_transport):
+    def nothing(call, answer):
+        return answer | {"expiresIn": 0} if isinstance(answer, dict) and "expiresIn" in answer else answer
+
+    async with linked(make_transport(rest=Told(account, nothing))) as reading:
+        began_at = time.monotonic()
+        await reading.until(lambda _: len(sim.state.calls.get(RENEW, [])) >= 3)
+    assert time.monotonic() >= began_at + 3 * pubnub.RENEW_AFTER_S - 0.1
+
+
 async def test_a_clock_that_is_put_back_during_a_renewal_does_not_put_off_the_next(transport, monkeypatch):
     async with linked(transport) as reading:
         await reading.until_live()
