@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
+from rc_push.envelope import Batch, Gap
 from rc_push.errors import JournalError
 from rc_push.journal.aside import move_aside, name_aside, settle, take_back
 from rc_push.journal.opening import take_lock
@@ -23,13 +24,15 @@ from rc_push.journal.segments import SegmentReader
 from rc_push.journal.store import Store
 
 REASON = "journal damaged"
-# Of each of some subscriptions, from one time to another.
-_ADD_GAPS = (
-    "INSERT INTO gaps (subscription, transport, since, until, reason, certainty)"
-    " SELECT s.id, ifnull((SELECT transport FROM sources o WHERE o.subscription = s.id LIMIT 1), 'websocket'),"
-    " {since}, ?, ?, 'possible' FROM subscriptions s WHERE {which}"
-)
-_LAST_RECEIVED = "ifnull((SELECT max(received_at) FROM events e WHERE e.subscription = s.id), 0)"
+# Of each subscription: its name, transport and account, when it last had an event, whether we know where it stands.
+_SUBSCRIPTIONS = """
+SELECT s.name, iif(typeof(o.transport) = 'text', o.transport, 'websocket'),
+ iif(typeof(o.account) = 'text', o.account, ''),
+ (SELECT ifnull(max(received_at), 0) FROM events e WHERE e.subscription = s.id AND typeof(received_at) = 'integer'),
+ s.id IN (SELECT subscription FROM cursors)
+FROM subscriptions s LEFT JOIN sources o ON o.id = (SELECT min(id) FROM sources WHERE subscription = s.id)
+WHERE typeof(s.name) = 'text'
+"""
 
 
 @dataclass(slots=True)
@@ -77,7 +80,7 @@ def salvage(
 
 def _fill(path: Path, found: Salvaged, subscriptions: Iterable[str], handlers: Iterable[str], now_ms: int) -> None:
     """Begin a new journal at *path* with what can be read of the damaged one."""
-    with closing(Store(path, is_locked=True)) as store, store.salvaging() as new:
+    with closing(Store(path, wall=lambda: now_ms / 1000, is_locked=True)) as store, store.salvaging() as new:
         with closing(open_damaged(f"file:{quote(str(found.damaged))}?mode=ro")) as old:
             for table in tables_of(new):
                 _copy(old, new, table, found)
@@ -91,7 +94,7 @@ def _fill(path: Path, found: Salvaged, subscriptions: Iterable[str], handlers: I
             new.executemany(sql, [(name,) for name in handlers])
         if "unfinished" in found.gone:
             new.execute("UPDATE handlers SET position = 0")
-        _admit_loss(new, found, now_ms)
+        _admit_loss(store, new, found, now_ms)
         _begin_counts(new, found)
 
 
@@ -164,18 +167,26 @@ def _doubt_handlers(new: sqlite3.Connection, head: int, found: Salvaged) -> None
         found.broken.append("handlers")
 
 
-def _admit_loss(new: sqlite3.Connection, found: Salvaged, now_ms: int) -> None:
-    """Record a gap for each subscription over the time of what is gone."""
+def _admit_loss(store: Store, new: sqlite3.Connection, found: Salvaged, now_ms: int) -> None:
+    """Record a gap for each subscription over the time of what is gone, and tell handlers of it."""
+    lost = _span_of_loss(new, found, now_ms)
+    for name, transport, account, received_at_ms, has_cursor in new.execute(_SUBSCRIPTIONS).fetchall():
+        spans = [lost] if lost else []
+        if "cursors" in found.gone and not has_cursor:  # nobody can tell any more what came after the last event
+            spans += [] if lost and lost[0] <= received_at_ms and lost[1] == now_ms else [(received_at_ms, now_ms)]
+        gaps = [Gap(name, transport, since_ms, until_ms, REASON, "possible") for since_ms, until_ms in spans]
+        store.append(Batch(name, gaps=gaps, account=account))
+
+
+def _span_of_loss(new: sqlite3.Connection, found: Salvaged, now_ms: int) -> tuple[int, int] | None:
+    """Return from when to when what is gone was received; None where nothing is."""
     spans = [span_around(new, table, found.missing[table]) for table in TIMED if found.missing[table]]
     if found.gone & {"subscriptions", "gaps"}:  # what was handed over, or was not, nobody knows
         spans.append((0, EVER))
-    if spans:
-        since, until = min(since for since, _ in spans), max(until for _, until in spans)
-        sql = _ADD_GAPS.format(since="?", which="true")
-        new.execute(sql, (min(since, now_ms), now_ms if until == EVER else until, REASON))
-    if "cursors" in found.gone:  # nobody can tell any more what came after the last event
-        sql = _ADD_GAPS.format(since=_LAST_RECEIVED, which="id NOT IN (SELECT subscription FROM cursors)")
-        new.execute(sql, (now_ms, REASON))
+    if not spans:
+        return None
+    since_ms, until_ms = min(since for since, _ in spans), max(until for _, until in spans)
+    return min(since_ms, now_ms), now_ms if until_ms == EVER else until_ms
 
 
 def _begin_counts(new: sqlite3.Connection, found: Salvaged) -> None:

@@ -15,7 +15,8 @@ import pytest
 from sqlite_trouble import ERRORS, troubled
 
 import rc_push.journal.salvage as salvage_module
-from rc_push.envelope import Batch, Cursor, Envelope, Source, Unreadable
+from rc_push import event_types
+from rc_push.envelope import Batch, Cursor, Envelope, Source, Unreadable, envelope_of_gap
 from rc_push.errors import JournalCorrupt, JournalError, JournalInUse
 from rc_push.journal.audit import audit
 from rc_push.journal.check import check
@@ -56,9 +57,14 @@ def damage(path, first_page, pages=1, rng=None):
         file.write(rng.randbytes(pages * PAGE_BYTES))
 
 
-def uuids_in(path):
+def events_in(path):
     with closing(Reader(path)) as reader:
-        return [event.uuid for event in reader.between(None, 0, None)]
+        return list(reader.between(None, 0, None))
+
+
+def uuids_in(path):
+    """Return those of what RingCentral has sent."""
+    return [event.uuid for event in events_in(path) if event.type != event_types.GAP]
 
 
 def test_damage_is_noticed_as_damage(path):
@@ -85,6 +91,10 @@ def test_what_can_be_read_is_kept_and_the_rest_is_a_gap(path):
     assert (gap.reason, gap.certainty) == (REASON, "possible")
     assert gap.since_ms <= min(lost)
     assert max(lost) <= gap.until_ms
+    told = events_in(path)[-1]
+    assert (told.position, told.received_at_ms) == (COUNT + 1, 1_800_000_000_000), "handlers are told of it"
+    of_gap = envelope_of_gap(gap, "main", told.received_at_ms)
+    assert (told.uuid, told.payload, told.source) == (of_gap.uuid, of_gap.payload, of_gap.source)
 
 
 def root_pages(path, *names):
@@ -297,13 +307,22 @@ def test_a_row_that_its_table_refuses_is_missed(path):
     assert gaps_in(path) == [("team", 1007, 1009, REASON)], "the ninth"
 
 
+def test_one_gap_covers_all_that_is_gone_and_is_told_once(path):
+    for page in root_pages(path, "cursors", "gaps"):
+        damage(path, page)
+    found = salvage(path, ["team"], now_ms=9000)
+    assert {"cursors", "gaps"} <= found.gone
+    assert gaps_in(path) == [("team", 0, 9000, REASON)]
+    assert [event.type for event in events_in(path)[COUNT:]] == [event_types.GAP]
+
+
 def test_positions_go_on_behind_all_that_were_given_out(path):
     damage(path, 200, pages=1000)
     salvage(path)
     with closing(Store(path)) as store, store.transaction():
-        assert store.head() == COUNT
+        assert store.head() == COUNT + 1, "the gap is told behind all"
         assert store.cursor("team").seen_at_ms == 5
-        assert store.append(Batch("team", [Envelope("new", "other", b"{}", SOURCE, 1)])).head == COUNT + 1
+        assert store.append(Batch("team", [Envelope("new", "other", b"{}", SOURCE, 1)])).head == COUNT + 2
 
 
 def test_a_journal_without_damage_is_copied_whole(path):

@@ -460,8 +460,9 @@ def test_what_is_left_of_a_damaged_journal_begins_a_new_one_and_the_rest_is_a_ga
     damage(path, how)
     kept = file_of(path, 100).stat().st_ino
     found = salvage(path, now_ms=5000)
-    positions = [event.position for event in Reader(path).after(0, EVER)]
+    *positions, told = [event.position for event in Reader(path).after(0, EVER)]
     assert positions == [*range(1, 1 + (0 if how == "missing" else 49)), *range(101, 201)]
+    assert told == 201, "of the gap"
     assert found.rows["events"] == len(positions)
     with closing(Reader(path)) as reader:
         (gap,) = reader.gaps()
