@@ -18,7 +18,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 
 import structlog
@@ -150,9 +150,10 @@ class MovingLink:
             lane.is_stored = self._has_ended and lane.has_closed
 
     async def abort(self) -> None:
-        """Let go of both."""
-        for lane in self._all_lanes():
-            await lane.abort()
+        """Let go of both, cancelled or not."""
+        async with AsyncExitStack() as stack:
+            for lane in self._all_lanes():
+                stack.push_async_callback(lane.abort)
 
     # --------------------------------------------------------------------------------------------------------- moving
 

@@ -141,11 +141,12 @@ class Lane:
         return self.last
 
     async def abort(self) -> None:
-        """Let go of it."""
-        if self._ending:
-            await _cancel(self._ending)
-        await self._stop()
-        await self._disconnect()
+        """Let go of it, cancelled or not."""
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._disconnect)
+            stack.push_async_callback(self._stop)
+            if self._ending:
+                await _cancel(self._ending)
 
     async def _leave_within(self) -> None:
         try:

@@ -663,6 +663,37 @@ async def test_what_pubnub_hands_over_and_what_comes_after_it_leave_no_gap(sim, 
     assert reading.gaps == []
 
 
+@pytest.mark.parametrize("slow", ["before", "now"])
+async def test_who_is_cancelled_again_while_it_lets_go_leaves_no_connection_behind(before, now, slow):
+    is_letting_go, may_end = asyncio.Event(), asyncio.Event()
+
+    async def read():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            is_letting_go.set()
+            await may_end.wait()
+
+    async def receive():
+        async with MovingTransport(before, now, overlap_s=OVERLAP_S).connect(CURSOR) as link:
+            while True:
+                await link.read()
+
+    task = asyncio.create_task(receive())
+    await both(before, now)
+    stubborn = {"before": before, "now": now}[slow].link
+    stubborn.read = read
+    stubborn.bring("u-1")
+    await wait_for(stubborn._inbox.empty)
+    await asyncio.sleep(0)
+    task.cancel()
+    await is_letting_go.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    assert (before.connected, now.connected) == (0, 0)
+    may_end.set()
+
+
 async def test_who_is_cancelled_again_while_both_are_closed_has_no_post_answered_that_is_not_stored(before, now):
     """As by a reload and a SIGTERM: what the first one gave at its end is with nobody then."""
     stored = []
