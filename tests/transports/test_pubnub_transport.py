@@ -1186,6 +1186,7 @@ async def test_an_outage_of_pubnub_lets_no_subscription_expire(sim, transport, m
     assert len(sim.state.subscriptions) == 1
 
 
+@pytest.mark.usefixtures("_confirmed_late")
 async def test_a_poll_that_fails_soon_after_a_renewal_asks_for_no_other(
     sim, transport, make_transport, unused_tcp_port
 ):
