@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property, lru_cache
 from typing import Any, Literal
 from uuid import UUID, uuid5
@@ -22,6 +22,7 @@ Origin = Literal["live", "recovered", "backfill", "replay"]
 RAW_MAX_BYTES = 1 << 20
 # The first and the last instant that can be written, in ms since 1970: the years 1 to 9999.
 CALENDAR_MS = (-62_135_596_800_000, 253_402_300_799_999)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Ours, for the uuids of pseudo-events.
 GAP_NAMESPACE = UUID("4a0c36d4-6d9c-4b63-9a52-0f5d7c9a1b7e")
 
@@ -286,10 +287,8 @@ def iso_from_ms(ms: int) -> str:
 
 
 def _instant(ms: int) -> datetime:
-    try:
-        return datetime.fromtimestamp(ms / 1000, UTC)
-    except (ValueError, OverflowError, OSError):
-        return datetime.min.replace(tzinfo=UTC) if ms < 0 else datetime.max.replace(tzinfo=UTC)
+    first, last = CALENDAR_MS
+    return _EPOCH + timedelta(milliseconds=min(max(ms, first), last))
 
 
 def ms_from_iso(text: str) -> int | None:

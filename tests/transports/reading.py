@@ -11,6 +11,20 @@ from simulated import WITHIN_S
 from rc_push.envelope import Batch, Cursor, Gap
 
 
+class Stubborn:
+    """A link's `read` that brings nothing, and takes its time to end when it is cancelled."""
+
+    def __init__(self) -> None:
+        self.is_letting_go, self.may_end = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self) -> Batch:
+        try:
+            return await asyncio.Future()
+        finally:
+            self.is_letting_go.set()
+            await self.may_end.wait()
+
+
 class Reading:
     """All that a link has given so far. When a link is live, its own tests say."""
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from reading import Stubborn
 from simulated import wait_for
 from webhook_world import POSTS, PumpedReading
 
@@ -665,14 +666,7 @@ async def test_what_pubnub_hands_over_and_what_comes_after_it_leave_no_gap(sim, 
 
 @pytest.mark.parametrize("slow", ["before", "now"])
 async def test_who_is_cancelled_again_while_it_lets_go_leaves_no_connection_behind(before, now, slow):
-    is_letting_go, may_end = asyncio.Event(), asyncio.Event()
-
-    async def read():
-        try:
-            await asyncio.Event().wait()
-        finally:
-            is_letting_go.set()
-            await may_end.wait()
+    read = Stubborn()
 
     async def receive():
         async with MovingTransport(before, now, overlap_s=OVERLAP_S).connect(CURSOR) as link:
@@ -687,11 +681,11 @@ async def test_who_is_cancelled_again_while_it_lets_go_leaves_no_connection_behi
     await wait_for(stubborn._inbox.empty)
     await asyncio.sleep(0)
     task.cancel()
-    await is_letting_go.wait()
+    await read.is_letting_go.wait()
     task.cancel()
     await asyncio.wait([task])
     assert (before.connected, now.connected) == (0, 0)
-    may_end.set()
+    read.may_end.set()
 
 
 async def test_who_is_cancelled_again_while_both_are_closed_has_no_post_answered_that_is_not_stored(before, now):
