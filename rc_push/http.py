@@ -31,6 +31,10 @@ from rc_push.network import Proxy, SharedTls, proxy_for, proxy_from, refusal_of_
 USER_AGENT = f"rc-push/{__version__}"
 ANSWER_MAX_BYTES = 8 << 20
 CHUNK_BYTES = 64 << 10
+# What may be sent twice (RFC 9110, 9.2.2) …
+IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE"})
+# … where the server ends a connection before there is an answer.
+HUNG_UP = (ConnectionResetError, BrokenPipeError)
 # An answer has to be whole within so many read time-outs, each of which bounds one read.
 ANSWER_TIMEOUTS = 4
 
@@ -72,12 +76,13 @@ class Http:
     def send(self, request: Any) -> Answer:
         """Send a `requests.Request` and return the answer, whatever its status. Follows no redirect.
 
+        A server may end a kept connection at the moment in which it is used again: what may be sent twice then is.
         Raises UnreachableError, ProtocolError, and ConfigError where the settings of the network cannot work.
         """
         proxy = proxy_for(request.url, self._network)
         self._prepare()
         try:
-            return self._answer_to(request, proxy)
+            return self._answer_unless_hung_up(request, proxy) or self._answer_to(request, proxy)
         except (OSError, ValueError) as exc:  # all of requests' are OSError; a bad URL or header is a ValueError
             failure = _unreachable_from(exc, urlsplit(request.url).hostname or "", proxy)
             is_tls = failure.phase == "tls" or any(isinstance(cause, ssl.SSLError) for cause in _causes(exc))
@@ -93,6 +98,15 @@ class Http:
             # All at once: other threads may be looking for theirs.
             self._session.adapters = OrderedDict({"https://": adapter, "http://": adapter})
             self._context = context
+
+    def _answer_unless_hung_up(self, request: Any, proxy: Proxy | None) -> Answer | None:
+        """Return the answer; None where the server hung up on what may be sent once more."""
+        try:
+            return self._answer_to(request, proxy)
+        except OSError as exc:
+            if request.method not in IDEMPOTENT or not any(isinstance(cause, HUNG_UP) for cause in _causes(exc)):
+                raise
+        return None
 
     def _answer_to(self, request: Any, proxy: Proxy | None) -> Answer:
         request.headers["User-Agent"] = USER_AGENT

@@ -762,6 +762,18 @@ async def test_a_name_that_nobody_knows_is_unreachable(store: Store, clock: Cloc
     assert caught.value.phase == "dns"
 
 
+@pytest.mark.parametrize(("method", "times"), [("GET", 2), ("PUT", 2), ("DELETE", 2), ("POST", 1)])
+async def test_what_may_be_sent_twice_is_where_the_server_hangs_up(server: Server, account: Account, method, times):
+    """As a server does with a kept connection that is used again just then."""
+    await account.request("GET", "/warm")
+    server.script[THING] += [Reply(drop=True)] * 9
+    with pytest.raises(UnreachableError):
+        await account.request(method, THING)
+    assert server.count(THING) == times
+    server.script[THING] = deque([Reply(drop=True)] * (times - 1))
+    await account.request(method, THING)
+
+
 async def test_a_dropped_answer_is_unreachable(server: Server, account: Account):
     server.script[TOKEN].append(Reply(drop=True))
     with pytest.raises(UnreachableError) as caught:
